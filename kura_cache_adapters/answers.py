@@ -1,0 +1,89 @@
+"""Turn what a model answered into an exact matrix, or say that it cannot be one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kura_cache_adapters.errors import VectorCountError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from kura_cache_adapters.protocols import Vectors
+
+
+def counted(answer: Any, asked: int, model_name: str) -> Sequence[Any]:  # noqa: ANN401 - whatever a model returns
+    """Return the answer as a sequence of `asked` vectors; raise VectorCountError otherwise."""
+    if not hasattr(answer, "__len__"):
+        if not hasattr(answer, "__iter__"):
+            raise VectorCountError(model_name, asked, f"a {type(answer).__name__}")
+        answer = list(answer)
+    if len(answer) != asked:
+        raise VectorCountError(model_name, asked, len(answer))
+    vectors: Sequence[Any] = answer
+    return vectors
+
+
+def exact_matrix(answer: Sequence[Any]) -> Vectors | None:
+    """Return vectors as one matrix, shape (N, D), narrowed; None when they are not of one D."""
+    try:
+        matrix = np.array(answer)  # a copy: the model may use its buffer again
+    except (ValueError, TypeError, RuntimeError):  # ragged, or objects that are no numbers
+        return None
+    if matrix.ndim != 2 or not matrix.shape[1]:  # noqa: PLR2004 - a matrix
+        return None
+    if matrix.dtype in (np.float32, np.float64):
+        return narrowed(matrix)
+    if matrix.dtype.kind not in "iuf":
+        return None
+    wide = matrix.astype(np.float64)
+    exact = np.array_equal(wide.astype(matrix.dtype), matrix, equal_nan=True)
+    return narrowed(wide) if exact else None
+
+
+def narrowed(vectors: Vectors) -> Vectors:
+    """Return float64 vectors as float32 where that loses nothing, C-contiguous."""
+    if vectors.dtype == np.float64:
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = vectors.astype(np.float32)
+        if np.array_equal(narrow, vectors, equal_nan=True):
+            return np.ascontiguousarray(narrow)
+    return np.ascontiguousarray(vectors)
+
+
+def finite_rows(vectors: Vectors) -> NDArray[np.bool_]:
+    """Tell which rows hold finite numbers only, shape (N,) bool."""
+    finite: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
+    return finite
+
+
+def as_lists(vectors: Vectors) -> list[list[float]]:
+    """Convert to lists of Python floats, a slice at a time, so that other threads get a turn."""
+    return [row for start in range(0, len(vectors), 256) for row in vectors[start : start + 256].tolist()]
+
+
+def merged(
+    total: int,
+    parts: Sequence[tuple[Sequence[int], Vectors | Sequence[Any]]],
+) -> Vectors | list[Any]:
+    """Put parts, each (positions, vectors), together: a matrix, or a list if they do not make one.
+
+    Every position below `total` must be in a part; where one is in several, the last counts.
+    """
+    matrices = [vectors for _, vectors in parts if isinstance(vectors, np.ndarray)]
+    if len(matrices) == len(parts) and len({matrix.shape[1] for matrix in matrices}) == 1:
+        shape = (total, matrices[0].shape[1])
+        whole: Vectors = np.empty(shape, np.result_type(*matrices))
+        for positions, vectors in parts:
+            whole[positions] = vectors
+        return whole
+    rows: list[Any] = [None] * total
+    for positions, vectors in parts:
+        plain = vectors.tolist() if isinstance(vectors, np.ndarray) else vectors
+        for position, vector in zip(positions, plain, strict=True):
+            rows[position] = vector
+    return rows

@@ -1,0 +1,174 @@
+"""One event loop and two thread pools per process, on which sources and stores run.
+
+Clients of async SDKs are bound to the loop that they first ran on. Here every async source runs
+on the same one, whichever loop or thread calls, so that one client serves them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_WORKERS = min(32, (os.cpu_count() or 1) + 4)
+
+
+def _pool(name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_WORKERS, thread_name_prefix=f"kura-cache-{name}")
+
+
+@dataclass(slots=True)
+class _Runtime:
+    """The loop with its thread, and a pool for each kind of blocking work.
+
+    Models and stores have pools of their own: slow models must not starve look-ups.
+    """
+
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    model: ThreadPoolExecutor = field(default_factory=partial(_pool, "model"))
+    store: ThreadPoolExecutor = field(default_factory=partial(_pool, "store"))
+
+    def __post_init__(self) -> None:
+        threading.Thread(target=self._serve, name="kura-cache-loop", daemon=True).start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        while True:
+            try:
+                self.loop.run_forever()
+            except (KeyboardInterrupt, SystemExit):
+                # A model raised it in a task: asyncio stops the loop before the task's waiter
+                # has heard of it. Serve on, so that the exception reaches the caller.
+                continue
+
+
+_runtime: _Runtime | None = None
+_starting = threading.Lock()
+_fork_locks: WeakSet[ForkLock] = WeakSet()
+
+
+class ForkLock:
+    """A lock that no fork leaves held in the child: a fork waits for it and both sides free it."""
+
+    def __init__(self) -> None:
+        """Make a free lock."""
+        self._lock = threading.Lock()
+        _fork_locks.add(self)
+
+    def __enter__(self) -> None:
+        """Take the lock."""
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        """Free the lock."""
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
+        """Pickle as a new, free lock."""
+        return ForkLock, ()
+
+
+_held: list[ForkLock] = []
+
+
+def _before_fork() -> None:
+    _starting.acquire()
+    _held[:] = list(_fork_locks)
+    for lock in _held:
+        lock.__enter__()
+
+
+def _after_fork() -> None:
+    for lock in _held:
+        lock.__exit__()
+    _held.clear()
+    _starting.release()
+
+
+def _after_fork_in_child() -> None:
+    global _runtime  # noqa: PLW0603 - the threads behind it did not survive the fork
+    _runtime = None
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+def _current() -> _Runtime:
+    global _runtime  # noqa: PLW0603 - started lazily: importing must start no thread
+    runtime = _runtime
+    if runtime is None:
+        with _starting:
+            runtime = _runtime = _runtime or _Runtime()
+    return runtime
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine on the background loop from sync code; a running loop may be around."""
+    loop = _current().loop
+    if _running_loop() is loop:
+        work.close()
+        message = (
+            "a sync embedding method was called on the cache's own event loop, which would wait "
+            "for itself; await the async method, or call it from a worker thread."
+        )
+        raise RuntimeError(message)
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+async def hop(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine on the background loop from any loop; cancellation travels with it."""
+    loop = _current().loop
+    if _running_loop() is loop:
+        return await work
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+
+
+async def in_thread(
+    pool: Literal["model", "store"],
+    function: Callable[_P, _T],
+    /,
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> _T:
+    """Run a blocking function in a pool of this package, with the caller's context variables."""
+    call = partial(contextvars.copy_context().run, _no_stop, function, *args, **kwargs)
+    executor: ThreadPoolExecutor = getattr(_current(), pool)
+    return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+
+def _no_stop(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        # A future cannot carry it: its waiter would wait for ever.
+        message = f"{function!r} raised StopIteration"
+        raise RuntimeError(message) from error

@@ -1,0 +1,352 @@
+"""CachedEmbeddingModel: look up, embed what is missing, store it, merge in the caller's order."""
+
+from __future__ import annotations
+
+import logging
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from kura_cache_adapters import background
+from kura_cache_adapters.answers import as_lists, counted, exact_matrix, merged
+from kura_cache_adapters.errors import DimensionMismatchError
+from kura_cache_adapters.filling import Filler
+from kura_cache_adapters.guarded import GuardedSpace
+from kura_cache_adapters.identity import text_keys
+from kura_cache_adapters.protocols import Hits
+from kura_cache_adapters.source import Source
+from kura_cache_adapters.stores import as_store
+from kura_cache_adapters.tally import CacheStats, Tally
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    from typing_extensions import Self
+
+    from kura_cache_adapters.filling import Kept, Part
+    from kura_cache_adapters.identity import Role
+    from kura_cache_adapters.protocols import (
+        BaseEmbeddingModel,
+        EmbeddingStore,
+        SupportsCheckpoints,
+        Vectors,
+    )
+
+_T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOptions:
+    """How a cache works; none of it enters a key.
+
+    `chunk_size`: texts per call of the model, each chunk stored before the next is asked for (a
+    model that streams chooses its own). `durable`: what is stored outlives a power cut; without,
+    it outlives the process only, and storing is faster. `progress`: show a progress bar.
+    """
+
+    chunk_size: int = 256
+    durable: bool = True
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a chunk size below 1."""
+        if self.chunk_size < 1:
+            message = f"chunk_size must be at least 1, not {self.chunk_size}"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """A call after its look-up: what was asked, what was found, what is missing."""
+
+    texts: list[str]
+    role: Role
+    keys: list[bytes]
+    hits: Hits
+    generation: int
+
+    @property
+    def complete(self) -> bool:
+        return len(self.hits.positions) == len(self.texts)
+
+    @property
+    def missing(self) -> list[int]:
+        found = np.zeros(len(self.texts), bool)
+        found[self.hits.positions] = True
+        return [int(at) for at in np.flatnonzero(~found)]
+
+
+class CachedEmbeddingModel:
+    """Wrap an embedding model so that each text is embedded once, ever.
+
+    It is an embedding model itself: `embed` and `slug` as in Kura. All methods may be called from
+    any thread, any event loop and any number of tasks at once; the sync ones also inside a running
+    loop. Vectors are bit-identical to what the model returned; results belong to the caller.
+    """
+
+    def __init__(
+        self,
+        /,
+        embedding_model: BaseEmbeddingModel,
+        cache_manager: SupportsCheckpoints
+        | EmbeddingStore
+        | str
+        | os.PathLike[str]
+        | None = None,
+        *,
+        options: CacheOptions = CacheOptions(),  # noqa: B008 - frozen
+        **key_kwargs: Any,
+    ) -> None:
+        """Wrap a model; every keyword but `options` becomes part of the cache key.
+
+        The cache is a checkpoint manager, a store, a directory or URL (see `open_store`), or None
+        for no cache. Raises ValueError for a model without `model_name`, TypeError for a keyword
+        that has no exact place in a key.
+        """
+        self.embedding_model = embedding_model
+        self.cache_manager = cache_manager
+        self.options = options
+        self._key_kwargs = key_kwargs
+        self._source = Source(embedding_model)
+        self.identity = self._source.identity(key_kwargs)
+        self._heads = {role: self.identity.head(role) for role in ("document", "query")}
+        self._store = as_store(cache_manager)
+        self._tally = Tally()
+        self._space: GuardedSpace | None = None
+        if self._store is not None:
+            self._space = GuardedSpace(
+                self._store,
+                self.identity,
+                self._tally,
+                durable=options.durable,
+            )
+            self._filler = Filler(
+                self._source,
+                self._space,
+                self._tally,
+                chunk_size=options.chunk_size,
+                progress=options.progress,
+            )
+
+    @property
+    def model_name(self) -> str:
+        """The wrapped model's name."""
+        return self._source.name
+
+    @property
+    def stats(self) -> CacheStats:
+        """What has been done so far."""
+        return self._tally.stats
+
+    def slug(self) -> str:
+        """Return the model's slug, behind `cached:` when a cache is on."""
+        slug = self.embedding_model.slug()
+        return slug if self._store is None else f"cached:{slug}"
+
+    def cache_key(self, text: str, *, role: Role = "document") -> str:
+        """Compute a text's key: 64 hexadecimal characters."""
+        return self._keys([text], role)[0].hex()
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents: one list of floats per text, in their order; [] for no text.
+
+        Raises what the model raises, and VectorCountError when it returns too few or too many.
+        """
+        return await self._answer(texts, "document", _lists)
+
+    async def embed_array(self, texts: list[str]) -> Vectors:
+        """Embed documents as one matrix, shape (N, D), float32, or float64 where that is needed.
+
+        Raises what `embed` raises, and DimensionMismatchError if the vectors make no matrix.
+        """
+        return await self._answer(texts, "document", _matrix)
+
+    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
+        """Embed search queries; the same as `embed` for a model that makes no difference."""
+        return await self._answer(texts, "query", _lists)
+
+    async def embed_queries_array(self, texts: list[str]) -> Vectors:
+        """Embed search queries as one matrix, see `embed_array`."""
+        return await self._answer(texts, "query", _matrix)
+
+    def embed_sync(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents from sync code, see `embed`."""
+        return self._answer_sync(texts, "document", _lists)
+
+    def embed_array_sync(self, texts: list[str]) -> Vectors:
+        """Embed documents from sync code, see `embed_array`."""
+        return self._answer_sync(texts, "document", _matrix)
+
+    def embed_queries_sync(self, texts: list[str]) -> list[list[float]]:
+        """Embed search queries from sync code, see `embed_queries`."""
+        return self._answer_sync(texts, "query", _lists)
+
+    def embed_queries_array_sync(self, texts: list[str]) -> Vectors:
+        """Embed search queries from sync code, see `embed_queries_array`."""
+        return self._answer_sync(texts, "query", _matrix)
+
+    def close(self) -> None:
+        """Close the store, unless it was handed in open; the next use opens it again."""
+        if self._store is not None and self._store is not self.cache_manager:
+            self._store.close()
+
+    def __enter__(self) -> Self:
+        """Return the model itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the store."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Name the model and the cache."""
+        model = f"{type(self.embedding_model).__name__}({self.model_name!r})"
+        return f"{type(self).__name__}({model}, {self._store!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle what the constructor takes."""
+        return {
+            "embedding_model": self.embedding_model,
+            "cache_manager": self.cache_manager,
+            "options": self.options,
+            **{f"={name}": value for name, value in self._key_kwargs.items()},
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Construct anew, which opens the store again."""
+        key_kwargs = {name[1:]: value for name, value in state.items() if name.startswith("=")}
+        self.__init__(  # type: ignore[misc]
+            state["embedding_model"],
+            state["cache_manager"],
+            options=state["options"],
+            **key_kwargs,
+        )
+
+    async def _answer(
+        self,
+        texts: list[str],
+        role: Role,
+        convert: Callable[[Kept], _T],
+    ) -> _T:
+        if self._space is None:
+            return convert(await self._bare(texts, role))
+        lookup = await background.in_thread("store", self._look_up, self._space, texts, role)
+        vectors: Kept = lookup.hits.vectors
+        if not lookup.complete:
+            vectors = await background.hop(self._complete(lookup))
+        return await background.in_thread("store", convert, vectors)
+
+    def _answer_sync(
+        self,
+        texts: list[str],
+        role: Role,
+        convert: Callable[[Kept], _T],
+    ) -> _T:
+        if self._space is None:
+            return convert(background.run(self._bare(texts, role)))
+        lookup = self._look_up(self._space, texts, role)
+        if lookup.complete:
+            return convert(lookup.hits.vectors)
+        return convert(background.run(self._complete(lookup)))
+
+    async def _bare(self, texts: list[str], role: Role) -> Kept:
+        """Ask the model as if there were no cache."""
+        answer: Kept = await self._source.embed(_checked(texts), role) if texts else []
+        return answer
+
+    def _keys(self, texts: list[str], role: Role) -> list[bytes]:
+        return text_keys(self._heads[self._source.role(role)], texts)
+
+    def _look_up(self, space: GuardedSpace, texts: list[str], role: Role) -> _Lookup:
+        texts = _checked(texts)
+        keys = self._keys(texts, role)
+        generation = space.generation
+        hits = space.load(keys) if keys else Hits.none()
+        self._tally.add(hits=len(hits.positions))
+        lookup = _Lookup(texts, role, keys, hits, generation)
+        if logger.isEnabledFor(logging.INFO):
+            missing = len({keys[at] for at in lookup.missing})
+            logger.info("Found %d cached embeddings, %d need embedding", len(hits.positions), missing)
+        return lookup
+
+    async def _complete(self, lookup: _Lookup) -> Kept:
+        """Embed what a look-up missed and merge it with what was found."""
+        texts = {lookup.keys[at]: lookup.texts[at] for at in lookup.missing}
+        self._tally.add(duplicates=len(lookup.missing) - len(texts))
+        parts = await self._filler.fill(texts, lookup.role, lookup.generation)
+        found: Kept = lookup.hits.vectors
+        if len(found) and _dimensions(parts) - {lookup.hits.vectors.shape[1]}:
+            found = await self._embed_again(lookup)
+        return await background.in_thread("store", _merge, lookup, found, parts)
+
+    async def _embed_again(self, lookup: _Lookup) -> Kept:
+        """Embed found texts too: the model has changed its dimension, and one result has one."""
+        logger.warning(
+            "%s now returns vectors of another dimension than its %d-dimensional cache %r; embedding "
+            "all texts of this call. Give the changed model another model_name or a parameter.",
+            self.model_name,
+            lookup.hits.vectors.shape[1],
+            self._store,
+        )
+        texts = [lookup.texts[at] for at in lookup.hits.positions]
+        answer = counted(await self._source.embed(texts, lookup.role), len(texts), self.model_name)
+        matrix = exact_matrix(answer)
+        return answer if matrix is None else matrix
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    """Return texts as a list; raise TypeError for one string, and for anything that is none."""
+    if isinstance(texts, str):
+        message = "texts must be a list of strings, not one string; pass [text]"
+        raise TypeError(message)
+    texts = list(texts)
+    if set(map(type, texts)) - {str}:
+        for at, text in enumerate(texts):
+            if not isinstance(text, str):
+                message = f"texts[{at}] must be a string, not {type(text).__name__}"
+                raise TypeError(message)
+    return texts
+
+
+def _merge(lookup: _Lookup, found: Kept, parts: list[Part]) -> Kept:
+    """Put found and fresh vectors in the caller's order, a copy for each repeated text."""
+    first: dict[bytes, int] = {}
+    repeated = {
+        at: before for at in lookup.missing if (before := first.setdefault(lookup.keys[at], at)) != at
+    }
+    placed = [([first[key] for key in keys], vectors) for keys, vectors in parts]
+    if len(found):
+        placed.append((lookup.hits.positions.tolist(), found))
+    whole = merged(len(lookup.texts), placed)
+    if isinstance(whole, np.ndarray):
+        whole[[*repeated]] = whole[[*repeated.values()]]
+        return whole
+    for at, before in repeated.items():
+        whole[at] = copy(whole[before])
+    return whole
+
+
+def _dimensions(parts: list[Part]) -> set[int]:
+    return {vectors.shape[1] for _, vectors in parts if isinstance(vectors, np.ndarray)}
+
+
+def _lists(vectors: Kept) -> list[list[float]]:
+    return as_lists(vectors) if isinstance(vectors, np.ndarray) else list(vectors)
+
+
+def _matrix(vectors: Kept) -> Vectors:
+    matrix = vectors if isinstance(vectors, np.ndarray) else exact_matrix(vectors)
+    if matrix is None and not len(vectors):
+        return np.empty((0, 0), np.float32)
+    if matrix is None:
+        message = (
+            "the model's vectors make no matrix: they differ in dimension or are no numbers; "
+            "embed() returns them as they are."
+        )
+        raise DimensionMismatchError(message)
+    return matrix

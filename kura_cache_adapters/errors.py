@@ -1,0 +1,53 @@
+"""The errors that callers may meet, and the one that names a missing extra."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+class KuraCacheError(Exception):
+    """Base of every error that this package defines."""
+
+
+class VectorCountError(KuraCacheError, ValueError):
+    """The model answered with another number of vectors than it was asked for."""
+
+    def __init__(self, model_name: str, asked: int, answered: int | str) -> None:
+        """Name the model, the number of texts asked and what came back."""
+        super().__init__(
+            f"{model_name} was asked for {asked} vectors and answered with {answered}; "
+            "nothing of this answer was stored. Check the model's batching, then call again.",
+        )
+
+
+class DimensionMismatchError(KuraCacheError, ValueError):
+    """Vectors of two dimensions met where only one may be."""
+
+
+class DamagedSegmentError(KuraCacheError, OSError):
+    """A segment's file is not what its writer left: cut, overwritten or foreign."""
+
+
+class CheckpointError(KuraCacheError, ValueError):
+    """A checkpoint could not be read or written; the message names its file."""
+
+
+class MissingExtraError(KuraCacheError, ImportError):
+    """An optional package is needed here and is not installed."""
+
+
+def require(package: str, *, extra: str) -> ModuleType:
+    """Import an optional package; raise MissingExtraError with the pip line when it is absent."""
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != package.partition(".")[0]:
+            raise
+        message = (
+            f"{package} is not installed. Install it with: pip install 'kura-cache-adapters[{extra}]'"
+        )
+        raise MissingExtraError(message, name=package) from error

@@ -1,0 +1,183 @@
+"""Embed what a look-up missed: each text once, stored as it arrives, shared with whoever waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from kura_cache_adapters.answers import exact_matrix, finite_rows
+from kura_cache_adapters.background import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from kura_cache_adapters.guarded import GuardedSpace
+    from kura_cache_adapters.identity import Role
+    from kura_cache_adapters.protocols import Vectors
+    from kura_cache_adapters.source import Source
+    from kura_cache_adapters.tally import Tally
+
+    Kept = Vectors | Sequence[Any]
+    Part = tuple[Sequence[bytes], Kept]
+
+logger = logging.getLogger(__name__)
+
+
+class Flights:
+    """Which keys are being embedded now, and who waits for them.
+
+    It is used on the background loop only, so it needs no lock.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing in flight."""
+        self._waiting: dict[bytes, list[asyncio.Future[Any]]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def claim(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Take the keys that nobody is embedding; the caller owes each of them `settle`."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # a forked child: the parent's flights never land here
+            self._loop, self._waiting = loop, {}
+        mine = [key for key in keys if key not in self._waiting]
+        self._waiting.update((key, []) for key in mine)
+        return mine
+
+    def wait(self, key: bytes) -> asyncio.Future[Any]:
+        """Return a future of another's vector; it holds None when that flight has failed."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[key].append(future)
+        return future
+
+    def settle(self, key: bytes, vector: object = None) -> None:
+        """Hand a key's vector to those who wait for it; without one, a waiter may take over."""
+        for future in self._waiting.pop(key, ()):
+            if not future.done():
+                future.set_result(vector)
+
+
+class Filler:
+    """Fills a space from a source, one flight per key."""
+
+    def __init__(
+        self,
+        source: Source,
+        space: GuardedSpace,
+        tally: Tally,
+        *,
+        chunk_size: int,
+        progress: bool,
+    ) -> None:
+        """Take where vectors come from and where they go."""
+        self._source = source
+        self._space = space
+        self._tally = tally
+        self._chunk_size = chunk_size
+        self._progress = progress
+        self._flights = Flights()
+
+    async def fill(self, missing: dict[bytes, str], role: Role, generation: int) -> list[Part]:
+        """Embed texts by key, on the background loop; return them in parts, in any order.
+
+        `generation` is the space's from before the look-up that missed them. Raises what the model
+        raises; what it had returned by then is stored.
+        """
+        parts: list[Part] = []
+        left = dict(missing)
+        while left:
+            mine = self._flights.claim(left)
+            owned = set(mine)
+            others = {key: self._flights.wait(key) for key in left if key not in owned}
+            if mine:
+                parts += await self._lead({key: left[key] for key in mine}, role, generation)
+            vectors = {key: await future for key, future in others.items()}
+            shared = {key: vector for key, vector in vectors.items() if vector is not None}
+            if shared:
+                self._tally.add(duplicates=len(shared))
+                parts.append(([*shared], _kept([*shared.values()])))
+            left = {key: text for key, text in left.items() if key in others and key not in shared}
+        return parts
+
+    async def _lead(self, mine: dict[bytes, str], role: Role, generation: int) -> list[Part]:
+        """Embed claimed keys; they are all settled when this returns or raises."""
+        parts: list[Part] = []
+        owed = dict(mine)
+        try:
+            if self._space.generation != generation:
+                parts += await self._found_since(owed)
+            if owed:
+                parts += await self._embed(owed, role)
+        finally:
+            for key in owed:
+                self._flights.settle(key)
+        return parts
+
+    async def _found_since(self, owed: dict[bytes, str]) -> list[Part]:
+        """Look again for what another call may have stored between our look-up and our claim."""
+        keys = [*owed]
+        hits = await in_thread("store", self._space.load, keys)
+        found = [keys[at] for at in hits.positions]
+        self._tally.add(duplicates=len(found))
+        self._settle(owed, found, hits.vectors)
+        return [(found, hits.vectors)] if found else []
+
+    async def _embed(self, owed: dict[bytes, str], role: Role) -> list[Part]:
+        keys = [*owed]
+        parts: list[Part] = []
+        answers = self._source.ask([*owed.values()], role, self._chunk_size)
+        with self._bar(len(keys)) as bar:
+            async with aclosing(answers) as stream:
+                async for positions, vectors in stream:
+                    here = [keys[at] for at in positions]
+                    # Shielded: what has been paid for is stored, even if the caller is leaving.
+                    keeping = asyncio.ensure_future(self._keep(owed, here, vectors))
+                    parts.append((here, await asyncio.shield(keeping)))
+                    bar.update(len(here))
+        return parts
+
+    async def _keep(self, owed: dict[bytes, str], keys: list[bytes], vectors: Sequence[Any]) -> Kept:
+        landing = {key: owed.pop(key) for key in keys}
+        kept: Kept = ()
+        try:
+            kept = await in_thread("store", self._store, keys, vectors)
+        finally:
+            self._settle(landing, keys[: len(kept)], kept)
+            for key in landing:
+                self._flights.settle(key)
+        return kept
+
+    def _settle(self, owed: dict[bytes, str], keys: Collection[bytes], vectors: Kept) -> None:
+        for key, vector in zip(keys, vectors, strict=True):
+            del owed[key]
+            self._flights.settle(key, vector)
+
+    def _store(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
+        """Store what is fit to be stored; return a matrix, or the answer itself if it makes none."""
+        self._tally.add(misses=len(keys))
+        matrix = exact_matrix(vectors)
+        if matrix is None:
+            self._warn("vectors that are no matrix of numbers", len(keys))
+            return vectors
+        finite = finite_rows(matrix)
+        if finite.all():
+            self._space.save(keys, matrix)
+            return matrix
+        self._warn("NaN or infinity", int((~finite).sum()))
+        if finite.any():
+            self._space.save([k for k, fit in zip(keys, finite, strict=True) if fit], matrix[finite])
+        return matrix
+
+    def _warn(self, what: str, count: int) -> None:
+        logger.warning("%s returned %s for %d texts; not stored", self._source.name, what, count)
+
+    def _bar(self, total: int) -> tqdm[Any]:
+        return tqdm(total=total, desc=self._source.name, unit="text", disable=not self._progress)
+
+
+def _kept(vectors: Sequence[Any]) -> Kept:
+    matrix = exact_matrix(vectors)
+    return vectors if matrix is None else matrix

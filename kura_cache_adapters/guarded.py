@@ -1,0 +1,76 @@
+"""Where a store meets the promise that storage trouble is never the caller's trouble."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from kura_cache_adapters.protocols import Hits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kura_cache_adapters.identity import ModelIdentity
+    from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
+    from kura_cache_adapters.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+
+class GuardedSpace:
+    """A space of any store that never raises: what fails is a miss, or is not stored.
+
+    The first failure of a kind is a warning; its repetitions are not, until it has worked again.
+    """
+
+    def __init__(
+        self,
+        store: EmbeddingStore,
+        identity: ModelIdentity,
+        tally: Tally,
+        *,
+        durable: bool,
+    ) -> None:
+        """Name the space; it is opened by the first use."""
+        self.generation = 0  # changes with every batch stored
+        self._store = store
+        self._identity = identity
+        self._tally = tally
+        self._durable = durable
+        self._opened: VectorSpace | None = None
+        self._failing: set[str] = set()
+
+    def load(self, keys: Sequence[bytes]) -> Hits:
+        """Look keys up; nothing is found where the store fails."""
+        try:
+            hits = self._space().get_many(keys)
+        except Exception as error:  # noqa: BLE001 - any store's any trouble: the model answers instead
+            self._tally.add(load_failures=1)
+            self._warn("read", error)
+            return Hits.none()
+        self._failing.discard("read")
+        if hits.invalid:
+            self._tally.add(invalid_entries=hits.invalid)
+        return hits
+
+    def save(self, keys: Sequence[bytes], vectors: Vectors) -> None:
+        """Store a batch, if the store can."""
+        try:
+            self._space().put_many(keys, vectors, durable=self._durable)
+        except Exception as error:  # noqa: BLE001 - any store's any trouble: the caller has the vectors
+            self._tally.add(save_failures=1)
+            self._warn("write", error)
+            return
+        self._failing.discard("write")
+        self._tally.add(stored=len(keys))
+        self.generation += 1
+
+    def _space(self) -> VectorSpace:
+        if self._opened is None:
+            self._opened = self._store.space(self._identity)
+        return self._opened
+
+    def _warn(self, kind: str, error: Exception) -> None:
+        level = logging.DEBUG if kind in self._failing else logging.WARNING
+        self._failing.add(kind)
+        logger.log(level, "Could not %s the cache %r: %r; going on without", kind, self._store, error)

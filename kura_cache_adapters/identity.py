@@ -1,0 +1,134 @@
+"""When two requests are the same: a model's identity, the roles, and the cache key."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Role = Literal["document", "query"]
+"""What a text is embedded as; models without the distinction embed everything as a document."""
+
+KEY_VERSION = 1
+"""Version of the key's encoding (docs/format.md); it is hashed into every key."""
+
+_SCALARS = (str, int, float, bool, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Everything but role and text that decides a vector, as one canonical JSON text each.
+
+    Build it with `ModelIdentity.of`. Two identities are equal exactly when their keys are.
+    """
+
+    model_name: str
+    parameters: str
+    source: str
+
+    @classmethod
+    def of(
+        cls,
+        model_name: str,
+        parameters: Mapping[str, Any] | None = None,
+        source: Mapping[str, Any] | None = None,
+    ) -> ModelIdentity:
+        """Build an identity from a model's name, the caller's parameters and the source's own.
+
+        Raises:
+            TypeError: a value that JSON cannot hold exactly (the message names it).
+            ValueError: a NaN or an infinity.
+
+        """
+        return cls(
+            model_name,
+            _canonical(parameters or {}, "parameter"),
+            _canonical(source or {}, "identity field"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ModelIdentity:
+        """Read what `to_json` wrote; raise ValueError for anything else."""
+        try:
+            fields = json.loads(text)
+            if fields["version"] != KEY_VERSION:
+                message = f"key version {fields['version']!r} is not {KEY_VERSION}"
+                raise ValueError(message)
+            return cls.of(_name(fields["model_name"]), fields["parameters"], fields["source"])
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            message = f"not an identity: {error!r}"
+            raise ValueError(message) from error
+
+    def to_json(self) -> str:
+        """Write the identity for people: indented JSON that `from_json` reads back."""
+        fields = {
+            "version": KEY_VERSION,
+            "model_name": self.model_name,
+            "parameters": json.loads(self.parameters),
+            "source": json.loads(self.source),
+        }
+        return json.dumps(fields, indent=2) + "\n"
+
+    def head(self, role: Role) -> bytes:
+        """Encode all but the text: canonical JSON, ended by a NUL, which JSON cannot contain."""
+        name = json.dumps(self.model_name)
+        return (
+            f'{{"model_name":{name},"parameters":{self.parameters},"role":"{role}",'
+            f'"source":{self.source},"version":{KEY_VERSION}}}\0'
+        ).encode("ascii")
+
+    @property
+    def digest(self) -> str:
+        """The hexadecimal SHA-256 of the identity, roles left out (64 characters)."""
+        return sha256(self.head("document")).hexdigest()
+
+    @property
+    def directory(self) -> str:
+        """A name for a directory: readable characters of the model's name, then 16 of the digest."""
+        readable = re.sub(r"[^A-Za-z0-9._]+", "-", self.model_name).strip("-.")[-48:]
+        return f"{readable or 'model'}-{self.digest[:16]}"
+
+
+def text_keys(head: bytes, texts: Iterable[str]) -> list[bytes]:
+    """Compute the 32-byte key of each text: SHA-256 over the head, then the text as UTF-8.
+
+    Lone surrogates are encoded with "surrogatepass", so that every str has a key of its own.
+    """
+    return [sha256(head + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+
+
+def _canonical(fields: Mapping[str, Any], kind: str) -> str:
+    for name, value in fields.items():
+        _refuse_inexact(value, f"{kind} {name!r}")
+    return json.dumps(dict(fields), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _refuse_inexact(value: object, where: str) -> None:
+    if type(value) in _SCALARS:
+        return
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _refuse_inexact(item, f"{where}[{index}]")
+        return
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _name(name, f"a key of {where}")
+            _refuse_inexact(item, f"{where}[{name!r}]")
+        return
+    message = (
+        f"{where} is a {type(value).__name__}, which has no exact place in a cache key; "
+        "pass a str, int, float, bool, None, list, tuple or dict that says the same."
+    )
+    raise TypeError(message)
+
+
+def _name(value: object, what: str = "model_name") -> str:
+    if type(value) is str:
+        return value
+    message = f"{what} must be a str, not {type(value).__name__}"
+    raise TypeError(message)

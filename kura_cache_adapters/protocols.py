@@ -1,0 +1,217 @@
+"""The contracts that meet here: Kura's models and managers, and this package's stores."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+
+    from kura_cache_adapters.identity import ModelIdentity, Role
+
+logger = logging.getLogger(__name__)
+
+Vectors: TypeAlias = "NDArray[np.float32] | NDArray[np.float64]"
+"""A matrix of vectors, shape (N, D), C-contiguous, float32 or float64."""
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@runtime_checkable
+class BaseEmbeddingModel(Protocol):
+    """Kura's embedding model: subclass it, or hand over any object of this shape.
+
+    The cache also wants the attribute `model_name: str`, and uses when present: `embed_sync`,
+    `embed_queries`, `embed_queries_sync`, `identity`, `symmetric` (see the protocols below).
+    """
+
+    @abstractmethod
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """Embed each text: one list of floats per text, in their order."""
+
+    @abstractmethod
+    def slug(self) -> str:
+        """Return a short name for people; it never identifies a cache entry."""
+
+
+@runtime_checkable
+class HasIdentity(Protocol):
+    """A model that says what else, beside its name, changes its vectors."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return JSON-able fields; never a secret, never what leaves the vector alone."""
+
+
+@runtime_checkable
+class StreamsBatches(Protocol):
+    """A model that hands over each batch as it is finished, in any order."""
+
+    def embed_batches(
+        self,
+        texts: list[str],
+        *,
+        role: Role,
+    ) -> AsyncGenerator[tuple[Sequence[int], Any], None]:
+        """Yield (positions in texts, their vectors) until each text has been answered once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The found part of a look-up.
+
+    `positions` has shape (k,) and rises: which of the keys asked for were found. `vectors` has
+    shape (k, D), float32 or float64, and belongs to the caller. `invalid` counts entries that
+    were there and were not fit to use (damaged, foreign); they are misses.
+    """
+
+    positions: NDArray[np.intp]
+    vectors: Vectors
+    invalid: int = 0
+
+    @classmethod
+    def none(cls, invalid: int = 0) -> Hits:
+        """Return the look-up that found nothing: shapes (0,) and (0, 0)."""
+        return cls(np.empty(0, np.intp), np.empty((0, 0), np.float32), invalid)
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceStats:
+    """What a space holds: rows (duplicates included), bytes stored, parts, and D (None: empty)."""
+
+    rows: int
+    nbytes: int
+    parts: int
+    dimension: int | None
+
+
+@runtime_checkable
+class VectorSpace(Protocol):
+    """The vectors of one model identity: one dimension, immutable entries, thread-safe, batched.
+
+    Keys are 32 bytes each. An entry never changes: putting a key again may keep either vector.
+    """
+
+    def get_many(self, keys: Iterable[bytes]) -> Hits:
+        """Look all keys up in one batch."""
+
+    def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
+        """Store one vector per key, shape (N, D); return when they outlive this process.
+
+        With durable, they outlive a power cut too. Raises DimensionMismatchError for another D
+        than the space has, ValueError for keys or shapes that do not fit.
+        """
+
+    def delete_many(self, keys: Iterable[bytes]) -> int:
+        """Forget the keys; return how many of them were there."""
+
+    def keys(self) -> Iterator[bytes]:
+        """Iterate over the distinct keys, in no order."""
+
+    def stats(self) -> SpaceStats:
+        """Count what the space holds."""
+
+
+@runtime_checkable
+class EmbeddingStore(Protocol):
+    """Where vectors live: one space per model identity."""
+
+    def space(self, identity: ModelIdentity) -> VectorSpace:
+        """Open the space of a model, the same object each time; nothing is written yet."""
+
+    def spaces(self) -> list[ModelIdentity]:
+        """List the identities that have a space with entries here."""
+
+    def close(self) -> None:
+        """Let go of files and memory; the next use opens them again."""
+
+
+@runtime_checkable
+class OpensStore(Protocol):
+    """A manager that can open a native vector store in its own format."""
+
+    def open_store(self) -> EmbeddingStore:
+        """Open the store below the manager's directory."""
+
+
+@runtime_checkable
+class SupportsCheckpoints(Protocol):
+    """The part of a checkpoint manager, Kura's or anyone's, that a cache needs."""
+
+    def is_enabled(self) -> bool:
+        """Tell whether the manager stores anything."""
+
+    def load_checkpoint(self, filename: str, model_class: type[ModelT]) -> list[ModelT] | None:
+        """Load a checkpoint; None when there is none."""
+
+    def save_checkpoint(self, filename: str, data: list[ModelT]) -> None:
+        """Save a checkpoint under a name."""
+
+
+class BaseCheckpointManager(Protocol):
+    """Kura's checkpoint manager contract (kura 0.5.4, `kura.base_classes.checkpoint`)."""
+
+    checkpoint_dir: Path
+    enabled: bool
+
+    def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True) -> None:
+        """Keep checkpoints in a directory, made at once when enabled."""
+        self.checkpoint_dir = Path(checkpoint_dir)
+        self.enabled = enabled
+        if enabled:
+            self.setup_checkpoint_dir()
+
+    def setup_checkpoint_dir(self) -> None:
+        """Make the directory; a failure is logged here and raised by the first save."""
+        try:
+            self.checkpoint_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            logger.warning("No checkpoint directory %s: %s", self.checkpoint_dir, error)
+
+    @abstractmethod
+    def load_checkpoint(
+        self,
+        filename: str,
+        model_class: type[ModelT],
+        **kwargs: Any,
+    ) -> list[ModelT] | None:
+        """Load a checkpoint as a list of models; None when there is none or when disabled."""
+
+    @abstractmethod
+    def save_checkpoint(self, filename: str, data: list[ModelT], **kwargs: Any) -> None:
+        """Save models under a name, all or nothing."""
+
+    @abstractmethod
+    def list_checkpoints(self) -> list[str]:
+        """List the saved names, sorted."""
+
+    @abstractmethod
+    def delete_checkpoint(self, filename: str) -> bool:
+        """Delete a checkpoint; tell whether it was there."""
+
+    @abstractmethod
+    def get_checkpoint_path(self, filename: str) -> Path:
+        """Return where a checkpoint lies; raise ValueError for a name that is not one."""
+
+    def is_enabled(self) -> bool:
+        """Tell whether the manager stores anything."""
+        return self.enabled
+
+    def __repr__(self) -> str:
+        """Name the class, the directory and whether it is enabled."""
+        name = type(self).__name__
+        return f"{name}(checkpoint_dir={str(self.checkpoint_dir)!r}, enabled={self.enabled})"

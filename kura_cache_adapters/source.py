@@ -1,0 +1,85 @@
+"""One way to ask any embedding model: an async stream of counted answers."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from kura_cache_adapters.answers import counted
+from kura_cache_adapters.background import in_thread
+from kura_cache_adapters.errors import VectorCountError
+from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.protocols import HasIdentity, StreamsBatches
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from kura_cache_adapters.identity import Role
+    from kura_cache_adapters.protocols import BaseEmbeddingModel
+
+
+class Source:
+    """A model behind its optional abilities: streaming, sync methods, queries, an identity."""
+
+    def __init__(self, model: BaseEmbeddingModel) -> None:
+        """Take a model; raise ValueError if it has no name."""
+        name = getattr(model, "model_name", None)
+        if not isinstance(name, str) or not name:
+            message = (
+                f"{type(model).__name__} has no model_name: set the attribute to a string that "
+                "names the model and its version, since cached vectors are found by it."
+            )
+            raise ValueError(message)
+        self.model = model
+        self.name = str(name)
+        queries = hasattr(model, "embed_queries") or hasattr(model, "embed_queries_sync")
+        self.symmetric: bool = getattr(model, "symmetric", not queries)
+
+    def identity(self, parameters: Mapping[str, Any]) -> ModelIdentity:
+        """Build the model's identity from its name, its own declaration and key parameters."""
+        declared = self.model.identity() if isinstance(self.model, HasIdentity) else {}
+        return ModelIdentity.of(self.name, parameters, declared)
+
+    def role(self, role: Role) -> Role:
+        """Return the role as the model sees it: "document" where it makes no difference."""
+        return "document" if self.symmetric else role
+
+    async def ask(
+        self,
+        texts: list[str],
+        role: Role,
+        chunk_size: int,
+    ) -> AsyncGenerator[tuple[Sequence[int], Sequence[Any]], None]:
+        """Yield (positions in texts, one vector each) until every text has its vector.
+
+        Raises VectorCountError for an answer that leaves texts out or has too many vectors, and
+        whatever the model raises.
+        """
+        if isinstance(self.model, StreamsBatches):
+            stream = self.model.embed_batches(texts, role=self.role(role))
+            async with aclosing(stream) as batches:
+                left = set(range(len(texts)))
+                async for positions, answer in batches:
+                    vectors = counted(answer, len(positions), self.name)
+                    self._take(left, positions, len(texts))
+                    yield positions, vectors
+            if left:
+                raise VectorCountError(self.name, len(texts), len(texts) - len(left))
+            return
+        for start in range(0, len(texts), chunk_size):
+            chunk = texts[start : start + chunk_size]
+            answer = await self.embed(chunk, role)
+            yield range(start, start + len(chunk)), counted(answer, len(chunk), self.name)
+
+    async def embed(self, texts: list[str], role: Role) -> Any:  # noqa: ANN401 - whatever the model returns
+        """Ask for all texts at once and return the model's answer as it is."""
+        method = "embed_queries" if self.role(role) == "query" else "embed"
+        if sync := getattr(self.model, f"{method}_sync", None):
+            return await in_thread("model", sync, texts)
+        return await getattr(self.model, method)(texts)
+
+    def _take(self, left: set[int], positions: Sequence[int], asked: int) -> None:
+        before = len(left)
+        left.difference_update(positions)
+        if before - len(left) != len(positions):
+            raise VectorCountError(self.name, asked, "one text's vector twice")

@@ -1,0 +1,50 @@
+"""ArrowStore: segments as Arrow IPC files, mapped and read in place. The default store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.stores import columns, files
+from kura_cache_adapters.stores.segments import SegmentStore
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    from kura_cache_adapters.stores.rows import Rows
+    from kura_cache_adapters.stores.search import Segment
+
+
+class ArrowFormat:
+    """One record batch per file (Arrow IPC file format), uncompressed."""
+
+    suffix = ".arrow"
+
+    def write(self, path: Path, rows: Rows) -> None:
+        """Write rows to a new file."""
+        batch = columns.to_batch(rows)
+        with files.create(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+
+    def read(self, path: Path) -> Segment:
+        """Map a file; only its schema is read."""
+        mapped = files.map_file(path)
+        try:
+            reader = pa.ipc.open_file(pa.BufferReader(mapped))
+            if reader.num_record_batches != 1:
+                message = f"it has {reader.num_record_batches} batches instead of 1"
+                raise DamagedSegmentError(message)
+            return columns.to_segment(reader.get_batch(0), mapped)
+        except (pa.ArrowException, ValueError) as error:
+            raise DamagedSegmentError(str(error)) from error
+
+
+class ArrowStore(SegmentStore):
+    """Keep vectors in a directory as memory-mapped Arrow IPC files."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Name the directory; it is made by the first write."""
+        super().__init__(path, ArrowFormat())

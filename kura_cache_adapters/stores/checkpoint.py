@@ -1,0 +1,143 @@
+"""CheckpointStore: one checkpoint per entry in a manager that knows nothing of vectors."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel
+
+from kura_cache_adapters.answers import narrowed
+from kura_cache_adapters.protocols import Hits, SpaceStats
+from kura_cache_adapters.stores.rows import check_dimension, check_shapes, key_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from kura_cache_adapters.identity import ModelIdentity
+    from kura_cache_adapters.protocols import SupportsCheckpoints, Vectors
+
+logger = logging.getLogger(__name__)
+
+_THREADS = 8
+_PREFIX = "embedding-"
+_NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{64}}(\.\w+)?")
+
+
+class CachedEmbedding(BaseModel):
+    """The record of one entry: its key (64 hex characters), its model's directory name, its vector."""
+
+    key: str
+    identity: str
+    embedding: list[float]
+
+
+class CheckpointStore:
+    """Use any checkpoint manager as a store, through its own save and load."""
+
+    def __init__(self, manager: SupportsCheckpoints) -> None:
+        """Take the manager."""
+        self.manager = manager
+        self._spaces: dict[ModelIdentity, CheckpointSpace] = {}
+
+    def space(self, identity: ModelIdentity) -> CheckpointSpace:
+        """Open the space of a model, the same object each time."""
+        return self._spaces.setdefault(identity, CheckpointSpace(self.manager, identity))
+
+    def spaces(self) -> list[ModelIdentity]:
+        """List the identities used here so far; a manager's names say nothing of others."""
+        return list(self._spaces)
+
+    def close(self) -> None:
+        """Do nothing: the manager belongs to its owner."""
+
+    def __repr__(self) -> str:
+        """Name the class and the manager."""
+        return f"{type(self).__name__}({self.manager!r})"
+
+
+class CheckpointSpace:
+    """The entries of one model in a manager, one checkpoint each."""
+
+    def __init__(self, manager: SupportsCheckpoints, identity: ModelIdentity) -> None:
+        """Take the manager and the model's identity."""
+        self._manager = manager
+        self._identity = identity.directory
+        self._dimension: int | None = None
+
+    def get_many(self, keys: Iterable[bytes]) -> Hits:
+        """Load entries concurrently; one that is no record of its key is invalid."""
+        wanted = list(keys)
+        key_matrix(wanted)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            loaded = list(threads.map(self._load, wanted))
+        found = {at: vector for at, vector in enumerate(loaded) if vector}
+        invalid = sum(vector == [] for vector in loaded)
+        if not found:
+            return Hits.none(invalid)
+        return Hits(np.fromiter(found, np.intp), narrowed(np.array([*found.values()])), invalid)
+
+    def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:  # noqa: ARG002 - the manager decides
+        """Save one checkpoint per entry; the first failure is raised when all were tried."""
+        wanted = list(keys)
+        check_shapes(wanted, vectors)
+        check_dimension(self._dimension, vectors, repr(self._manager))
+        with ThreadPoolExecutor(_THREADS) as threads:
+            saved = [
+                threads.submit(self._save, key, vector.tolist())
+                for key, vector in zip(wanted, vectors, strict=True)
+            ]
+        for one in saved:
+            one.result()
+
+    def delete_many(self, keys: Iterable[bytes]) -> int:
+        """Delete entries, if the manager can list and delete."""
+        doomed = {_name(key) for key in keys}
+        delete = getattr(self._manager, "delete_checkpoint", None)
+        names = [name for name in self._listed() if name.partition(".")[0] in doomed]
+        return sum(bool(delete(name)) for name in names) if delete else 0
+
+    def keys(self) -> Iterator[bytes]:
+        """Iterate over this model's keys, if the manager can list."""
+        for name in self._listed():
+            key = bytes.fromhex(name.partition(".")[0][len(_PREFIX) :])
+            if self._load(key):
+                yield key
+
+    def stats(self) -> SpaceStats:
+        """Count this model's entries, each of them read; the bytes are the manager's affair."""
+        count = sum(1 for _ in self.keys())
+        return SpaceStats(count, 0, count, self._dimension)
+
+    def _listed(self) -> list[str]:
+        names = getattr(self._manager, "list_checkpoints", list)()
+        return [name for name in names if _NAME.fullmatch(name)]
+
+    def _load(self, key: bytes) -> list[float] | None:
+        """Load a vector: None when there is none, empty when what is there does not fit."""
+        try:
+            records = self._manager.load_checkpoint(_name(key), CachedEmbedding)
+        except Exception as error:  # noqa: BLE001 - a foreign manager: what it cannot read is a miss
+            logger.warning("Could not read %s from %r: %r", _name(key), self._manager, error)
+            return []
+        if not records:
+            return None
+        record = records[0]
+        if (len(records), record.key, record.identity) != (1, key.hex(), self._identity):
+            return []
+        self._dimension = self._dimension or len(record.embedding)
+        fits = len(record.embedding) == self._dimension
+        return record.embedding if fits and all(map(math.isfinite, record.embedding)) else []
+
+    def _save(self, key: bytes, vector: list[float]) -> None:
+        record = CachedEmbedding(key=key.hex(), identity=self._identity, embedding=vector)
+        self._manager.save_checkpoint(_name(key), [record])
+        self._dimension = len(vector)
+
+
+def _name(key: bytes) -> str:
+    return f"{_PREFIX}{key.hex()}"

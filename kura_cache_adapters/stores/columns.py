@@ -1,0 +1,99 @@
+"""The Arrow columns of a segment, shared by every format that keeps segments in Arrow's memory.
+
+`prefix` (uint64), `key` (fixed_size_binary[32]), `checksum` (uint64) and `vector`
+(fixed_size_list<float32 or float64>[D]); none has nulls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.stores.rows import KEY_BYTES, Rows
+from kura_cache_adapters.stores.search import ArraySegment
+
+if TYPE_CHECKING:
+    import mmap
+
+    from numpy.typing import NDArray
+
+_FORMAT = {b"kura_cache_adapters.segment": b"1"}
+_DTYPES = {pa.float32(): np.dtype(np.float32), pa.float64(): np.dtype(np.float64)}
+
+
+def to_batch(rows: Rows) -> pa.RecordBatch:
+    """Wrap rows as one record batch, without a copy."""
+    dimension = rows.vectors.shape[1]
+    values = pa.array(rows.vectors.reshape(-1))
+    schema = pa.schema(
+        [
+            pa.field("prefix", pa.uint64(), nullable=False),
+            pa.field("key", pa.binary(KEY_BYTES), nullable=False),
+            pa.field("checksum", pa.uint64(), nullable=False),
+            pa.field("vector", _list_type(values.type, dimension), nullable=False),
+        ],
+        metadata=_FORMAT,
+    )
+    keys = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(KEY_BYTES),
+        len(rows),
+        [None, pa.py_buffer(np.ascontiguousarray(rows.keys))],
+    )
+    vectors = pa.FixedSizeListArray.from_arrays(values, type=schema.field("vector").type)
+    columns = [pa.array(rows.prefixes), keys, pa.array(rows.checksums), vectors]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def to_segment(batch: pa.RecordBatch, mapped: mmap.mmap | None = None) -> ArraySegment:
+    """View a record batch as a segment, without a copy; raise DamagedSegmentError if it is none."""
+    type_ = vector_type_of(batch.schema)
+    batch.validate()
+    prefix, key, checksum, vector = (_column_bytes(batch.column(name)) for name in COLUMNS)
+    return ArraySegment(
+        prefix.view(np.uint64)[:, 0],
+        key,
+        checksum.view(np.uint64)[:, 0],
+        vector,
+        dtype_of(type_),
+        mapped,
+    )
+
+
+COLUMNS = ("prefix", "key", "checksum", "vector")
+
+
+def vector_type_of(schema: pa.Schema) -> pa.FixedSizeListType:
+    """Return the type of the vectors; raise DamagedSegmentError for a schema of something else."""
+    types = [schema.field(name).type for name in COLUMNS] if schema.names == list(COLUMNS) else []
+    if types[:3] != [pa.uint64(), pa.binary(KEY_BYTES), pa.uint64()]:
+        message = f"its columns are not those of a segment: {schema.names}"
+        raise DamagedSegmentError(message)
+    vector = types[3]
+    if not pa.types.is_fixed_size_list(vector) or vector.value_type not in _DTYPES or not vector.list_size:
+        message = f"its vectors have the type {vector}"
+        raise DamagedSegmentError(message)
+    return vector
+
+
+def dtype_of(vector: pa.FixedSizeListType) -> np.dtype[np.float32] | np.dtype[np.float64]:
+    """Return the numpy dtype of the vectors' elements."""
+    return _DTYPES[vector.value_type]
+
+
+def _list_type(values: pa.DataType, dimension: int) -> pa.DataType:
+    return pa.list_(pa.field("element", values, nullable=False), dimension)
+
+
+def _column_bytes(array: pa.Array) -> NDArray[np.uint8]:
+    """View a column of N fixed-size values as bytes, shape (N, size)."""
+    values = array.values if pa.types.is_fixed_size_list(array.type) else array
+    if array.null_count or values.null_count:
+        message = "a column has nulls"
+        raise DamagedSegmentError(message)
+    per_row = array.type.list_size if values is not array else 1
+    size = per_row * values.type.bit_width // 8
+    data = np.frombuffer(values.buffers()[1], np.uint8, len(array) * size, array.offset * size)
+    return data.reshape(len(array), size)

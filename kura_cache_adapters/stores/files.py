@@ -1,0 +1,161 @@
+"""Files that appear whole or not at all, and maps of files that may have been damaged."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import shutil
+import stat
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from kura_cache_adapters.errors import DamagedSegmentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = ".tmp"
+_STALE_SECONDS = 3600
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NO_BLOCK = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, readable by their owner alone; an existing one is fine."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def create(path: Path) -> BinaryIO:
+    """Open a new file for writing, readable by its owner alone; it must not exist."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
+    return cast("BinaryIO", os.fdopen(os.open(path, flags, 0o600), "wb"))
+
+
+@contextmanager
+def published(path: Path, *, durable: bool) -> Iterator[Path]:
+    """Give a temporary path to write a file or directory at; move it to `path` when done.
+
+    With durable, content and name are on disk before this returns. On any error the temporary
+    is removed and `path` is what it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
+        yield temporary
+        if durable:
+            _sync_tree(temporary)
+        _replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+    if durable:
+        _sync(path.parent)
+
+
+def size(path: Path) -> int:
+    """Count the bytes of a file, or of the files in a directory; 0 when it is gone."""
+    try:
+        inside = [child.stat().st_size for child in path.iterdir()] if path.is_dir() else []
+        return sum(inside) or path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def previous(path: Path) -> Path:
+    """Return where a directory waits while another takes its place."""
+    return path.with_name(f".{path.name}.previous")
+
+
+@contextmanager
+def try_lock(directory: Path) -> Iterator[bool]:
+    """Hold an advisory lock on a directory; yield False at once when another holds it.
+
+    The kernel frees it when its holder dies. Where there is no such lock, everyone gets it.
+    """
+    if fcntl is None:
+        yield True
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        yield False
+        return
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a forked child holds it open
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole directory; a missing one is fine."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def remove_stale_temporaries(directory: Path) -> None:
+    """Remove what killed writers left behind an hour ago or earlier."""
+    old = time.time() - _STALE_SECONDS
+    for path in directory.glob(f".*{_TEMPORARY}"):
+        with suppress(OSError):
+            if path.lstat().st_mtime < old:
+                remove(path)
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a regular file for reading.
+
+    Raises DamagedSegmentError when it is empty, a link, or no regular file; OSError as `open` does.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _NO_BLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
+            message = f"{path} is empty or not a regular file"
+            raise DamagedSegmentError(message)
+        return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    if not path.is_dir():
+        temporary.replace(path)
+        return
+    # No call replaces a full directory: between the two renames a crash leaves only `previous`.
+    aside = previous(path)
+    remove(aside)
+    path.replace(aside)
+    temporary.replace(path)
+    remove(aside)
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir():
+        for child in path.iterdir():
+            _sync_tree(child)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

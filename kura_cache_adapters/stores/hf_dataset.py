@@ -1,0 +1,72 @@
+"""HFDatasetStore: segments that `datasets.load_from_disk` opens, read here without `datasets`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from kura_cache_adapters.errors import DamagedSegmentError, require
+from kura_cache_adapters.stores import columns, files
+from kura_cache_adapters.stores.segments import SegmentStore
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    from kura_cache_adapters.stores.rows import Rows
+    from kura_cache_adapters.stores.search import Segment
+
+_DATA_FILE = "data-00000-of-00001.arrow"
+
+
+class HFDatasetFormat:
+    """A directory as `Dataset.save_to_disk` leaves it, its rows in one batch of one Arrow stream."""
+
+    suffix = ".hf"
+
+    def write(self, path: Path, rows: Rows) -> None:
+        """Write rows to a new directory; needs the extra `datasets`."""
+        batch = columns.to_batch(rows)
+        features = require("datasets", extra="datasets").Features.from_arrow_schema(batch.schema)
+        path.mkdir(mode=0o700)
+        # Not save_to_disk: it cuts the rows into batches of 1,000, which cannot be mapped as one.
+        schema = batch.schema.with_metadata(features.arrow_schema.metadata)
+        with files.create(path / _DATA_FILE) as file, pa.ipc.new_stream(file, schema) as writer:
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+        _write_json(path / "dataset_info.json", {"features": features.to_dict()})
+        _write_json(
+            path / "state.json",
+            {
+                "_data_files": [{"filename": _DATA_FILE}],
+                "_fingerprint": path.name.split("-")[1][:16],
+                "_format_columns": None,
+                "_format_kwargs": {},
+                "_format_type": None,
+                "_output_all_columns": False,
+                "_split": None,
+            },
+        )
+
+    def read(self, path: Path) -> Segment:
+        """Map the data file; only its schema is read."""
+        mapped = files.map_file(path / _DATA_FILE)
+        try:
+            reader = pa.ipc.open_stream(pa.BufferReader(mapped))
+            return columns.to_segment(reader.read_next_batch(), mapped)
+        except (pa.ArrowException, ValueError, StopIteration) as error:
+            raise DamagedSegmentError(str(error)) from error
+
+
+class HFDatasetStore(SegmentStore):
+    """Keep vectors in a directory as HuggingFace datasets; writing needs the extra `datasets`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Name the directory; it is made by the first write."""
+        super().__init__(path, HFDatasetFormat())
+
+
+def _write_json(path: Path, fields: dict[str, object]) -> None:
+    with files.create(path) as file:
+        file.write(json.dumps(fields, indent=2).encode())

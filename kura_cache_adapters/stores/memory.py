@@ -1,0 +1,192 @@
+"""MemoryStore: vectors in RAM under a byte limit, the least recently used evicted first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kura_cache_adapters.background import ForkLock
+from kura_cache_adapters.protocols import Hits, SpaceStats
+from kura_cache_adapters.stores.rows import check_dimension, check_shapes, key_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from kura_cache_adapters.identity import ModelIdentity
+    from kura_cache_adapters.protocols import Vectors
+
+_ENTRY_OVERHEAD = 200  # bytes of an entry beside its vector: the key, its place in a dict, a stamp
+_KEEP = 0.9  # of the limit after an eviction, so that not every write evicts
+
+
+class MemoryStore:
+    """Keep vectors in this process, `max_bytes` in all (vectors and about 200 bytes per entry)."""
+
+    def __init__(self, *, max_bytes: int = 256 << 20) -> None:
+        """Set the limit; raise ValueError unless it is positive."""
+        if max_bytes <= 0:
+            message = f"max_bytes must be positive, not {max_bytes}"
+            raise ValueError(message)
+        self.max_bytes = max_bytes
+        self._spaces: dict[ModelIdentity, MemorySpace] = {}
+        self._lock = ForkLock()
+        self._clock = 0
+
+    def space(self, identity: ModelIdentity) -> MemorySpace:
+        """Open the space of a model, the same object each time."""
+        with self._lock:
+            return self._spaces.setdefault(identity, MemorySpace(self))
+
+    def spaces(self) -> list[ModelIdentity]:
+        """List the identities that have entries."""
+        return [identity for identity, space in list(self._spaces.items()) if space.slots]
+
+    def close(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            for space in self._spaces.values():
+                space.clear()
+
+    def __repr__(self) -> str:
+        """Name the class and the limit."""
+        return f"{type(self).__name__}(max_bytes={self.max_bytes})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the limit, not the vectors: memory belongs to one process."""
+        return _memory_store, (self.max_bytes,)
+
+    def locked(self) -> ForkLock:
+        """Return the one lock of the store and its spaces."""
+        return self._lock
+
+    def tick(self) -> int:
+        """Return a stamp later than all before it."""
+        self._clock += 1
+        return self._clock
+
+    def evict(self) -> None:
+        """Forget the entries that have not been used for longest, if there are too many."""
+        spaces = list(self._spaces.values())
+        excess = sum(space.nbytes for space in spaces) - self.max_bytes
+        if excess <= 0:
+            return
+        live = [np.fromiter(space.slots.values(), np.intp, len(space.slots)) for space in spaces]
+        stamps = np.concatenate([s.stamps[at] for s, at in zip(spaces, live, strict=True)])
+        sizes = np.repeat([space.entry_bytes for space in spaces], [len(at) for at in live])
+        oldest = np.argsort(stamps, kind="stable")
+        freed = np.cumsum(sizes[oldest])
+        count = int(np.searchsorted(freed, excess + (1 - _KEEP) * self.max_bytes)) + 1
+        gone = np.zeros(len(stamps), bool)
+        gone[oldest[:count]] = True
+        ends = np.cumsum([len(at) for at in live])
+        for space, at, end in zip(spaces, live, ends, strict=True):
+            space.forget(at[gone[end - len(at) : end]])
+
+
+def _memory_store(max_bytes: int) -> MemoryStore:
+    return MemoryStore(max_bytes=max_bytes)
+
+
+class MemorySpace:
+    """The vectors of one model: a matrix, and a dict from key to row (here: slot)."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        """Start empty, under the store's lock and limit."""
+        self._store = store
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.slots: dict[bytes, int] = {}
+        self.stamps = np.empty(0, np.int64)
+        self._keys: list[bytes] = []
+        self._free: list[int] = []
+        self._vectors: Vectors = np.empty((0, 0), np.float32)
+
+    @property
+    def entry_bytes(self) -> int:
+        """What one entry counts against the limit."""
+        return self._vectors.shape[1] * self._vectors.itemsize + _ENTRY_OVERHEAD
+
+    @property
+    def nbytes(self) -> int:
+        """What all entries count against the limit."""
+        return len(self.slots) * self.entry_bytes
+
+    def get_many(self, keys: Iterable[bytes]) -> Hits:
+        """Copy the found rows out, and mark them as used."""
+        wanted = list(keys)
+        with self._store.locked():
+            slot = self.slots.get
+            at = np.array([slot(key, -1) for key in wanted], np.intp)
+            positions = np.flatnonzero(at >= 0)
+            if not len(positions):
+                return Hits.none()
+            at = at[positions]
+            self.stamps[at] = self._store.tick()
+            return Hits(positions, self._vectors.take(at, axis=0))
+
+    def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:  # noqa: ARG002 - RAM is not durable
+        """Copy rows in, then evict what is too much."""
+        wanted = list(keys)
+        key_matrix(wanted)
+        check_shapes(wanted, vectors)
+        row_bytes = vectors.shape[1] * vectors.itemsize + _ENTRY_OVERHEAD
+        fitting = max(1, self._store.max_bytes // row_bytes)
+        with self._store.locked():
+            check_dimension(self._vectors.shape[1] if self.slots else None, vectors, repr(self._store))
+            self._insert(wanted[-fitting:], vectors[-fitting:])
+            self._store.evict()
+
+    def delete_many(self, keys: Iterable[bytes]) -> int:
+        """Forget the keys; return how many of them were there."""
+        with self._store.locked():
+            at = [self.slots[key] for key in set(keys) if key in self.slots]
+            self.forget(at)
+        return len(at)
+
+    def keys(self) -> Iterator[bytes]:
+        """Iterate over the keys."""
+        return iter(list(self.slots))
+
+    def stats(self) -> SpaceStats:
+        """Count entries and bytes."""
+        dimension = self._vectors.shape[1] if self.slots else None
+        return SpaceStats(len(self.slots), self.nbytes, int(bool(self.slots)), dimension)
+
+    def forget(self, slots: Iterable[int]) -> None:
+        """Free slots; the caller holds the lock."""
+        for slot in slots:
+            del self.slots[self._keys[slot]]
+            self._free.append(int(slot))
+
+    def _insert(self, keys: list[bytes], vectors: Vectors) -> None:
+        fresh = list(dict.fromkeys(key for key in keys if key not in self.slots))
+        self._make_room(len(fresh), vectors)
+        for key in fresh:
+            slot = self._free.pop()
+            self.slots[key] = slot
+            self._keys[slot] = key
+        at = np.array([self.slots[key] for key in keys], np.intp)
+        self._vectors[at] = vectors
+        self.stamps[at] = self._store.tick()
+
+    def _make_room(self, count: int, vectors: Vectors) -> None:
+        dtype = np.result_type(self._vectors, vectors)
+        if not self.slots and self._vectors.shape[1] != vectors.shape[1]:
+            self.clear()
+            self._vectors = np.empty((0, vectors.shape[1]), dtype)
+        if dtype != self._vectors.dtype:
+            self._vectors = self._vectors.astype(dtype)
+        missing = count - len(self._free)
+        if missing <= 0:
+            return
+        old = len(self._keys)
+        new = old + max(missing, min(old, self._store.max_bytes // self.entry_bytes - old))
+        self._free.extend(range(new - 1, old - 1, -1))
+        self._keys.extend([b""] * (new - old))
+        self.stamps = np.concatenate([self.stamps, np.zeros(new - old, np.int64)])
+        grown: Vectors = np.empty((new, vectors.shape[1]), dtype)
+        grown[:old] = self._vectors
+        self._vectors = grown

@@ -1,0 +1,133 @@
+"""ParquetStore: segments as Parquet files, mapped in place unless they are compressed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.stores import columns, files
+from kura_cache_adapters.stores.rows import KEY_BYTES, checksums_of
+from kura_cache_adapters.stores.search import ArraySegment
+from kura_cache_adapters.stores.segments import SegmentStore
+
+if TYPE_CHECKING:
+    import mmap
+    import os
+    from pathlib import Path
+
+    from kura_cache_adapters.protocols import Vectors
+    from kura_cache_adapters.stores.rows import Rows
+    from kura_cache_adapters.stores.search import Segment
+
+Compression: TypeAlias = Literal["zstd"]
+
+_ONE_PAGE = 1 << 30  # bytes and rows: more than any segment has
+_VECTOR = "vector.list.element"
+
+
+class ParquetFormat:
+    """One row group with one data page per column, so that plain values lie together."""
+
+    suffix = ".parquet"
+
+    def __init__(self, compression: Compression | None) -> None:
+        """Choose between mappable files (None) and small ones ("zstd")."""
+        self.compression = compression
+
+    def write(self, path: Path, rows: Rows) -> None:
+        """Write rows to a new file."""
+        batch = columns.to_batch(rows)
+        squeeze = {
+            "compression": {"vector.list.element": "zstd"},
+            "column_encoding": {_VECTOR: "BYTE_STREAM_SPLIT"},
+        }
+        plain = {"compression": "NONE"}
+        with files.create(path) as file:
+            pq.write_table(
+                pa.Table.from_batches([batch]),
+                file,
+                row_group_size=len(rows),
+                use_dictionary=False,
+                write_statistics=False,
+                data_page_size=_ONE_PAGE,
+                max_rows_per_page=_ONE_PAGE,
+                **(squeeze if self.compression else plain),
+            )
+
+    def read(self, path: Path) -> Segment:
+        """Map a file whose values lie in it as they are; decode any other once."""
+        mapped = files.map_file(path)
+        try:
+            file = pq.ParquetFile(pa.BufferReader(mapped))
+            return _mapped(file, mapped) or _decoded(file)
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise DamagedSegmentError(str(error)) from error
+
+
+class ParquetStore(SegmentStore):
+    """Keep vectors in a directory as Parquet files, readable by any Parquet reader.
+
+    `compression="zstd"` (with BYTE_STREAM_SPLIT) makes files smaller than the raw vectors; each is
+    then decoded into memory once, instead of being mapped.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        compression: Compression | None = None,
+    ) -> None:
+        """Name the directory; it is made by the first write."""
+        if compression not in {None, "zstd"}:
+            message = f"compression must be None or 'zstd', not {compression!r}"
+            raise ValueError(message)
+        super().__init__(path, ParquetFormat(compression))
+
+
+def _mapped(file: pq.ParquetFile, mapped: mmap.mmap) -> ArraySegment | None:
+    """View the columns in place; None when they are encoded, or do not prove right."""
+    metadata = file.metadata
+    if metadata.num_row_groups != 1 or not metadata.num_rows:
+        return None
+    vector = columns.vector_type_of(file.schema_arrow)
+    count, dimension = metadata.num_rows, vector.list_size
+    dtype = columns.dtype_of(vector)
+    chunks = [metadata.row_group(0).column(index) for index in range(4)]
+    if any(c.compression != "UNCOMPRESSED" or {*c.encodings} - {"PLAIN", "RLE"} for c in chunks):
+        return None
+    widths = [8, KEY_BYTES, 8, dimension * dtype.itemsize]
+    starts = [_values_start(c, count * width) for c, width in zip(chunks, widths, strict=True)]
+    if any(not 0 <= s <= len(mapped) - count * w for s, w in zip(starts, widths, strict=True)):
+        return None
+    prefix, key, checksum, vectors = (
+        np.frombuffer(mapped, np.uint8, count * width, start).reshape(count, width)
+        for start, width in zip(starts, widths, strict=True)
+    )
+    # Numbers must be aligned to be searched, which nothing in a Parquet file is: copy these.
+    numbers = [column.copy().view(np.uint64)[:, 0] for column in (prefix, checksum)]
+    segment = ArraySegment(numbers[0], key, numbers[1], vectors, dtype, mapped)
+    return segment if _proves_right(segment) else None
+
+
+def _values_start(chunk: pq.ColumnChunkMetaData, size: int) -> int:
+    """Return where the plain values of a one-page column chunk start: they are its last bytes."""
+    return chunk.data_page_offset + chunk.total_compressed_size - size
+
+
+def _proves_right(segment: ArraySegment) -> bool:
+    """Check the first and the last row: with more than one page, one of them is off."""
+    ends = np.array([0, len(segment.prefixes) - 1])
+    vectors: Vectors = np.empty((2, segment.dimension), segment.dtype)
+    segment.vectors_at(ends, vectors)
+    sums = checksums_of(segment.keys_at(ends), vectors)
+    return bool((sums == segment.checksums_at(ends)).all())
+
+
+def _decoded(file: pq.ParquetFile) -> ArraySegment:
+    columns.vector_type_of(file.schema_arrow)
+    table = file.read(columns=None).combine_chunks()
+    return columns.to_segment(table.to_batches()[0])

@@ -1,0 +1,340 @@
+"""The segment engine: look-up, write and merge over immutable sorted files, without locks.
+
+A space is a directory of segments. Writers only ever add whole segments, and a merge removes
+those whose rows another segment holds by then; so any number of processes and hosts can read and
+write one directory. docs/format.md is the specification.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from kura_cache_adapters.background import ForkLock
+from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.protocols import Hits, SpaceStats
+from kura_cache_adapters.stores import files
+from kura_cache_adapters.stores.rows import Rows, check_dimension, check_shapes, checksums_of, key_matrix
+from kura_cache_adapters.stores.search import Search, Segment, find_one
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from kura_cache_adapters.protocols import Vectors
+
+logger = logging.getLogger(__name__)
+
+MERGE_FACTOR = 8
+"""So many segments of similar size become one: each row is rewritten once per factor of 8."""
+
+MAX_MERGED_BYTES = 256 << 20
+"""The largest segment that a merge writes, in bytes of vectors: bounds its memory and its time."""
+
+_IDENTITY_FILE = "identity.json"
+_MERGE_PAUSE = 60.0  # seconds without merges after a failed one: a full disk stays full a while
+_LISTINGS = 100  # how often a directory may change under a listing before it is taken as it is
+
+
+class SegmentFormat(Protocol):
+    """How one segment is written and read: all that a file format has to say."""
+
+    @property
+    def suffix(self) -> str:
+        """The ending of a segment's name, with its dot."""
+
+    def write(self, path: Path, rows: Rows) -> None:
+        """Write rows to a new file or directory at `path`."""
+
+    def read(self, path: Path) -> Segment:
+        """Open a segment without reading its rows; raise DamagedSegmentError if it is none."""
+
+
+class SegmentStore:
+    """A directory with one space per model identity, in one segment format."""
+
+    def __init__(self, path: str | os.PathLike[str], segment_format: SegmentFormat) -> None:
+        """Name the directory; it is made by the first write."""
+        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
+        self._format = segment_format
+        self._spaces: dict[ModelIdentity, SegmentSpace] = {}
+
+    def space(self, identity: ModelIdentity) -> SegmentSpace:
+        """Open the space of a model, the same object each time."""
+        if identity not in self._spaces:
+            space = SegmentSpace(self.path / identity.directory, identity, self._format)
+            self._spaces.setdefault(identity, space)
+        return self._spaces[identity]
+
+    def spaces(self) -> list[ModelIdentity]:
+        """List the identities whose directories here tell the truth about themselves."""
+        found = (_read_identity(path) for path in sorted(self.path.glob(f"*/{_IDENTITY_FILE}")))
+        return [identity for identity in found if identity is not None]
+
+    def close(self) -> None:
+        """Let go of all mapped files; the next use maps them again."""
+        for space in list(self._spaces.values()):
+            space.close()
+
+    def __repr__(self) -> str:
+        """Name the class and the directory."""
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle the directory, never what is open."""
+        return {**self.__dict__, "_spaces": {}}
+
+
+class SegmentSpace:
+    """The segments of one model identity in one directory."""
+
+    def __init__(self, path: Path, identity: ModelIdentity, segment_format: SegmentFormat) -> None:
+        """Name the directory; nothing is read before the first look-up."""
+        self.path = path
+        self.identity = identity
+        self._format = segment_format
+        self._pattern = re.compile(rf"\d{{9}}-[0-9a-f]{{16}}{re.escape(segment_format.suffix)}")
+        self._lock = ForkLock()
+        self._open: dict[str, Segment] = {}  # replaced whole, never changed: readers take no lock
+        self._names: frozenset[str] = frozenset()
+        self._unusable: set[str] = set()
+        self._volatile: set[str] = set()
+        self._dimension: int | None = None
+        self._merge_after = 0.0
+
+    def get_many(self, keys: Iterable[bytes]) -> Hits:
+        """Look keys up: first in the open segments, then in those that have appeared since."""
+        wanted = list(keys)
+        if len(wanted) == 1 and (row := find_one(wanted[0], self._open.values())) is not None:
+            return Hits(np.zeros(1, np.intp), row)
+        search = Search(key_matrix(wanted))
+        search.visit(self._open.values())
+        if not search.finished:
+            self._look_further(search)
+        if search.invalid:
+            logger.warning("Ignored %d damaged entries in %s", search.invalid, self.path)
+        return search.hits()
+
+    def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
+        """Write one new segment; merge segments when enough have come together."""
+        matrix = key_matrix(keys)
+        check_shapes(matrix, vectors)
+        if not len(matrix):
+            return
+        if self._dimension is None:
+            self._refresh()
+        check_dimension(self._dimension, vectors, str(self.path))
+        self._dimension = vectors.shape[1]
+        name = self._write(Rows.build(matrix, vectors), durable=durable)
+        with self._lock:
+            self._names |= {name}
+            self._volatile |= set() if durable else {name}
+        self._merge(durable=durable)
+
+    def delete_many(self, keys: Iterable[bytes]) -> int:
+        """Rewrite the segments that hold any of the keys; a merge elsewhere may undo it."""
+        doomed = set(keys)
+        self._refresh()
+        found: set[bytes] = set()
+        for name, segment in self._open.items():
+            rows, _ = _intact_rows([segment])
+            stays = np.array([key not in doomed for key in _as_bytes(rows)], bool)
+            if not stays.all():
+                found |= doomed & set(_as_bytes(rows))
+                if stays.any():
+                    self._write(Rows.build(rows.keys[stays], rows.vectors[stays]), durable=True)
+                files.remove(self.path / name)
+        self._refresh()
+        return len(found)
+
+    def keys(self) -> Iterator[bytes]:
+        """Iterate over the distinct keys, in no order."""
+        self._refresh()
+        segments = [segment for segment in self._open.values() if segment.intact()]
+        return iter({key for segment in segments for key in _as_bytes(segment)})
+
+    def stats(self) -> SpaceStats:
+        """Count rows, bytes and segments; no row is read."""
+        self._refresh()
+        return SpaceStats(
+            rows=sum(_row_count(name) for name in self._open),
+            nbytes=sum(files.size(self.path / name) for name in self._open),
+            parts=len(self._open),
+            dimension=self._dimension,
+        )
+
+    def close(self) -> None:
+        """Forget the open segments."""
+        with self._lock:
+            self._open = {}
+
+    def _look_further(self, search: Search) -> None:
+        known = self._open
+        try:
+            self._refresh()
+        except OSError as error:
+            if not search.found.any():
+                raise
+            logger.warning("Could not look for new segments in %s: %s", self.path, error)
+            return
+        search.visit(segment for name, segment in self._open.items() if name not in known)
+
+    def _refresh(self) -> None:
+        """Open the segments that have appeared and drop those that are gone, largest first."""
+        with self._lock:
+            for _ in range(_LISTINGS):
+                names = sorted(self._list() - self._unusable, reverse=True)
+                try:
+                    opened = {name: self._open.get(name) or self._try(name) for name in names}
+                except FileNotFoundError:  # merged away since it was listed
+                    continue
+                break
+            self._names = frozenset(names)
+            self._open = {name: segment for name, segment in opened.items() if segment is not None}
+
+    def _list(self) -> set[str]:
+        """List segment names. A name may move during a listing: two must agree."""
+        names: set[str] = set()
+        for _ in range(_LISTINGS):
+            before = names
+            try:
+                names = {name for name in os.listdir(self.path) if self._pattern.fullmatch(name)}
+            except FileNotFoundError:
+                return set()
+            if names == before:
+                break
+        return names
+
+    def _try(self, name: str) -> Segment | None:
+        """Open a segment; set a damaged or foreign one aside, in memory only."""
+        try:
+            segment = self._format.read(self.path / name)
+            self._dimension = self._dimension or segment.dimension
+            if segment.dimension != self._dimension:
+                message = f"it has {segment.dimension} dimensions, its space {self._dimension}"
+                raise DamagedSegmentError(message)
+        except DamagedSegmentError as error:
+            self._unusable.add(name)
+            logger.warning("Ignored the segment %s: %s", self.path / name, error)
+            return None
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # no file descriptor left, no permission: it may work next time
+            logger.warning("Could not open the segment %s: %s", self.path / name, error)
+            return None
+        return segment
+
+    def _write(self, rows: Rows, *, durable: bool) -> str:
+        name = f"{len(rows):09d}-{secrets.token_hex(8)}{self._format.suffix}"
+        files.make_directory(self.path)
+        self._write_identity()
+        with files.published(self.path / name, durable=durable) as temporary:
+            self._format.write(temporary, rows)
+        return name
+
+    def _write_identity(self) -> None:
+        path = self.path / _IDENTITY_FILE
+        if path.exists():
+            return
+        with files.published(path, durable=True) as temporary, files.create(temporary) as file:
+            file.write(self.identity.to_json().encode())
+
+    def _merge(self, *, durable: bool) -> None:
+        """Merge the segments of a size that has come together; a failure only postpones it."""
+        due = self._due(self._names if durable else self._names & self._volatile)
+        if not due or time.monotonic() < self._merge_after:
+            return
+        try:
+            with files.try_lock(self.path) as alone:
+                if alone:
+                    self._merge_into_one(due, durable=durable)
+        except OSError as error:
+            self._merge_after = time.monotonic() + _MERGE_PAUSE
+            logger.warning("Could not merge segments in %s: %s", self.path, error)
+
+    def _due(self, names: Iterable[str]) -> list[str]:
+        """Return the segments to merge: all up to the largest size of which there are enough."""
+        tiers: defaultdict[int, list[str]] = defaultdict(list)
+        for name in sorted(names):
+            if _row_count(name) * (self._dimension or 1) * 8 <= MAX_MERGED_BYTES:
+                tiers[_row_count(name).bit_length() // 3].append(name)
+        full = [tier for tier, members in tiers.items() if len(members) >= MERGE_FACTOR]
+        return [name for tier in sorted(tiers) if full and tier <= max(full) for name in tiers[tier]]
+
+    def _merge_into_one(self, names: list[str], *, durable: bool) -> None:
+        self._refresh()
+        parts, size = {}, 0
+        for name in names:
+            segment = self._open.get(name)
+            size += _row_count(name) * (self._dimension or 1) * 4
+            if segment is not None and segment.intact() and size <= MAX_MERGED_BYTES:
+                parts[name] = segment
+        if len(parts) < 2:  # noqa: PLR2004 - nothing to merge
+            return
+        rows, damaged = _intact_rows(list(parts.values()))
+        merged = self._write(rows, durable=durable)
+        if not durable:
+            self._volatile.add(merged)
+        for name, broken in zip(parts, damaged, strict=True):
+            self._retire(name, broken=broken)
+        files.remove_stale_temporaries(self.path)
+        with self._lock:
+            self._names = self._names - set(parts) | {merged}
+            self._open = {name: part for name, part in self._open.items() if name not in parts}
+
+    def _retire(self, name: str, *, broken: bool) -> None:
+        """Remove a merged segment; one with damaged rows is kept under another name."""
+        path = self.path / name
+        if broken:
+            path.rename(path.with_name(f"{name}.damaged"))
+        else:
+            files.remove(path)
+
+
+def _intact_rows(segments: list[Segment]) -> tuple[Rows, list[bool]]:
+    """Read and verify all rows of segments; tell for each whether some were damaged."""
+    counts = [len(segment.prefixes) for segment in segments]
+    dtype = np.result_type(*(segment.dtype for segment in segments))
+    keys = np.empty((sum(counts), 32), np.uint8)
+    vectors: Vectors = np.empty((len(keys), segments[0].dimension), dtype)
+    intact = np.empty(len(keys), bool)
+    ends = np.cumsum(counts)
+    for segment, end, count in zip(segments, ends, counts, strict=True):
+        here = slice(end - count, end)
+        at = np.arange(count)
+        keys[here] = segment.keys_at(at)
+        part = vectors[here] if dtype == segment.dtype else np.empty((count, vectors.shape[1]), segment.dtype)
+        segment.vectors_at(at, part)
+        intact[here] = checksums_of(keys[here], part) == segment.checksums_at(at)
+        vectors[here] = part
+    damaged = [not intact[end - count : end].all() for end, count in zip(ends, counts, strict=True)]
+    if any(damaged):
+        keys, vectors = keys[intact], vectors[intact]
+    return Rows.build(keys, vectors), damaged
+
+
+def _as_bytes(rows: Rows | Segment) -> list[bytes]:
+    keys = rows.keys if isinstance(rows, Rows) else rows.keys_at(np.arange(len(rows.prefixes)))
+    joined = keys.tobytes()
+    return [joined[start : start + 32] for start in range(0, len(joined), 32)]
+
+
+def _row_count(name: str) -> int:
+    return int(name.partition("-")[0])
+
+
+def _read_identity(path: Path) -> ModelIdentity | None:
+    try:
+        identity = ModelIdentity.from_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        logger.warning("Ignored %s: %s", path, error)
+        return None
+    return identity if identity.directory == path.parent.name else None

@@ -1,0 +1,118 @@
+"""TieredStore: fast stores in front of slow ones."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kura_cache_adapters.protocols import Hits, SpaceStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from kura_cache_adapters.identity import ModelIdentity
+    from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
+
+logger = logging.getLogger(__name__)
+
+
+class TieredStore:
+    """Read from the first store to the last and fill the ones before a hit; write to all."""
+
+    def __init__(self, *stores: EmbeddingStore) -> None:
+        """Order stores from fast to slow; raise ValueError without any."""
+        if not stores:
+            message = "a TieredStore needs at least one store"
+            raise ValueError(message)
+        self.stores = stores
+
+    def space(self, identity: ModelIdentity) -> TieredSpace:
+        """Open the space of a model in every store."""
+        return TieredSpace([store.space(identity) for store in self.stores])
+
+    def spaces(self) -> list[ModelIdentity]:
+        """List the identities that any store has."""
+        return list(dict.fromkeys(i for store in self.stores for i in store.spaces()))
+
+    def close(self) -> None:
+        """Close every store."""
+        with ExitStack() as stack:
+            for store in self.stores:
+                stack.callback(store.close)
+
+    def __repr__(self) -> str:
+        """Name the class and its stores."""
+        return f"{type(self).__name__}({', '.join(map(repr, self.stores))})"
+
+
+class TieredSpace:
+    """The same model's spaces in several stores."""
+
+    def __init__(self, tiers: list[VectorSpace]) -> None:
+        """Order spaces from fast to slow."""
+        self._tiers = tiers
+
+    def get_many(self, keys: Iterable[bytes]) -> Hits:
+        """Look in each tier for what those before it did not have."""
+        wanted = list(keys)
+        hits = Hits.none()
+        for index, tier in enumerate(self._tiers):
+            missing = np.setdiff1d(np.arange(len(wanted)), hits.positions, assume_unique=True)
+            if not len(missing):
+                break
+            found = _ask(tier, [wanted[at] for at in missing])
+            if not len(found.positions):
+                hits = Hits(hits.positions, hits.vectors, hits.invalid + found.invalid)
+                continue
+            self._fill(index, [wanted[missing[at]] for at in found.positions], found.vectors)
+            hits = _joined(hits, Hits(missing[found.positions], found.vectors, found.invalid))
+        return hits
+
+    def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
+        """Write to every tier, slowest first; one that fails does not keep the others from it."""
+        wanted = list(keys)
+        with ExitStack() as stack:
+            for tier in self._tiers:
+                stack.callback(tier.put_many, wanted, vectors, durable=durable)
+
+    def delete_many(self, keys: Iterable[bytes]) -> int:
+        """Delete from every tier; return how many the fullest had."""
+        wanted = list(keys)
+        return max([tier.delete_many(wanted) for tier in self._tiers])
+
+    def keys(self) -> Iterator[bytes]:
+        """Iterate over the distinct keys of all tiers."""
+        return iter({key for tier in self._tiers for key in tier.keys()})
+
+    def stats(self) -> SpaceStats:
+        """Count what the slowest tier holds: it gets everything and evicts last."""
+        return self._tiers[-1].stats()
+
+    def _fill(self, found_in: int, keys: list[bytes], vectors: Vectors) -> None:
+        for tier in self._tiers[:found_in]:
+            try:
+                tier.put_many(keys, vectors, durable=False)
+            except Exception as error:  # noqa: BLE001 - a foreign store that cannot be filled is only slow
+                logger.warning("Could not fill %r: %s", tier, error)
+
+
+def _ask(tier: VectorSpace, keys: list[bytes]) -> Hits:
+    try:
+        return tier.get_many(keys)
+    except Exception as error:  # noqa: BLE001 - a foreign store that fails has nothing; the next may
+        logger.warning("Could not read from %r: %s", tier, error)
+        return Hits.none()
+
+
+def _joined(left: Hits, right: Hits) -> Hits:
+    if not len(left.positions):
+        return Hits(right.positions, right.vectors, left.invalid + right.invalid)
+    if left.vectors.shape[1] != right.vectors.shape[1]:
+        return left
+    positions = np.concatenate([left.positions, right.positions])
+    order = np.argsort(positions)
+    vectors = np.concatenate([left.vectors, right.vectors])[order]
+    return Hits(positions[order], vectors, left.invalid + right.invalid)

@@ -1,0 +1,41 @@
+"""What a cached model has done so far, counted from any thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kura_cache_adapters.background import ForkLock
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What a cached model has done so far, in texts unless said otherwise.
+
+    `hits` were found in the cache; `misses` were answered by the model; `duplicates` were answered
+    by the same text elsewhere in the call, or by another call's embedding of it; `stored` were
+    saved. `load_failures` and `save_failures` count batches that the cache could not read or
+    write, `invalid_entries` what was in the cache and not fit to use.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    duplicates: int = 0
+    stored: int = 0
+    load_failures: int = 0
+    save_failures: int = 0
+    invalid_entries: int = 0
+
+
+class Tally:
+    """Stats that many threads add to."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self._lock = ForkLock()
+        self.stats = CacheStats()
+
+    def add(self, **counts: int) -> None:
+        """Add to the named stats."""
+        with self._lock:
+            now = {name: getattr(self.stats, name) + count for name, count in counts.items()}
+            self.stats = replace(self.stats, **now)
