@@ -192,7 +192,7 @@ class BaseCheckpointManager(Protocol):
         """Load a checkpoint as a list of models; None when there is none or when disabled."""
 
     @abstractmethod
-    def save_checkpoint(self, filename: str, data: list[ModelT], **kwargs: Any) -> None:
+    def save_checkpoint(self, filename: str, data: Sequence[BaseModel], **kwargs: Any) -> None:
         """Save models under a name, all or nothing."""
 
     @abstractmethod

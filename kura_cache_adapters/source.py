@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters.answers import counted
+import numpy as np
+
+from kura_cache_adapters.answers import as_lists, counted, merged
 from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errors import VectorCountError
 from kura_cache_adapters.identity import ModelIdentity
@@ -83,3 +85,11 @@ class Source:
         left.difference_update(positions)
         if before - len(left) != len(positions):
             raise VectorCountError(self.name, asked, "one text's vector twice")
+
+
+async def collect(model: StreamsBatches, texts: list[str], role: Role) -> list[list[float]]:
+    """Gather a streaming model's batches into one list per text, in their order."""
+    async with aclosing(model.embed_batches(texts, role=role)) as batches:
+        parts = [part async for part in batches]
+    whole = merged(len(texts), parts) if parts else []
+    return as_lists(whole) if isinstance(whole, np.ndarray) else whole

@@ -84,7 +84,7 @@ class CheckpointSpace:
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:  # noqa: ARG002 - the manager decides
         """Save one checkpoint per entry; the first failure is raised when all were tried."""
         wanted = list(keys)
-        check_shapes(wanted, vectors)
+        check_shapes(key_matrix(wanted), vectors)
         check_dimension(self._dimension, vectors, repr(self._manager))
         with ThreadPoolExecutor(_THREADS) as threads:
             saved = [

@@ -23,6 +23,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = ".tmp"
+_PREVIOUS = ".previous"
 _STALE_SECONDS = 3600
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_BLOCK = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
@@ -68,9 +69,12 @@ def size(path: Path) -> int:
         return 0
 
 
-def previous(path: Path) -> Path:
-    """Return where a directory waits while another takes its place."""
-    return path.with_name(f".{path.name}.previous")
+def restore_previous(directory: Path) -> None:
+    """Put back directories that a killed writer had moved aside without finishing."""
+    for aside in directory.glob(f".*{_PREVIOUS}"):
+        path = aside.with_name(aside.name[1:].removesuffix(_PREVIOUS))
+        with suppress(OSError):  # another process is writing it
+            remove(aside) if path.exists() else aside.replace(path)
 
 
 @contextmanager
@@ -138,8 +142,8 @@ def _replace(temporary: Path, path: Path) -> None:
     if not path.is_dir():
         temporary.replace(path)
         return
-    # No call replaces a full directory: between the two renames a crash leaves only `previous`.
-    aside = previous(path)
+    # No call replaces a full directory: between the two renames a crash leaves only the one aside.
+    aside = path.with_name(f".{path.name}{_PREVIOUS}")
     remove(aside)
     path.replace(aside)
     temporary.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -28,26 +29,7 @@ class HFDatasetFormat:
 
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new directory; needs the extra `datasets`."""
-        batch = columns.to_batch(rows)
-        features = require("datasets", extra="datasets").Features.from_arrow_schema(batch.schema)
-        path.mkdir(mode=0o700)
-        # Not save_to_disk: it cuts the rows into batches of 1,000, which cannot be mapped as one.
-        schema = batch.schema.with_metadata(features.arrow_schema.metadata)
-        with files.create(path / _DATA_FILE) as file, pa.ipc.new_stream(file, schema) as writer:
-            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
-        _write_json(path / "dataset_info.json", {"features": features.to_dict()})
-        _write_json(
-            path / "state.json",
-            {
-                "_data_files": [{"filename": _DATA_FILE}],
-                "_fingerprint": path.name.split("-")[1][:16],
-                "_format_columns": None,
-                "_format_kwargs": {},
-                "_format_type": None,
-                "_output_all_columns": False,
-                "_split": None,
-            },
-        )
+        write_dataset(path, pa.Table.from_batches([columns.to_batch(rows)]))
 
     def read(self, path: Path) -> Segment:
         """Map the data file; only its schema is read."""
@@ -65,6 +47,30 @@ class HFDatasetStore(SegmentStore):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Name the directory; it is made by the first write."""
         super().__init__(path, HFDatasetFormat())
+
+
+def write_dataset(path: Path, table: pa.Table) -> None:
+    """Write a table to a new directory that `datasets.load_from_disk` opens.
+
+    `Dataset.save_to_disk` would cut the rows into batches of 1,000, which cannot be mapped as one.
+    """
+    datasets = require("datasets", extra="datasets")
+    features = datasets.Features.from_arrow_schema(table.schema)
+    path.mkdir(mode=0o700)
+    schema = table.schema.with_metadata(features.arrow_schema.metadata)
+    with files.create(path / _DATA_FILE) as file, pa.ipc.new_stream(file, schema) as writer:
+        writer.write_table(table.combine_chunks().replace_schema_metadata(schema.metadata))
+    _write_json(path / "dataset_info.json", {"features": features.to_dict()})
+    state = {
+        "_data_files": [{"filename": _DATA_FILE}],
+        "_fingerprint": secrets.token_hex(8),
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    _write_json(path / "state.json", state)
 
 
 def _write_json(path: Path, fields: dict[str, object]) -> None:

@@ -130,8 +130,7 @@ class MemorySpace:
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:  # noqa: ARG002 - RAM is not durable
         """Copy rows in, then evict what is too much."""
         wanted = list(keys)
-        key_matrix(wanted)
-        check_shapes(wanted, vectors)
+        check_shapes(key_matrix(wanted), vectors)
         row_bytes = vectors.shape[1] * vectors.itemsize + _ENTRY_OVERHEAD
         fitting = max(1, self._store.max_bytes // row_bytes)
         with self._store.locked():

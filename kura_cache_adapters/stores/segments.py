@@ -113,12 +113,13 @@ class SegmentSpace:
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
         wanted = list(keys)
-        if len(wanted) == 1 and (row := find_one(wanted[0], self._open.values())) is not None:
+        known = self._open  # once: another thread may replace it
+        if len(wanted) == 1 and (row := find_one(wanted[0], known.values())) is not None:
             return Hits(np.zeros(1, np.intp), row)
         search = Search(key_matrix(wanted))
-        search.visit(self._open.values())
+        search.visit(known.values())
         if not search.finished:
-            self._look_further(search)
+            self._look_further(search, known)
         if search.invalid:
             logger.warning("Ignored %d damaged entries in %s", search.invalid, self.path)
         return search.hits()
@@ -176,8 +177,7 @@ class SegmentSpace:
         with self._lock:
             self._open = {}
 
-    def _look_further(self, search: Search) -> None:
-        known = self._open
+    def _look_further(self, search: Search, known: dict[str, Segment]) -> None:
         try:
             self._refresh()
         except OSError as error:

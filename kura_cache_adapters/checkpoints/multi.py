@@ -1,0 +1,115 @@
+"""MultiCheckpointManager: several managers that act as one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from kura_cache_adapters.protocols import BaseCheckpointManager
+from kura_cache_adapters.stores import TieredStore, as_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pydantic import BaseModel
+
+    from kura_cache_adapters.protocols import ModelT
+
+SaveStrategy = Literal["all_enabled", "primary_only"]
+LoadStrategy = Literal["first_found", "priority"]
+
+
+class MultiCheckpointManager(BaseCheckpointManager):
+    """Save to several managers and load from the first that has it.
+
+    `save_strategy`: "all_enabled", or "primary_only" for the first enabled one. `load_strategy`:
+    "first_found", or "priority" for the first enabled one only. As a cache the managers' stores
+    are tiers, first to last, and every vector is written to all of them.
+    """
+
+    def __init__(
+        self,
+        managers: Sequence[BaseCheckpointManager],
+        *,
+        save_strategy: SaveStrategy = "all_enabled",
+        load_strategy: LoadStrategy = "first_found",
+    ) -> None:
+        """Order managers; raise ValueError without any, or for an unknown strategy."""
+        if not managers:
+            message = "a MultiCheckpointManager needs at least one manager"
+            raise ValueError(message)
+        if save_strategy not in {"all_enabled", "primary_only"}:
+            message = f"save_strategy must be 'all_enabled' or 'primary_only', not {save_strategy!r}"
+            raise ValueError(message)
+        if load_strategy not in {"first_found", "priority"}:
+            message = f"load_strategy must be 'first_found' or 'priority', not {load_strategy!r}"
+            raise ValueError(message)
+        self.managers = list(managers)
+        self.save_strategy = save_strategy
+        self.load_strategy = load_strategy
+        self.checkpoint_dir = self.managers[0].checkpoint_dir
+        self.enabled = bool(self._enabled())
+
+    def setup_checkpoint_dir(self) -> None:
+        """Make the directories of the enabled managers."""
+        for manager in self._enabled():
+            manager.setup_checkpoint_dir()
+
+    def open_store(self) -> TieredStore:
+        """Open the enabled managers' stores as tiers."""
+        stores = [as_store(manager) for manager in self._enabled()]
+        return TieredStore(*[store for store in stores if store is not None])
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        model_class: type[ModelT],
+        **kwargs: Any,
+    ) -> list[ModelT] | None:
+        """Load from the first manager that has it, by the load strategy; None when none has."""
+        managers = self._enabled()
+        for manager in managers[:1] if self.load_strategy == "priority" else managers:
+            found = manager.load_checkpoint(filename, model_class, **kwargs)
+            if found is not None:
+                return found
+        return None
+
+    def save_checkpoint(self, filename: str, data: Sequence[BaseModel], **kwargs: Any) -> None:
+        """Save to the managers that the save strategy names."""
+        managers = self._enabled()
+        for manager in managers[:1] if self.save_strategy == "primary_only" else managers:
+            manager.save_checkpoint(filename, data, **kwargs)
+
+    def list_checkpoints(self) -> list[str]:
+        """List the names that any enabled manager has, sorted."""
+        return sorted({name for manager in self._enabled() for name in manager.list_checkpoints()})
+
+    def delete_checkpoint(self, filename: str) -> bool:
+        """Delete from all enabled managers; tell whether any had it."""
+        return any([manager.delete_checkpoint(filename) for manager in self._enabled()])
+
+    def get_checkpoint_path(self, filename: str) -> Path:
+        """Return where the first manager keeps a checkpoint."""
+        return self.managers[0].get_checkpoint_path(filename)
+
+    def get_stats(self) -> dict[str, Any]:
+        """Describe the managers: their types, directories and numbers of checkpoints."""
+        return {
+            "enabled": self.enabled,
+            "save_strategy": self.save_strategy,
+            "load_strategy": self.load_strategy,
+            "num_managers": len(self.managers),
+            "enabled_managers": len(self._enabled()),
+            "managers": [
+                {
+                    "type": type(manager).__name__,
+                    "enabled": manager.enabled,
+                    "checkpoint_dir": manager.checkpoint_dir,
+                    "checkpoint_count": len(manager.list_checkpoints()),
+                }
+                for manager in self.managers
+            ],
+        }
+
+    def _enabled(self) -> list[BaseCheckpointManager]:
+        return [manager for manager in self.managers if manager.is_enabled()]

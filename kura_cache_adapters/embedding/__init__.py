@@ -1,0 +1,9 @@
+"""Embedding models to wrap: OpenAI, sentence-transformers, and any function."""
+
+from __future__ import annotations
+
+from kura_cache_adapters.embedding.function import CallableEmbeddingModel
+from kura_cache_adapters.embedding.openai import OpenAIEmbeddingModel
+from kura_cache_adapters.embedding.sentence_transformer import SentenceTransformerEmbeddingModel
+
+__all__ = ["CallableEmbeddingModel", "OpenAIEmbeddingModel", "SentenceTransformerEmbeddingModel"]

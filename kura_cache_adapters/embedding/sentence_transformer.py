@@ -1,0 +1,113 @@
+"""SentenceTransformerEmbeddingModel: a model on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kura_cache_adapters import background
+from kura_cache_adapters.background import ForkLock
+from kura_cache_adapters.errors import require
+from kura_cache_adapters.protocols import BaseEmbeddingModel
+from kura_cache_adapters.source import collect
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncGenerator, Sequence
+
+    from sentence_transformers import SentenceTransformer
+
+    from kura_cache_adapters.identity import Role
+
+
+class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
+    """Embed with a sentence-transformers model on this machine, outside the event loop.
+
+    A model with a query and a document prompt (or routes) embeds the two differently; one without
+    is `symmetric`. Needs the extra `sentence-transformers`.
+    """
+
+    def __init__(  # noqa: PLR0913 - Kura's arguments, and three of the model's
+        self,
+        model_name: str = "all-MiniLM-L6-v2",
+        model_batch_size: int = 128,
+        device: str = "cpu",
+        *,
+        path: str | os.PathLike[str] | None = None,
+        normalize_embeddings: bool = False,
+        **model_kwargs: Any,
+    ) -> None:
+        """Load a model by name, or from a directory `path`, which then is not part of its identity.
+
+        `model_kwargs` go to `SentenceTransformer` (prompts, truncate_dim, revision, ...).
+        """
+        package = require("sentence_transformers", extra="sentence-transformers")
+        self.model_name = model_name
+        self.normalize_embeddings = normalize_embeddings
+        self._model_batch_size = model_batch_size
+        self._revision = model_kwargs.get("revision")
+        self._encoding = ForkLock()  # tokenizers refuse to be used by two threads at once
+        self.model: SentenceTransformer = package.SentenceTransformer(
+            str(path or model_name),
+            device=device,
+            **model_kwargs,
+        )
+
+    def slug(self) -> str:
+        """Return a name for people."""
+        return f"sentence-transformers:{self.model_name}"
+
+    @property
+    def symmetric(self) -> bool:
+        """Tell whether queries and documents are embedded alike."""
+        routed = any(type(module).__name__ == "Router" for module in self.model)
+        return not routed and self._prompt("query") == self._prompt("document", "passage", "corpus")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what, beside the name, decides the vectors: prompts, truncation, modules, dtype."""
+        return {
+            "library": "sentence-transformers",
+            "revision": self._revision,
+            "prompts": dict(self.model.prompts),
+            "default_prompt_name": self.model.default_prompt_name,
+            "truncate_dim": self.model.truncate_dim,
+            "max_seq_length": self.model.max_seq_length,
+            "normalize_embeddings": self.normalize_embeddings,
+            "modules": [type(module).__name__ for module in self.model],
+            "dtype": str(self.model.dtype),
+            "backend": self.model.backend,
+        }
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents."""
+        return await collect(self, texts, "document")
+
+    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
+        """Embed search queries."""
+        return await collect(self, texts, "query")
+
+    async def embed_batches(
+        self,
+        texts: list[str],
+        *,
+        role: Role,
+    ) -> AsyncGenerator[tuple[Sequence[int], Any], None]:
+        """Yield (positions, float32 array) per batch, longest texts first: little is padded."""
+        order = sorted(range(len(texts)), key=lambda at: -len(texts[at]))
+        for start in range(0, len(order), self._model_batch_size):
+            batch = order[start : start + self._model_batch_size]
+            some = [texts[at] for at in batch]
+            yield batch, await background.in_thread("model", self._encode, some, role)
+
+    def _encode(self, texts: list[str], role: Role) -> Any:  # noqa: ANN401 - a float32 array, in stubs anything
+        encode = self.model.encode_query if role == "query" else self.model.encode_document
+        with self._encoding:
+            return encode(
+                texts,
+                batch_size=self._model_batch_size,
+                normalize_embeddings=self.normalize_embeddings,
+                show_progress_bar=False,
+            )
+
+    def _prompt(self, *names: str) -> str:
+        prompts = (self.model.prompts.get(name) for name in names)
+        return next((prompt for prompt in prompts if prompt is not None), "")

@@ -1,0 +1,33 @@
+"""Contract suites for stores and managers of any origin, and a fake model to test with.
+
+Subclass a suite in a module that pytest collects, and override its fixture:
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        def open_store(self, tmp_path):
+            return lambda: MyStore(tmp_path)
+
+The suites need pytest and hypothesis; the fake model needs neither.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kura_cache_adapters.testing.fake import FakeEmbeddingModel
+
+if TYPE_CHECKING:
+    from kura_cache_adapters.testing.checkpoints import CheckpointManagerContract
+    from kura_cache_adapters.testing.stores import StoreContract
+
+__all__ = ["CheckpointManagerContract", "FakeEmbeddingModel", "StoreContract"]
+
+_SUITES = {"CheckpointManagerContract": "checkpoints", "StoreContract": "stores"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the suites, imported when first used
+    if name not in _SUITES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_SUITES[name]}"), name)

@@ -1,0 +1,133 @@
+"""Every checkpoint manager keeps the contract of managers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kura_cache_adapters import CachedEmbeddingModel
+from kura_cache_adapters.checkpoints import (
+    HFDatasetCheckpointManager,
+    JSONLCheckpointManager,
+    MultiCheckpointManager,
+    ParquetCheckpointManager,
+)
+from kura_cache_adapters.stores import HFDatasetStore, JSONLStore, ParquetStore, TieredStore, as_store
+from kura_cache_adapters.testing import CheckpointManagerContract, FakeEmbeddingModel
+from kura_cache_adapters.testing.checkpoints import Leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kura_cache_adapters.protocols import BaseCheckpointManager
+
+
+class TestJSONLCheckpointManager(CheckpointManagerContract):
+    @pytest.fixture
+    def open_manager(self, tmp_path: Path) -> Callable[..., BaseCheckpointManager]:
+        return lambda **options: JSONLCheckpointManager(tmp_path / "checkpoints", **options)
+
+
+class TestParquetCheckpointManager(CheckpointManagerContract):
+    @pytest.fixture
+    def open_manager(self, tmp_path: Path) -> Callable[..., BaseCheckpointManager]:
+        return lambda **options: ParquetCheckpointManager(tmp_path / "checkpoints", **options)
+
+
+class TestHFDatasetCheckpointManager(CheckpointManagerContract):
+    @pytest.fixture
+    def open_manager(self, tmp_path: Path) -> Callable[..., BaseCheckpointManager]:
+        pytest.importorskip("datasets", reason="needs the extra `datasets`")
+        return lambda **options: HFDatasetCheckpointManager(tmp_path / "checkpoints", **options)
+
+
+class TestMultiCheckpointManager(CheckpointManagerContract):
+    @pytest.fixture
+    def open_manager(self, tmp_path: Path) -> Callable[..., BaseCheckpointManager]:
+        return lambda **options: MultiCheckpointManager(
+            [JSONLCheckpointManager(tmp_path / "checkpoints", **options)],
+        )
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[BaseCheckpointManager]:
+    return [JSONLCheckpointManager(tmp_path / "j"), ParquetCheckpointManager(tmp_path / "p")]
+
+
+def test_several_managers_save_everywhere_and_load_from_the_first_that_has_it(pair: Any) -> None:
+    both = MultiCheckpointManager(pair)
+    both.save_checkpoint("x", [Leaf(value=1)])
+    assert [manager.list_checkpoints() for manager in pair] == [["x"], ["x"]]
+    assert pair[0].delete_checkpoint("x")
+    assert both.load_checkpoint("x", Leaf) == [Leaf(value=1)]
+    assert MultiCheckpointManager(pair, load_strategy="priority").load_checkpoint("x", Leaf) is None
+    assert both.get_stats()["managers"][1]["checkpoint_count"] == 1
+    assert both.delete_checkpoint("x")
+    assert both.list_checkpoints() == []
+
+
+def test_the_primary_manager_alone_saves_when_told_so(pair: Any) -> None:
+    MultiCheckpointManager(pair, save_strategy="primary_only").save_checkpoint("x", [Leaf()])
+    assert [manager.list_checkpoints() for manager in pair] == [["x"], []]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"managers": []}, {"save_strategy": "none"}, {"load_strategy": "last"}],
+)
+def test_a_multi_manager_refuses_what_it_does_not_know(pair: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be|at least one"):
+        MultiCheckpointManager(**{"managers": pair, **options})
+
+
+def test_each_manager_opens_the_store_of_its_format(tmp_path: Path, pair: Any) -> None:
+    assert isinstance(as_store(pair[0]), JSONLStore)
+    assert isinstance(as_store(pair[1]), ParquetStore)
+    assert isinstance(as_store(MultiCheckpointManager(pair)), TieredStore)
+    assert as_store(JSONLCheckpointManager(tmp_path, enabled=False)) is None
+    pytest.importorskip("datasets", reason="needs the extra `datasets`")
+    assert isinstance(as_store(HFDatasetCheckpointManager(tmp_path)), HFDatasetStore)
+
+
+def test_a_cache_and_checkpoints_share_a_directory(pair: Any) -> None:
+    for manager in pair:
+        model = FakeEmbeddingModel()
+        vectors = CachedEmbeddingModel(model, manager).embed_sync(["a", "b"])
+        manager.save_checkpoint("x", [Leaf()])
+        assert manager.list_checkpoints() == ["x"]
+        assert CachedEmbeddingModel(model, manager).embed_sync(["a", "b"]) == vectors
+        assert len(model.calls) == 1
+
+
+def test_parquet_columns_are_typed_for_other_readers(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    manager = ParquetCheckpointManager(tmp_path, compression="zstd")
+    manager.save_checkpoint("x", [Leaf(value=1), Leaf(value=None)])
+    assert pq.read_table(manager.get_checkpoint_path("x")).to_pydict() == {
+        "kind": ["leaf", "leaf"],
+        "value": [1, None],
+    }
+    with pytest.raises(ValueError, match="compression"):
+        ParquetCheckpointManager(tmp_path, compression="lzma")  # type: ignore[arg-type]
+
+
+def test_a_directory_that_cannot_be_made_is_only_a_warning(tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "file").write_text("in the way")
+    manager = JSONLCheckpointManager(tmp_path / "file" / "below")
+    assert "No checkpoint directory" in caplog.text
+    with pytest.raises(OSError, match="file"):
+        manager.save_checkpoint("x", [Leaf()])
+    model = FakeEmbeddingModel()
+    assert CachedEmbeddingModel(model, manager).embed_sync(["a"]) == model.lists(["a"])
+
+
+def test_a_save_killed_between_its_renames_loses_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="needs the extra `datasets`")
+    manager = HFDatasetCheckpointManager(tmp_path)
+    manager.save_checkpoint("x", [Leaf(value=1)])
+    (tmp_path / "x").rename(tmp_path / ".x.previous")
+    assert manager.list_checkpoints() == ["x"]
+    assert manager.load_checkpoint("x", Leaf) == [Leaf(value=1)]
