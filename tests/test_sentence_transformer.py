@@ -1,0 +1,92 @@
+"""SentenceTransformerEmbeddingModel with the real all-MiniLM-L6-v2."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sentence_transformers", reason="needs the extra `sentence-transformers`")
+
+from kura_cache_adapters import CachedEmbeddingModel, SentenceTransformerEmbeddingModel  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXTS = ["A cat sits on the mat.", "Interest rates rose again.", "short", "A kitten rests on a rug. " * 9]
+
+
+@pytest.fixture(scope="module")
+def model(minilm: Path) -> SentenceTransformerEmbeddingModel:
+    return SentenceTransformerEmbeddingModel(path=minilm)
+
+
+async def test_vectors_are_those_of_the_library(model: Any) -> None:
+    ours = np.array(await model.embed(TEXTS), np.float32)
+    assert np.abs(ours - model.model.encode(TEXTS)).max() < 1e-6
+    assert ours.shape == (4, 384)
+
+
+async def test_cached_vectors_are_bit_for_bit_those_of_the_model(model: Any, tmp_path: Path) -> None:
+    cached = CachedEmbeddingModel(model, tmp_path)
+    first = await cached.embed_array(TEXTS)
+    again = await CachedEmbeddingModel(model, tmp_path).embed_array(TEXTS)
+    assert first.dtype == again.dtype == np.float32
+    assert first.tobytes() == again.tobytes()
+    assert cached.stats.stored == 4
+
+
+async def test_the_cache_gets_arrays_and_the_loop_is_free_meanwhile(model: Any) -> None:
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.001)
+
+    ticking = asyncio.ensure_future(tick())
+    batches = [vectors async for _, vectors in model.embed_batches(TEXTS * 20, role="document")]
+    ticking.cancel()
+    assert {(type(vectors), vectors.dtype.name) for vectors in batches} == {(np.ndarray, "float32")}
+    assert ticks > 5
+
+
+async def test_prompts_make_queries_and_documents_differ(minilm: Path, tmp_path: Path) -> None:
+    prompts = {"query": "query: ", "document": "passage: "}
+    model = SentenceTransformerEmbeddingModel(path=minilm, prompts=prompts)
+    cached = CachedEmbeddingModel(model, tmp_path)
+    for _ in range(2):
+        document, query = await cached.embed(["cat"]), await cached.embed_queries(["cat"])
+        assert np.abs(np.array(document) - model.model.encode(["passage: cat"])).max() < 1e-6
+        assert np.abs(np.array(query) - model.model.encode(["query: cat"])).max() < 1e-6
+    assert not model.symmetric
+    assert cached.stats.misses == 2
+
+
+def test_what_changes_the_vector_changes_the_key_and_nothing_else_does(model: Any, minilm: Path) -> None:
+    def key(**options: Any) -> str:
+        return CachedEmbeddingModel(SentenceTransformerEmbeddingModel(path=minilm, **options)).cache_key("x")
+
+    plain = CachedEmbeddingModel(model).cache_key("x")
+    assert model.symmetric
+    assert plain == key(model_batch_size=3)
+    keys = {
+        plain,
+        key(normalize_embeddings=True),
+        key(truncate_dim=128),
+        key(prompts={"document": "passage: "}),
+        key(model_name="fine-tuned"),
+    }
+    assert len(keys) == 5
+
+
+def test_threads_may_share_a_model(model: Any, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    cached = CachedEmbeddingModel(model, tmp_path)
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda at: cached.embed_sync([f"text {at}", "shared"]), range(8)))
+    assert all(answer[1] == answers[0][1] for answer in answers)
