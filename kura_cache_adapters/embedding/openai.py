@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -162,12 +164,13 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
     def _on_this_loop(self) -> _Line:
         """Return a client that no other loop has used: its connections belong to one."""
         loop = asyncio.get_running_loop()
-        if self._line is None:
+        if self._line is None or self._line.loop is not loop:
+            if self._line is not None:  # after a fork: the connections belong to the parent
+                fresh = require("openai", extra="openai").DefaultAsyncHttpxClient()
+                self.client = self.client.copy(http_client=fresh)
             self._line = _Line(loop, self.client, asyncio.Semaphore(self._n_concurrent_jobs))
-        elif self._line.loop is not loop:  # after a fork
-            fresh = require("openai", extra="openai").DefaultAsyncHttpxClient()
-            self.client = self.client.copy(http_client=fresh)
-            self._line = _Line(loop, self.client, asyncio.Semaphore(self._n_concurrent_jobs))
+            if self.client is not self._given:
+                weakref.finalize(self, _hang_up, self._line, os.getpid()).atexit = False
         return self._line
 
 
@@ -178,6 +181,12 @@ class _Line:
     loop: asyncio.AbstractEventLoop
     client: AsyncOpenAI
     places: asyncio.Semaphore
+
+
+def _hang_up(line: _Line, owner: int) -> None:
+    """Close a client on its own loop; left to the garbage collector, its sockets would leak."""
+    if os.getpid() == owner and line.loop.is_running():
+        asyncio.run_coroutine_threadsafe(line.client.close(), line.loop)
 
 
 def _batches(texts: list[str], size: int) -> Iterator[list[int]]:

@@ -196,9 +196,11 @@ class SegmentSpace:
                     opened = {name: self._open.get(name) or self._try(name) for name in names}
                 except FileNotFoundError:  # merged away since it was listed
                     continue
-                break
-            self._names = frozenset(names)
-            self._open = {name: segment for name, segment in opened.items() if segment is not None}
+                self._names = frozenset(names)
+                self._open = {name: part for name, part in opened.items() if part is not None}
+                return
+        message = f"{self.path} changes faster than it can be listed"
+        raise BlockingIOError(message)
 
     def _list(self) -> set[str]:
         """List segment names. A name may move during a listing: two must agree."""
@@ -226,7 +228,11 @@ class SegmentSpace:
             logger.warning("Ignored the segment %s: %s", self.path / name, error)
             return None
         except FileNotFoundError:
-            raise
+            if not os.path.lexists(self.path / name):
+                raise
+            self._unusable.add(name)
+            logger.warning("Ignored the segment %s: its data is gone", self.path / name)
+            return None
         except OSError as error:  # no file descriptor left, no permission: it may work next time
             logger.warning("Could not open the segment %s: %s", self.path / name, error)
             return None

@@ -1,0 +1,325 @@
+"""Broken storage: the answer is the bare model's, with one warning, and no vector is wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from kura_cache_adapters import CachedEmbeddingModel, TieredStore, open_store
+from kura_cache_adapters.stores import ArrowStore, MemoryStore, ParquetStore
+from kura_cache_adapters.testing import FakeEmbeddingModel
+from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+TEXTS = [f"text {at}" for at in range(40)]
+SCHEMES = ["arrow", "parquet", "jsonl", "hf"]
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request: pytest.FixtureRequest) -> str:
+    if request.param == "hf":
+        pytest.importorskip("datasets", reason="needs the extra `datasets`")
+    scheme: str = request.param
+    return scheme
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 256 KiB; where that is not allowed, there is nothing to test."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def assert_like_the_bare_model(cache: object, caplog: Any, warnings: int = 1) -> CachedEmbeddingModel:
+    model = FakeEmbeddingModel(dimension=384)
+    cached = CachedEmbeddingModel(model, cache)  # type: ignore[arg-type]
+    for _ in range(3):
+        assert cached.embed_sync(TEXTS) == model.lists(TEXTS)
+    assert len(model.calls) == 3
+    assert [record.levelname for record in caplog.records].count("WARNING") == warnings
+    assert cached.stats.save_failures == 3
+    return cached
+
+
+def test_a_full_disk(small_disk: Path, scheme: str, caplog: Any) -> None:
+    (small_disk / "full").write_bytes(bytes(200_000))
+    cached = assert_like_the_bare_model(f"{scheme}://{small_disk}/cache", caplog)
+    (small_disk / "full").unlink()
+    cached.embed_sync(TEXTS)
+    assert cached.stats.stored == len(TEXTS)
+    cached.embed_sync(TEXTS)
+    assert cached.stats.hits == len(TEXTS)
+
+
+def test_a_read_only_file_system(small_disk: Path, scheme: str, caplog: Any) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert_like_the_bare_model(f"{scheme}://{small_disk}/cache", caplog)
+
+
+def test_a_file_where_the_directory_should_be(tmp_path: Path, scheme: str, caplog: Any) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert_like_the_bare_model(f"{scheme}://{tmp_path}/file", caplog, warnings=2)  # read and write
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_dangling_link(tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert_like_the_bare_model(tmp_path / "link", caplog)
+
+
+def test_a_directory_that_vanishes_is_made_again(tmp_path: Path, scheme: str, caplog: Any) -> None:
+    model = FakeEmbeddingModel()
+    cached = CachedEmbeddingModel(model, f"{scheme}://{tmp_path}/cache")
+    cached.embed_sync(["a"])
+    shutil.rmtree(tmp_path / "cache")
+    assert cached.embed_sync(["a", "b"]) == model.lists(["a", "b"])
+    again = CachedEmbeddingModel(model, f"{scheme}://{tmp_path}/cache")
+    assert again.embed_sync(["b"]) == model.lists(["b"])
+    assert model.calls == [["a"], ["b"]] or model.calls == [["a"], ["a", "b"]]
+    assert not caplog.records
+
+
+class Broken:
+    """A store of somebody's whose every method fails, but for `space` when it opens."""
+
+    def __init__(self, *, opens: bool) -> None:
+        self.opens = opens
+
+    def space(self, _: object) -> Broken:
+        if not self.opens:
+            self.fail()
+        return self
+
+    def fail(self, *_: object, **__: object) -> Any:
+        raise RuntimeError("broken")
+
+    spaces = close = get_many = put_many = fail
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_foreign_store_that_fails(opens: bool, caplog: Any) -> None:  # noqa: FBT001
+    assert_like_the_bare_model(Broken(opens=opens), caplog, warnings=2)
+
+
+def test_a_failing_tier_leaves_the_others_at_work(tmp_path: Path, caplog: Any) -> None:
+    model = FakeEmbeddingModel()
+    store = TieredStore(Broken(opens=True), ArrowStore(tmp_path))  # type: ignore[arg-type]
+    assert CachedEmbeddingModel(model, store).embed_sync(TEXTS) == model.lists(TEXTS)
+    assert CachedEmbeddingModel(model, store).embed_sync(TEXTS) == model.lists(TEXTS)
+    assert len(model.calls) == 1
+    assert "Could not read from" in caplog.text
+
+
+def segments(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file() and file.name != "identity.json")
+
+
+def cut_to(size: Callable[[int], int]) -> Callable[[Path], None]:
+    return lambda file: os.truncate(file, size(file.stat().st_size))
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[random.Random(len(content)).randrange(len(content))] ^= 4
+    file.write_bytes(content)
+
+
+def replace_by_directory(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def replace_by_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_to(lambda _: 0),
+        cut_to(lambda _: 1),
+        cut_to(lambda size: size // 2),
+        cut_to(lambda size: size - 1),
+        flip,
+        lambda file: file.write_bytes(bytes(file.stat().st_size)),
+        lambda file: file.write_bytes(os.urandom(5000)),
+        lambda file: file.write_bytes(file.read_bytes() * 2),
+        lambda file: file.unlink(),
+        replace_by_directory,
+        replace_by_fifo,
+    ],
+    ids=["0", "1", "half", "end-1", "flip", "zeroed", "garbage", "doubled", "deleted", "directory", "fifo"],
+)
+@pytest.mark.parametrize("was_open", [True, False])
+def test_damaged_files_are_misses_and_what_is_stored_next_is_found(
+    tmp_path: Path,
+    scheme: str,
+    damage: Callable[[Path], object],
+    was_open: bool,  # noqa: FBT001
+) -> None:
+    model = FakeEmbeddingModel(dimension=64)
+    cached = CachedEmbeddingModel(model, f"{scheme}://{tmp_path}")
+    cached.embed_sync(TEXTS)
+    if was_open:
+        cached.embed_sync(TEXTS)
+    for file in segments(tmp_path):
+        damage(file)
+    for _ in range(2):
+        assert cached.embed_sync([*TEXTS, "new"]) == model.lists([*TEXTS, "new"])
+    # A process that had the file open may go on with it; one that opens it now may not.
+    again = CachedEmbeddingModel(model, f"{scheme}://{tmp_path}")
+    assert again.embed_sync([*TEXTS, "new"]) == model.lists([*TEXTS, "new"])
+    calls = len(model.calls)
+    for healed in (cached, again, CachedEmbeddingModel(model, f"{scheme}://{tmp_path}")):
+        assert healed.embed_sync([*TEXTS, "new"]) == model.lists([*TEXTS, "new"])
+        assert healed.stats.load_failures == 0
+    assert len(model.calls) == calls
+
+
+def test_no_flipped_bit_makes_a_wrong_vector(tmp_path: Path, scheme: str) -> None:
+    model = FakeEmbeddingModel()
+    url = f"{scheme}://{tmp_path}/cache"
+    CachedEmbeddingModel(model, url).embed_sync(TEXTS)
+    chance = random.Random(0)
+    for file in segments(tmp_path):
+        whole = file.read_bytes()
+        for _ in range(150):
+            content = bytearray(whole)
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+            file.write_bytes(content)
+            space = open_store(url).space(CachedEmbeddingModel(model)._identity)  # noqa: SLF001
+            keys = [bytes.fromhex(CachedEmbeddingModel(model).cache_key(text)) for text in TEXTS]
+            hits = space.get_many(keys)
+            expected = model.array([TEXTS[at] for at in hits.positions])
+            assert np.array_equal(hits.vectors.reshape(-1, 8), expected)
+        file.write_bytes(whole)
+
+
+def test_two_exchanged_values_are_misses(tmp_path: Path) -> None:
+    space = open_store(f"jsonl://{tmp_path}").space(IDENTITY)
+    space.put_many(map(key_of, [1, 2]), vectors_of([1, 2]))
+    (file,) = segments(tmp_path)
+    header, one, two = file.read_bytes().splitlines(keepends=True)
+    at = one.index(b'"checksum"')
+    file.write_bytes(header + one[:at] + two[at:] + two[:at] + one[at:])
+    hits = open_store(f"jsonl://{tmp_path}").space(IDENTITY).get_many(map(key_of, [1, 2]))
+    assert hits.positions.tolist() == []
+    assert hits.invalid == 2
+
+
+def test_another_models_files_put_in_place_are_misses(tmp_path: Path, scheme: str) -> None:
+    one, two = FakeEmbeddingModel("one"), FakeEmbeddingModel("two")
+    for model in (one, two):
+        CachedEmbeddingModel(model, f"{scheme}://{tmp_path}").embed_sync(TEXTS)
+    first, second = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+    for model in (one, two):
+        cached = CachedEmbeddingModel(model, f"{scheme}://{tmp_path}")
+        assert cached.embed_sync(TEXTS) == model.lists(TEXTS)
+    assert len(open_store(f"{scheme}://{tmp_path}").spaces()) == 1
+
+
+def test_merged_segments_hold_what_their_parts_held(tmp_path: Path, scheme: str) -> None:
+    space = open_store(f"{scheme}://{tmp_path}").space(IDENTITY)
+    for number in range(130):
+        space.put_many([key_of(number), key_of(0)], vectors_of([number, 0]))
+        assert len(space.get_many([key_of(number)]).positions) == 1
+    assert space.stats().parts < 25
+    hits = open_store(f"{scheme}://{tmp_path}").space(IDENTITY).get_many(map(key_of, range(130)))
+    assert np.array_equal(hits.vectors, vectors_of(list(range(130))))
+
+
+def test_a_merge_sets_damaged_rows_aside_and_never_deletes_them(tmp_path: Path) -> None:
+    space = ArrowStore(tmp_path).space(IDENTITY)
+    for number in range(7):
+        space.put_many([key_of(number), key_of(number + 100)], vectors_of([number, number + 100]))
+    damaged = next(f for f in segments(tmp_path) if vectors_of([3]).tobytes() in f.read_bytes())
+    damaged.write_bytes(damaged.read_bytes().replace(vectors_of([3]).tobytes(), vectors_of([9]).tobytes()))
+    fresh = ArrowStore(tmp_path).space(IDENTITY)
+    fresh.put_many([key_of(7)], vectors_of([7]))
+    fresh.put_many([key_of(8), key_of(108)], vectors_of([8, 108]))
+    hits = fresh.get_many(map(key_of, [*range(9), *range(100, 107)]))
+    assert sorted({*range(16)} - {*hits.positions.tolist()}) == [3]
+    assert [file.name for file in segments(tmp_path) if file.name.endswith(".damaged")] == [
+        f"{damaged.name}.damaged",
+    ]
+
+
+def test_files_are_their_owners_alone(tmp_path: Path, scheme: str) -> None:
+    before = os.umask(0)
+    try:
+        CachedEmbeddingModel(FakeEmbeddingModel(), f"{scheme}://{tmp_path}/cache").embed_sync(TEXTS)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "cache").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
+
+
+def test_compressed_parquet_is_smaller_than_the_raw_vectors(tmp_path: Path) -> None:
+    space = ParquetStore(tmp_path, compression="zstd").space(IDENTITY)
+    vectors = vectors_of(list(range(400)), 384) / 20
+    space.put_many(map(key_of, range(400)), vectors)
+    assert space.stats().nbytes < 0.95 * vectors.nbytes
+    assert np.array_equal(space.get_many(map(key_of, range(400))).vectors, vectors)
+
+
+def test_memory_evicts_what_was_used_least_recently() -> None:
+    store = MemoryStore(max_bytes=100 * (5 * 4 + 200))
+    one, two = store.space(IDENTITY), store.space(open_identity := type(IDENTITY).of("another"))
+    for number in range(60):
+        one.put_many([key_of(number)], vectors_of([number]))
+    one.get_many(map(key_of, range(10)))
+    for number in range(60):
+        two.put_many([key_of(number)], vectors_of([number]))
+    assert one.stats().nbytes + two.stats().nbytes <= store.max_bytes
+    assert len(one.get_many(map(key_of, range(10))).positions) == 10
+    assert len(one.get_many(map(key_of, range(10, 20))).positions) == 0
+    assert np.array_equal(two.get_many(map(key_of, range(60))).vectors, vectors_of(list(range(60))))
+    assert store.spaces() == [IDENTITY, open_identity]
+    one.put_many(map(key_of, range(1000)), vectors_of(list(range(1000))))
+    assert one.stats().nbytes <= store.max_bytes
+    with pytest.raises(ValueError, match="max_bytes"):
+        MemoryStore(max_bytes=0)
+
+
+def test_tiers_fill_upwards_and_are_all_written(tmp_path: Path) -> None:
+    fast, slow = MemoryStore(), ArrowStore(tmp_path)
+    slow.space(IDENTITY).put_many(map(key_of, [1, 2]), vectors_of([1, 2]))
+    space = TieredStore(fast, slow).space(IDENTITY)
+    assert np.array_equal(space.get_many(map(key_of, [2, 5, 1])).vectors, vectors_of([2, 1]))
+    assert sorted(fast.space(IDENTITY).keys()) == sorted(map(key_of, [1, 2]))
+    space.put_many([key_of(3)], vectors_of([3]))
+    assert len(fast.space(IDENTITY).get_many([key_of(3)]).positions) == 1
+    assert len(slow.space(IDENTITY).get_many([key_of(3)]).positions) == 1
+    with pytest.raises(ValueError, match="at least one"):
+        TieredStore()
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "memory://path", "arrow://"])
+def test_an_unknown_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="://"):
+        open_store(url)
+
+
+def test_a_relative_path_is_fixed_when_the_store_is_opened(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = ArrowStore("cache")
+    monkeypatch.chdir("/")
+    store.space(IDENTITY).put_many([key_of(1)], vectors_of([1]))
+    assert (tmp_path / "cache").is_dir()
