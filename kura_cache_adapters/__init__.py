@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         OpenAIEmbeddingModel,
         SentenceTransformerEmbeddingModel,
     )
+    from kura_cache_adapters.kura import summarise_conversations
     from kura_cache_adapters.stores import (
         ArrowStore,
         HFDatasetStore,
@@ -74,10 +75,12 @@ __all__ = [
     "VectorCountError",
     "VectorSpace",
     "open_store",
+    "summarise_conversations",
 ]
 
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names, imported when first used
-    for room in ("stores.checkpoint", "stores", "checkpoints", "embedding"):
+    for room in ("stores", "stores.checkpoint", "checkpoints", "embedding", "kura"):
         if name in __all__ and hasattr(module := import_module(f"{__name__}.{room}"), name):
             return getattr(module, name)
     message = f"module {__name__!r} has no attribute {name!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def exact_matrix(answer: Sequence[Any]) -> Vectors | None:
     if matrix.ndim != 2 or not matrix.shape[1]:  # noqa: PLR2004 - a matrix
         return None
     if matrix.dtype in (np.float32, np.float64):
-        return narrowed(matrix)
+        return narrowed(cast("Vectors", matrix))
     if matrix.dtype.kind not in "iuf":
         return None
     wide = matrix.astype(np.float64)
@@ -51,14 +51,13 @@ def narrowed(vectors: Vectors) -> Vectors:
         with np.errstate(over="ignore", under="ignore"):
             narrow = vectors.astype(np.float32)
         if np.array_equal(narrow, vectors, equal_nan=True):
-            return np.ascontiguousarray(narrow)
-    return np.ascontiguousarray(vectors)
+            vectors = narrow
+    return cast("Vectors", np.ascontiguousarray(vectors))
 
 
 def finite_rows(vectors: Vectors) -> NDArray[np.bool_]:
     """Tell which rows hold finite numbers only, shape (N,) bool."""
-    finite: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
-    return finite
+    return cast("NDArray[np.bool_]", np.isfinite(vectors).all(axis=1))
 
 
 def as_lists(vectors: Vectors) -> list[list[float]]:

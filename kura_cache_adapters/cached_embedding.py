@@ -93,13 +93,9 @@ class CachedEmbeddingModel:
         self,
         /,
         embedding_model: BaseEmbeddingModel,
-        cache_manager: SupportsCheckpoints
-        | EmbeddingStore
-        | str
-        | os.PathLike[str]
-        | None = None,
+        cache_manager: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None = None,
         *,
-        options: CacheOptions = CacheOptions(),  # noqa: B008 - frozen
+        options: CacheOptions = CacheOptions(),
         **key_kwargs: Any,
     ) -> None:
         """Wrap a model; every keyword but `options` becomes part of the cache key.

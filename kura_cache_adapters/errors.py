@@ -47,7 +47,5 @@ def require(package: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != package.partition(".")[0]:
             raise
-        message = (
-            f"{package} is not installed. Install it with: pip install 'kura-cache-adapters[{extra}]'"
-        )
+        message = f"{package} is not installed. Install it with: pip install 'kura-cache-adapters[{extra}]'"
         raise MissingExtraError(message, name=package) from error

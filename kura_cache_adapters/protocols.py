@@ -16,11 +16,12 @@ from typing import (
 )
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from kura_cache_adapters.identity import ModelIdentity, Role
 

@@ -14,6 +14,8 @@ from kura_cache_adapters.testing import FakeEmbeddingModel
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from typing_extensions import Self
+
 Fault = Literal["429", "500", "400", "late", "reversed", "short", "same index", "lists"]
 
 
@@ -36,13 +38,13 @@ class OpenAIServer:
 
     @property
     def texts(self) -> list[str]:
-        return [text for request in self.requests for text in request["input"]]
+        return [text for request in self.requests for text in request.get("input", ())]
 
     @staticmethod
     def lists(texts: list[str], model: str = "text-embedding-3-small", dimensions: int = 8) -> Any:
         return FakeEmbeddingModel(model, dimension=dimensions).lists(texts)
 
-    def __enter__(self) -> OpenAIServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -71,7 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(0.3 if fault == "late" else 0.01)
         with server.lock:
             server.at_once -= 1
-        if fault in {"429", "500", "400"}:
+        if self.path.endswith("/chat/completions"):
+            self._send(200, _completion(request))
+        elif fault in {"429", "500", "400"}:
             self._send(int(fault), {"error": {"message": f"told to answer {fault}", "type": "test"}})
         else:
             self._send(200, self._answer(request, fault))
@@ -107,3 +111,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Be quiet."""
+
+
+def _completion(request: dict[str, Any]) -> dict[str, Any]:
+    """Call the tool that the request offers, as Kura's summary model expects."""
+    asked = request["messages"][-1]["content"]
+    function = {
+        "name": request["tools"][0]["function"]["name"],
+        "arguments": json.dumps({"summary": f"A conversation of {len(asked)} characters."}),
+    }
+    call = {"id": "call_1", "type": "function", "function": function}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": request["model"],
+        "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+    }

@@ -125,15 +125,15 @@ def test_the_slug_says_that_a_cache_is_on(cached: Any) -> None:
 
 
 def test_a_cached_model_is_an_embedding_model(cached: Any, model: Any) -> None:
-    assert isinstance(cached, BaseEmbeddingModel)
     assert cached.embedding_model is model
     assert cached.model_name == "fake"
+    assert isinstance(cached, BaseEmbeddingModel)
 
 
 @pytest.mark.parametrize("name", [None, "", 3])
 def test_a_model_without_a_name_is_refused(model: Any, name: Any) -> None:
     class BadModel(BaseEmbeddingModel):
-        async def embed(self, texts: list[str]) -> list[list[float]]:
+        async def embed(self, texts: list[str]) -> list[list[float]]:  # noqa: ARG002
             return []
 
         def slug(self) -> str:
@@ -173,10 +173,10 @@ async def test_misses_are_embedded_and_stored_chunk_by_chunk(model: Any, tmp_pat
 
 
 async def test_a_failing_model_loses_nothing_that_it_had_returned(model: Any, tmp_path: Path) -> None:
-    class Boom(Exception):
+    class BoomError(Exception):
         pass
 
-    error = Boom("of the model's own")
+    error = BoomError("of the model's own")
 
     def fail(texts: list[str]) -> None:
         if "1000" in texts:
@@ -184,7 +184,7 @@ async def test_a_failing_model_loses_nothing_that_it_had_returned(model: Any, tm
 
     texts = [f"{at}" for at in range(1001)]
     model.fault = fail
-    with pytest.raises(Boom) as caught:
+    with pytest.raises(BoomError) as caught:
         await CachedEmbeddingModel(model, tmp_path).embed(texts)
     assert caught.value is error
     model.fault = None
@@ -285,7 +285,7 @@ async def test_a_result_never_mixes_two_dimensions(tmp_path: Path, caplog: Any) 
         lambda rows: [np.array(row, np.float32) for row in rows],
         lambda rows: [tuple(row) for row in rows],
         lambda rows: (row for row in rows),
-        lambda rows: np.asfortranarray(rows),
+        np.asfortranarray,
     ],
 )
 async def test_any_shape_of_a_right_answer_is_welcome(tmp_path: Path, convert: Any) -> None:
@@ -351,7 +351,18 @@ async def test_progress_shows_a_bar_for_what_is_missing(model: Any, tmp_path: Pa
 
 
 async def test_awkward_texts_come_back(cached: Any, model: Any) -> None:
-    texts = ["", " ", "\0", "a\0", "é", "e\u0301", "\ud800", "\udfff\ud800", "x" * 10_000_000, "x" * 9_999_999]
+    texts = [
+        "",
+        " ",
+        "\0",
+        "a\0",
+        "é",
+        "e\u0301",
+        "\ud800",
+        "\udfff\ud800",
+        "x" * 10_000_000,
+        "x" * 9_999_999,
+    ]
     assert await cached.embed(texts) == model.lists(texts)
     assert await cached.embed(texts) == model.lists(texts)
     assert len(model.calls) == 1

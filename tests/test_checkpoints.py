@@ -78,7 +78,7 @@ def test_the_primary_manager_alone_saves_when_told_so(pair: Any) -> None:
     [{"managers": []}, {"save_strategy": "none"}, {"load_strategy": "last"}],
 )
 def test_a_multi_manager_refuses_what_it_does_not_know(pair: Any, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be|at least one"):
+    with pytest.raises(ValueError, match=r"must be|at least one"):
         MultiCheckpointManager(**{"managers": pair, **options})
 
 
@@ -102,7 +102,7 @@ def test_a_cache_and_checkpoints_share_a_directory(pair: Any) -> None:
 
 
 def test_parquet_columns_are_typed_for_other_readers(tmp_path: Path) -> None:
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow.parquet as pq
 
     manager = ParquetCheckpointManager(tmp_path, compression="zstd")
     manager.save_checkpoint("x", [Leaf(value=1), Leaf(value=None)])

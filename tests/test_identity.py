@@ -44,7 +44,10 @@ def test_two_requests_share_a_key_exactly_when_they_are_the_same(left: Any, righ
 
 
 def test_the_key_is_what_the_format_document_says() -> None:
-    head = b'{"model_name":"m\\u00fc","parameters":{"a":[1,2.0,null],"b":true},"role":"query","source":{},"version":1}'
+    head = (
+        b'{"model_name":"m\\u00fc","parameters":{"a":[1,2.0,null],"b":true},'
+        b'"role":"query","source":{},"version":1}'
+    )
     identity = ModelIdentity.of("mü", {"b": True, "a": (1, 2.0, None)})
     assert identity.head("query") == head + b"\0"
     assert text_keys(identity.head("query"), ["é"]) == [sha256(head + b"\0\xc3\xa9").digest()]
@@ -52,7 +55,9 @@ def test_the_key_is_what_the_format_document_says() -> None:
 
 def test_keys_never_change_between_releases() -> None:
     model = CachedEmbeddingModel(FakeEmbeddingModel("text-embedding-3-small"), temperature=0.5)
-    assert model.cache_key("Hello world") == "f8211962504df246011e72403af8bcb701bd9df2dc24f28b8cdad806893f24ac"
+    assert (
+        model.cache_key("Hello world") == "f8211962504df246011e72403af8bcb701bd9df2dc24f28b8cdad806893f24ac"
+    )
 
 
 AWKWARD = ["", " ", "\0", "a\0", "a", "A", "é", "e\u0301", "\ud800", "\udfff", "\U0010ffff", "x" * 10_000_000]
@@ -66,8 +71,8 @@ def test_awkward_texts_have_keys_of_their_own() -> None:
 @pytest.mark.parametrize("name", ["text", "model_name", "role", "source", "version", "self", "parameters"])
 def test_no_keyword_shadows_a_field(name: str) -> None:
     plain = CachedEmbeddingModel(FakeEmbeddingModel())
-    named = CachedEmbeddingModel(FakeEmbeddingModel(), **{name: "fake"})
-    other = CachedEmbeddingModel(FakeEmbeddingModel(), **{name: "other"})
+    named = CachedEmbeddingModel(FakeEmbeddingModel(), **{name: "fake"})  # type: ignore[arg-type]
+    other = CachedEmbeddingModel(FakeEmbeddingModel(), **{name: "other"})  # type: ignore[arg-type]
     assert len({model.cache_key("fake") for model in (plain, named, other)}) == 3
 
 
@@ -122,11 +127,13 @@ def test_an_identity_is_written_down_and_read_back() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", "null", "[" * 100_000, '{"version":2}', '{"version":1,"model_name":3}']
-    + ['{"version":1,"model_name":"m","parameters":3,"source":{}}', b"\xff"],
+    [
+        *["", "[]", "{}", "null", "[" * 100_000, '{"version":2}', '{"version":1,"model_name":3}'],
+        *['{"version":1,"model_name":"m","parameters":3,"source":{}}', b"\xff"],
+    ],
 )
 def test_what_is_no_identity_is_refused(text: str | bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"not|key version|Expecting|decode"):
         ModelIdentity.from_json(text)
 
 

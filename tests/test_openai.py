@@ -114,7 +114,7 @@ def test_it_works_after_a_fork_on_both_sides(openai_server: OpenAIServer, tmp_pa
 def test_it_pickles_without_its_key_unless_the_client_was_given(openai_server: OpenAIServer) -> None:
     content = pickle.dumps(OpenAIEmbeddingModel(dimensions=3))
     assert b"MARKED" not in content
-    model = pickle.loads(content)  # noqa: S301 - our own
+    model = pickle.loads(content)
     assert asyncio.run(model.embed(["a"])) == openai_server.lists(["a"], dimensions=3)
     with pytest.raises(TypeError, match="client=None"):
         pickle.dumps(OpenAIEmbeddingModel(client=openai.AsyncOpenAI()))
@@ -147,7 +147,9 @@ def test_what_changes_the_vector_changes_the_key_and_nothing_else_does(tmp_path:
     assert plain != key(OpenAIEmbeddingModel(client=other))
 
 
-async def test_no_secret_is_written_or_logged(openai_server: OpenAIServer, tmp_path: Path, caplog: Any) -> None:
+async def test_no_secret_is_written_or_logged(
+    openai_server: OpenAIServer, tmp_path: Path, caplog: Any
+) -> None:
     caplog.set_level("DEBUG", "kura_cache_adapters")
     client = openai.AsyncOpenAI(base_url=openai_server.url.replace("://", "://user:MARKED@"))
     for model in (OpenAIEmbeddingModel(), OpenAIEmbeddingModel(client=client)):
@@ -160,7 +162,9 @@ async def test_no_secret_is_written_or_logged(openai_server: OpenAIServer, tmp_p
     assert not any(b"MARKED" in path.read_bytes() for path in written)
 
 
-@pytest.mark.parametrize("options", [{"model_batch_size": 0}, {"model_batch_size": 2049}, {"n_concurrent_jobs": 0}])
+@pytest.mark.parametrize(
+    "options", [{"model_batch_size": 0}, {"model_batch_size": 2049}, {"n_concurrent_jobs": 0}]
+)
 def test_numbers_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
         OpenAIEmbeddingModel(**options)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("sentence_transformers", reason="needs the extra `sentence-transformers`")
 
-from kura_cache_adapters import CachedEmbeddingModel, SentenceTransformerEmbeddingModel  # noqa: E402
+from kura_cache_adapters import CachedEmbeddingModel, SentenceTransformerEmbeddingModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +84,7 @@ def test_what_changes_the_vector_changes_the_key_and_nothing_else_does(model: An
 
 
 def test_threads_may_share_a_model(model: Any, tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+    from concurrent.futures import ThreadPoolExecutor
 
     cached = CachedEmbeddingModel(model, tmp_path)
     with ThreadPoolExecutor(4) as threads:

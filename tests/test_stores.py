@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kura_cache_adapters.checkpoints import (
-    HFDatasetCheckpointManager,
     JSONLCheckpointManager,
-    MultiCheckpointManager,
-    ParquetCheckpointManager,
 )
 from kura_cache_adapters.stores import (
     ArrowStore,
@@ -20,7 +17,6 @@ from kura_cache_adapters.stores import (
     MemoryStore,
     ParquetStore,
     TieredStore,
-    as_store,
 )
 from kura_cache_adapters.testing import StoreContract
 

@@ -61,6 +61,6 @@ def _plain_type(values: Iterable[Any]) -> pa.DataType | None:
         plain = _plain_type(inner)
         nested = plain is None or pa.types.is_list(plain) or None in inner
         return None if nested else pa.list_(plain)
-    if len(types) != 1 or types == {int} and not all(value in _INT64 for value in present):
+    if len(types) != 1 or (types == {int} and not all(value in _INT64 for value in present)):
         return None
     return _PLAIN.get(types.pop())

@@ -121,7 +121,7 @@ def _validated(model_class: type[ModelT], text: str | bytes) -> ModelT:
     return model_class.model_validate_json(text, by_alias=True, by_name=True)
 
 
-def _checked(name: str) -> str:
+def _checked(name: object) -> str:
     """Return a checkpoint's name; raise ValueError unless it is one plain file name everywhere."""
     plain = unicodedata.normalize("NFKC", name) if isinstance(name, str) else ""
     if (
@@ -130,6 +130,7 @@ def _checked(name: str) -> str:
         or plain.endswith((".", " "))
         or _FORBIDDEN.search(plain)
         or _DEVICES.fullmatch(plain)
+        or not isinstance(name, str)
         or not name.isprintable()
         or len(name.encode("utf-8", "replace")) > _LONGEST
     ):

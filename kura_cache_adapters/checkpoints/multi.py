@@ -86,7 +86,8 @@ class MultiCheckpointManager(BaseCheckpointManager):
 
     def delete_checkpoint(self, filename: str) -> bool:
         """Delete from all enabled managers; tell whether any had it."""
-        return any([manager.delete_checkpoint(filename) for manager in self._enabled()])
+        deleted = [manager.delete_checkpoint(filename) for manager in self._enabled()]
+        return any(deleted)
 
     def get_checkpoint_path(self, filename: str) -> Path:
         """Return where the first manager keeps a checkpoint."""

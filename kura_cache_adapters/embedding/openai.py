@@ -46,7 +46,7 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
     serves them all. The SDK's own retries and timeouts apply. Needs the extra `openai`.
     """
 
-    def __init__(  # noqa: PLR0913 - Kura's arguments, and three of the API's
+    def __init__(
         self,
         model_name: str = "text-embedding-3-small",
         model_batch_size: int = 256,
@@ -146,7 +146,7 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         texts: list[str],
         batch: Sequence[int],
     ) -> tuple[Sequence[int], Any]:
-        optional = {} if self.dimensions is None else {"dimensions": self.dimensions}
+        optional: dict[str, Any] = {} if self.dimensions is None else {"dimensions": self.dimensions}
         async with line.places:
             response = await line.client.embeddings.create(
                 input=[texts[at] for at in batch],

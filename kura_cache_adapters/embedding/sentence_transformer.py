@@ -26,7 +26,7 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
     is `symmetric`. Needs the extra `sentence-transformers`.
     """
 
-    def __init__(  # noqa: PLR0913 - Kura's arguments, and three of the model's
+    def __init__(
         self,
         model_name: str = "all-MiniLM-L6-v2",
         model_batch_size: int = 128,

@@ -79,9 +79,7 @@ def as_store(cache: object) -> EmbeddingStore | None:
     if isinstance(cache, SupportsCheckpoints):
         wrapped: EmbeddingStore = __getattr__("CheckpointStore")(cache)
         return wrapped
-    message = (
-        f"{type(cache).__name__} is no cache: pass a directory, a checkpoint manager, a store, or None"
-    )
+    message = f"{type(cache).__name__} is no cache: pass a directory, a checkpoint manager, a store, or None"
     raise TypeError(message)
 
 

@@ -114,7 +114,7 @@ class CheckpointSpace:
         return SpaceStats(count, 0, count, self._dimension)
 
     def _listed(self) -> list[str]:
-        names = getattr(self._manager, "list_checkpoints", list)()
+        names: list[str] = getattr(self._manager, "list_checkpoints", list)()
         return [name for name in names if _NAME.fullmatch(name)]
 
     def _load(self, key: bytes) -> list[float] | None:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FORMAT = {b"kura_cache_adapters.segment": b"1"}
-_DTYPES = {pa.float32(): np.dtype(np.float32), pa.float64(): np.dtype(np.float64)}
+_DTYPES: dict[pa.DataType, np.dtype[np.float32] | np.dtype[np.float64]] = {
+    pa.float32(): np.dtype(np.float32),
+    pa.float64(): np.dtype(np.float64),
+}
 
 
 def to_batch(rows: Rows) -> pa.RecordBatch:

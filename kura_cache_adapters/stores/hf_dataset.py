@@ -61,7 +61,7 @@ def write_dataset(path: Path, table: pa.Table) -> None:
     with files.create(path / _DATA_FILE) as file, pa.ipc.new_stream(file, schema) as writer:
         writer.write_table(table.combine_chunks().replace_schema_metadata(schema.metadata))
     _write_json(path / "dataset_info.json", {"features": features.to_dict()})
-    state = {
+    state: dict[str, object] = {
         "_data_files": [{"filename": _DATA_FILE}],
         "_fingerprint": secrets.token_hex(8),
         "_format_columns": None,

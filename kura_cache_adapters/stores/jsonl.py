@@ -32,7 +32,10 @@ _END = b'"}\n'
 _KEY_AT = len(_KEY)
 _CHECKSUM_AT = _KEY_AT + 2 * KEY_BYTES + len(_CHECKSUM)
 _VECTOR_AT = _CHECKSUM_AT + 16 + len(_VECTOR)
-_DTYPES = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype[np.float32] | np.dtype[np.float64]] = {
+    "float32": np.dtype("<f4"),
+    "float64": np.dtype("<f8"),
+}
 
 
 class JSONLFormat:

@@ -107,7 +107,7 @@ class MemorySpace:
     @property
     def entry_bytes(self) -> int:
         """What one entry counts against the limit."""
-        return self._vectors.shape[1] * self._vectors.itemsize + _ENTRY_OVERHEAD
+        return int(self._vectors.shape[1]) * self._vectors.itemsize + _ENTRY_OVERHEAD
 
     @property
     def nbytes(self) -> int:

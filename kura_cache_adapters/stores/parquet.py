@@ -115,7 +115,7 @@ def _mapped(file: pq.ParquetFile, mapped: mmap.mmap) -> ArraySegment | None:
 
 def _values_start(chunk: pq.ColumnChunkMetaData, size: int) -> int:
     """Return where the plain values of a one-page column chunk start: they are its last bytes."""
-    return chunk.data_page_offset + chunk.total_compressed_size - size
+    return int(chunk.data_page_offset + chunk.total_compressed_size) - size
 
 
 def _proves_right(segment: ArraySegment) -> bool:

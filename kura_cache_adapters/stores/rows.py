@@ -38,8 +38,8 @@ class Rows:
         repeated = np.flatnonzero((keys[1:] == keys[:-1]).all(axis=1)) + 1
         if len(repeated):
             keys, order = np.delete(keys, repeated, axis=0), np.delete(order, repeated)
-        vectors = np.ascontiguousarray(vectors[order])
-        return cls(keys, checksums_of(keys, vectors), vectors)
+        ordered: Vectors = vectors[order]
+        return cls(keys, checksums_of(keys, ordered), ordered)
 
     def __len__(self) -> int:
         """Return N."""

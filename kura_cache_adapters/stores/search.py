@@ -67,7 +67,7 @@ class ArraySegment:
     @property
     def dimension(self) -> int:
         """D."""
-        return self.vector_bytes.shape[1] // self.dtype.itemsize
+        return int(self.vector_bytes.shape[1] // self.dtype.itemsize)
 
     def intact(self) -> bool:
         """Tell whether the mapped file still has its size."""

@@ -208,7 +208,8 @@ class SegmentSpace:
         for _ in range(_LISTINGS):
             before = names
             try:
-                names = {name for name in os.listdir(self.path) if self._pattern.fullmatch(name)}
+                found = (path.name for path in self.path.iterdir())
+                names = {name for name in found if self._pattern.fullmatch(name)}
             except FileNotFoundError:
                 return set()
             if names == before:
@@ -220,9 +221,7 @@ class SegmentSpace:
         try:
             segment = self._format.read(self.path / name)
             self._dimension = self._dimension or segment.dimension
-            if segment.dimension != self._dimension:
-                message = f"it has {segment.dimension} dimensions, its space {self._dimension}"
-                raise DamagedSegmentError(message)
+            self._check_dimension(segment)
         except DamagedSegmentError as error:
             self._unusable.add(name)
             logger.warning("Ignored the segment %s: %s", self.path / name, error)
@@ -237,6 +236,11 @@ class SegmentSpace:
             logger.warning("Could not open the segment %s: %s", self.path / name, error)
             return None
         return segment
+
+    def _check_dimension(self, segment: Segment) -> None:
+        if segment.dimension != self._dimension:
+            message = f"it has {segment.dimension} dimensions, its space {self._dimension}"
+            raise DamagedSegmentError(message)
 
     def _write(self, rows: Rows, *, durable: bool) -> str:
         name = f"{len(rows):09d}-{secrets.token_hex(8)}{self._format.suffix}"

@@ -85,7 +85,7 @@ class TieredSpace:
 
     def keys(self) -> Iterator[bytes]:
         """Iterate over the distinct keys of all tiers."""
-        return iter({key for tier in self._tiers for key in tier.keys()})
+        return iter(set().union(*(tier.keys() for tier in self._tiers)))
 
     def stats(self) -> SpaceStats:
         """Count what the slowest tier holds: it gets everything and evicts last."""

@@ -26,7 +26,7 @@ __all__ = ["CheckpointManagerContract", "FakeEmbeddingModel", "StoreContract"]
 _SUITES = {"CheckpointManagerContract": "checkpoints", "StoreContract": "stores"}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the suites, imported when first used
+def __getattr__(name: str) -> Any:
     if name not in _SUITES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)

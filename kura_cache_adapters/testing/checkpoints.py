@@ -47,7 +47,7 @@ class Everything(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     name: str
-    alias: str = Field("", alias="otherName", validation_alias="theirName")
+    alias: str = Field(default="", serialization_alias="otherName", validation_alias="theirName")
     count: int = 0
     huge: int = 2**200
     ratio: float = 0.1
@@ -154,16 +154,19 @@ class CheckpointManagerContract:
 
     @pytest.mark.parametrize(
         "name",
-        ["", ".", "..", "../up", "/absolute", "a/b", "a\\b", "C:x", "nul", "COM1.txt", "a\0b", "a\nb"]
-        + ["x" * 300, "．．", "a／b", "a∕../b", ".hidden", "trailing.", "\udcff", None],
+        [
+            *["", ".", "..", "../up", "/absolute", "a/b", "a\\b", "C:x", "nul", "COM1.txt", "a\0b"],
+            *["a\nb", "x" * 300, "．．", "a／b", "a∕../b", ".hidden", "trailing.", "\udcff", None],
+        ],
     )
     def test_no_name_leaves_the_directory(self, manager: Any, name: str) -> None:
-        for operation in (
+        operations: list[Callable[[], object]] = [
             lambda: manager.save_checkpoint(name, [Leaf()]),
             lambda: manager.load_checkpoint(name, Leaf),
             lambda: manager.delete_checkpoint(name),
             lambda: manager.get_checkpoint_path(name),
-        ):
+        ]
+        for operation in operations:
             with pytest.raises(ValueError, match="is no name for a checkpoint"):
                 operation()
         assert manager.list_checkpoints() == []

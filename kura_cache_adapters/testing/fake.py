@@ -77,7 +77,8 @@ class FakeEmbeddingModel(BaseEmbeddingModel):
         seed = f"{self.model_name}\0{role}\0{text}".encode("utf-8", "surrogatepass")
         bits = np.frombuffer(shake_128(seed).digest(8 * self.dimension), "<u8")
         kept = 24 if self.dtype is np.float32 else 53
-        return np.ldexp((bits >> np.uint64(64 - kept)).astype(np.float64), 1 - kept) - 1
+        unit: NDArray[Any] = np.ldexp((bits >> np.uint64(64 - kept)).astype(np.float64), 1 - kept) - 1
+        return unit
 
     async def _answer(self, texts: list[str], role: Role) -> list[list[float]]:
         self.calls.append(list(texts))

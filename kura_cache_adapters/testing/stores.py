@@ -174,7 +174,7 @@ class StoreContract:
 
     def test_deleted_keys_are_gone(self, space: VectorSpace) -> None:
         space.put_many(map(key_of, range(6)), vectors_of(list(range(6))))
-        assert space.delete_many(map(key_of, [1, 4, 99])) == 2  # noqa: PLR2004
+        assert space.delete_many(map(key_of, [1, 4, 99])) == 2
         assert space.delete_many(map(key_of, [1])) == 0
         hits = space.get_many(map(key_of, range(6)))
         assert hits.positions.tolist() == [0, 2, 3, 5]
@@ -198,9 +198,9 @@ class StoreContract:
 
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(work, range(8)))
-        assert len(set(space.keys())) == 480  # noqa: PLR2004
+        assert len(set(space.keys())) == 480
 
-    def test_any_history_is_that_of_a_dict(self, tmp_path_factory: Any, open_store: Any) -> None:
+    def test_any_history_is_that_of_a_dict(self, open_store: Any) -> None:
         identities = (ModelIdentity.of(f"history {at}") for at in range(10_000))
         contract, numbers = self, st.lists(st.integers(0, 40), max_size=12)
 
@@ -244,7 +244,7 @@ class StoreContract:
                 self.store.close()
                 self.store = open_store()
 
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             History,
             settings=settings(
                 max_examples=self.examples,

@@ -1,0 +1,73 @@
+"""Every block of code in the README and the docs runs, in the order of its page."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import inspect
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.openai_server import OpenAIServer
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+BLOCK = re.compile(r"(?:<!-- raises (\w+) -->\n)?```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
+
+
+def run(code: str, page: Path, namespace: dict[str, Any]) -> str:
+    """Run a block, which may await; return what it prints."""
+    compiled = compile(code, str(page), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        outcome = eval(compiled, namespace)
+        if inspect.iscoroutine(outcome):
+            asyncio.run(outcome)
+    return printed.getvalue()
+
+
+@pytest.fixture
+def newcomers_directory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    minilm: Path,
+    openai_server: OpenAIServer,
+) -> None:
+    """Stand in a directory with the model's weights beside, and an API that answers."""
+    pytest.importorskip("kura", reason="needs the extra `kura`")
+    (tmp_path / "all-MiniLM-L6-v2").symlink_to(minilm)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("newcomers_directory")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_blocks_of_a_page_run(page: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "page"}
+    for error, code, output in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if error:
+            with pytest.raises(Exception, match=r".") as caught:
+                run(code, page, namespace)
+            assert caught.typename == error
+        else:
+            printed = run(code, page, namespace)
+            assert not output or printed == output
+
+
+def test_the_readme_names_the_commands_that_ci_runs() -> None:
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    assert '\npip install -e ".[test]" && pytest\n' in readme
+    assert "README.md" in ci
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
