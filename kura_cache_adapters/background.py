@@ -1,4 +1,4 @@
-"""One event loop and two thread pools per process, on which sources and stores run.
+"""One event loop and a few thread pools per process, on which sources and stores run.
 
 Clients of async SDKs are bound to the loop that they first ran on. Here every async source runs
 on the same one, whichever loop or thread calls, so that one client serves them all.
@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
@@ -21,23 +21,25 @@ if TYPE_CHECKING:
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_WORKERS = min(32, (os.cpu_count() or 1) + 4)
+_CORES = os.cpu_count() or 1
+_WORKERS = min(32, _CORES + 4)
 
 
-def _pool(name: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_WORKERS, thread_name_prefix=f"kura-cache-{name}")
+def _pool(name: str, workers: int = _WORKERS) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix=f"kura-cache-{name}")
 
 
 @dataclass(slots=True)
 class _Runtime:
     """The loop with its thread, and a pool for each kind of blocking work.
 
-    Models and stores have pools of their own: slow models must not starve look-ups.
+    Slow models must not starve look-ups, and look-ups wait for slices: so each has its own.
     """
 
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     model: ThreadPoolExecutor = field(default_factory=partial(_pool, "model"))
     store: ThreadPoolExecutor = field(default_factory=partial(_pool, "store"))
+    slices: ThreadPoolExecutor = field(default_factory=partial(_pool, "slices", _CORES))
 
     def __post_init__(self) -> None:
         threading.Thread(target=self._serve, name="kura-cache-loop", daemon=True).start()
@@ -163,6 +165,23 @@ async def in_thread(
     call = partial(contextvars.copy_context().run, _no_stop, function, *args, **kwargs)
     executor: ThreadPoolExecutor = getattr(_current(), pool)
     return await asyncio.get_running_loop().run_in_executor(executor, call)
+
+
+def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> None:
+    """Call a function with slices of `range(count)` on all cores at once, `least` in each.
+
+    It must be one that releases the GIL, and must itself wait for nothing.
+    """
+    parts = max(1, min(_CORES, count // least))
+    ends = [count * part // parts for part in range(parts + 1)]
+    mine, *others = (slice(*ends[part : part + 2]) for part in range(parts))
+    running = [_current().slices.submit(function, other) for other in others]
+    try:
+        function(mine)
+    finally:
+        wait(running)
+    for other in running:
+        other.result()
 
 
 def _no_stop(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from kura_cache_adapters.background import in_slices
 from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.stores.rows import checksums_of, chunk_rows, prefixes_of
 
@@ -154,16 +155,21 @@ class Search:
         out = self._room_for(segment)
         in_place = out.dtype == segment.dtype and which[-1] - which[0] + 1 == len(which)
         step = chunk_rows(segment.dimension * segment.dtype.itemsize)
-        scratch = np.empty((0 if in_place else step, segment.dimension), segment.dtype)
         intact = np.empty(len(at), bool)
-        for start in range(0, len(at), step):
-            rows, keys = at[start : start + step], which[start : start + step]
-            chunk = out[keys[0] : keys[0] + len(keys)] if in_place else scratch[: len(keys)]
-            segment.vectors_at(rows, chunk)
-            sums = checksums_of(self.wanted[keys], chunk)
-            intact[start : start + step] = sums == segment.checksums_at(rows)
-            if not in_place:
-                out[keys] = chunk
+
+        def gather(part: slice) -> None:
+            scratch = np.empty((0 if in_place else step, segment.dimension), segment.dtype)
+            for start in range(part.start, part.stop, step):
+                here = slice(start, min(start + step, part.stop))
+                rows, keys = at[here], which[here]
+                chunk = out[keys[0] : keys[0] + len(keys)] if in_place else scratch[: len(keys)]
+                segment.vectors_at(rows, chunk)
+                sums = checksums_of(self.wanted[keys], chunk)
+                intact[here] = sums == segment.checksums_at(rows)
+                if not in_place:
+                    out[keys] = chunk
+
+        in_slices(gather, len(at), least=8 * step)
         return intact
 
     def _room_for(self, segment: Segment) -> Vectors:

@@ -140,7 +140,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--texts", type=int, default=100_000)
     arguments.add_argument("--dimension", type=int, default=384)
-    arguments.add_argument("--large", type=int, default=1_000_000, help="entries of the opened store; 0: none")
+    arguments.add_argument(
+        "--large", type=int, default=1_000_000, help="entries of the opened store; 0: none"
+    )
     arguments.add_argument("--json", type=Path, help="a file to write the results to")
     arguments.add_argument("--directory", type=Path, help="where to put the caches")
     options = arguments.parse_args()
@@ -162,8 +164,14 @@ def main() -> None:
     finally:
         shutil.rmtree(directory)
     if options.json:
-        machine = {"python": platform.python_version(), "machine": platform.machine(), "numpy": np.__version__}
-        options.json.write_text(json.dumps({"machine": machine, "look-ups": rows, "opening": large}, indent=2))
+        machine = {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "numpy": np.__version__,
+        }
+        options.json.write_text(
+            json.dumps({"machine": machine, "look-ups": rows, "opening": large}, indent=2)
+        )
 
 
 if __name__ == "__main__":
