@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from pydantic import BaseModel
 
 from kura_cache_adapters.answers import narrowed
 from kura_cache_adapters.protocols import Hits, SpaceStats
-from kura_cache_adapters.stores.rows import check_dimension, check_shapes, key_matrix
+from kura_cache_adapters.stores.rows import KEY_BYTES, check_dimension, check_shapes, key_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _THREADS = 8
-_PREFIX = "embedding-"
-_NAME = re.compile(rf"{_PREFIX}[0-9a-f]{{64}}(\.\w+)?")
 
 
 class CachedEmbedding(BaseModel):
@@ -67,6 +64,7 @@ class CheckpointSpace:
         """Take the manager and the model's identity."""
         self._manager = manager
         self._identity = identity.directory
+        self._prefix = f"embedding-{identity.digest[:16]}-"
         self._dimension: int | None = None
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
@@ -96,33 +94,33 @@ class CheckpointSpace:
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
         """Delete entries, if the manager can list and delete."""
-        doomed = {_name(key) for key in keys}
+        doomed = set(keys)
         delete = getattr(self._manager, "delete_checkpoint", None)
-        names = [name for name in self._listed() if name.partition(".")[0] in doomed]
+        names = [name for name, key in self._listed() if key in doomed]
         return sum(bool(delete(name)) for name in names) if delete else 0
 
     def keys(self) -> Iterator[bytes]:
         """Iterate over this model's keys, if the manager can list."""
-        for name in self._listed():
-            key = bytes.fromhex(name.partition(".")[0][len(_PREFIX) :])
-            if self._load(key):
-                yield key
+        return iter([key for _, key in self._listed()])
 
     def stats(self) -> SpaceStats:
-        """Count this model's entries, each of them read; the bytes are the manager's affair."""
-        count = sum(1 for _ in self.keys())
+        """Count this model's entries, if the manager can list; the bytes are its own affair."""
+        count = len(self._listed())
         return SpaceStats(count, 0, count, self._dimension)
 
-    def _listed(self) -> list[str]:
+    def _listed(self) -> list[tuple[str, bytes]]:
+        """List this model's entries: the manager's name, with or without an ending, and the key."""
         names: list[str] = getattr(self._manager, "list_checkpoints", list)()
-        return [name for name in names if _NAME.fullmatch(name)]
+        start, end = len(self._prefix), len(self._prefix) + 2 * KEY_BYTES
+        mine = (name for name in names if name.startswith(self._prefix))
+        return [(name, bytes.fromhex(name[start:end])) for name in mine]
 
     def _load(self, key: bytes) -> list[float] | None:
         """Load a vector: None when there is none, empty when what is there does not fit."""
         try:
-            records = self._manager.load_checkpoint(_name(key), CachedEmbedding)
+            records = self._manager.load_checkpoint(self._name(key), CachedEmbedding)
         except Exception as error:  # noqa: BLE001 - a foreign manager: what it cannot read is a miss
-            logger.warning("Could not read %s from %r: %r", _name(key), self._manager, error)
+            logger.warning("Could not read %s from %r: %r", self._name(key), self._manager, error)
             return []
         if not records:
             return None
@@ -135,9 +133,8 @@ class CheckpointSpace:
 
     def _save(self, key: bytes, vector: list[float]) -> None:
         record = CachedEmbedding(key=key.hex(), identity=self._identity, embedding=vector)
-        self._manager.save_checkpoint(_name(key), [record])
+        self._manager.save_checkpoint(self._name(key), [record])
         self._dimension = len(vector)
 
-
-def _name(key: bytes) -> str:
-    return f"{_PREFIX}{key.hex()}"
+    def _name(self, key: bytes) -> str:
+        return self._prefix + key.hex()

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -61,7 +62,10 @@ def look_ups(count: int, dimension: int, directory: Path) -> list[dict[str, Any]
         lambda some: matrix[[int(text[:8]) for text in some]],
         model_name="instant",
     )
-    rows, contestants = [], {"floor": lambda: ([sha256(t.encode()).digest() for t in texts], matrix[at])}
+    rows: list[dict[str, Any]] = []
+    contestants: dict[str, Callable[[], object]] = {
+        "floor": lambda: ([sha256(text.encode()).digest() for text in texts], matrix[at]),
+    }
     for name in STORES:
         url = "memory://" if name == "memory" else f"{name}://{directory / name}"
         cached = CachedEmbeddingModel(instant, url, options=CacheOptions(durable=False))
@@ -74,7 +78,7 @@ def look_ups(count: int, dimension: int, directory: Path) -> list[dict[str, Any]
             cached.embed_sync([text])
             one.append(time.perf_counter() - start)
         rows.append({"store": name, "fill": filling / count, "one text": median(one)})
-        contestants[name] = lambda cached=cached: cached.embed_array_sync(texts)  # type: ignore[misc]
+        contestants[name] = partial(cached.embed_array_sync, texts)
         contestants[name]()
     seconds = in_turns(contestants)
     floor = min(seconds.pop("floor"))
@@ -116,7 +120,6 @@ def open_large(path: str) -> None:
     start = time.perf_counter()
     assert len(space.get_many(key).positions) == 1
     found = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
         json.dumps(
             {
@@ -124,7 +127,6 @@ def open_large(path: str) -> None:
                 "open ms": opened * 1e3,
                 "resident MB": (after - before) / 1e6,
                 "first look-up ms": found * 1e3,
-                "peak MB": peak / 1e3,
             },
         ),
     )
