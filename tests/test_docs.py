@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import gc
 import inspect
 import io
 import re
@@ -59,6 +60,8 @@ def test_the_blocks_of_a_page_run(page: Path) -> None:
         else:
             printed = run(code, page, namespace)
             assert not output or printed == output
+    namespace.clear()
+    gc.collect()  # here, where the warnings of Kura's abandoned clients are ignored
 
 
 def test_the_readme_names_the_commands_that_ci_runs() -> None:
