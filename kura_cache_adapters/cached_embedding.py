@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from kura_cache_adapters import background
-from kura_cache_adapters.answers import as_lists, counted, exact_matrix, merged
+from kura_cache_adapters.answers import as_lists, counted, exact_matrix
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.guarded import GuardedSpace
 from kura_cache_adapters.identity import text_keys
+from kura_cache_adapters.plan import Lookup, checked_texts, merge
 from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.source import Source
 from kura_cache_adapters.stores import as_store
@@ -22,7 +22,7 @@ from kura_cache_adapters.tally import CacheStats, Tally
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from typing_extensions import Self
 
@@ -58,27 +58,6 @@ class CacheOptions:
         if self.chunk_size < 1:
             message = f"chunk_size must be at least 1, not {self.chunk_size}"
             raise ValueError(message)
-
-
-@dataclass(frozen=True, slots=True)
-class _Lookup:
-    """A call after its look-up: what was asked, what was found, what is missing."""
-
-    texts: list[str]
-    role: Role
-    keys: list[bytes]
-    hits: Hits
-    generation: int
-
-    @property
-    def complete(self) -> bool:
-        return len(self.hits.positions) == len(self.texts)
-
-    @property
-    def missing(self) -> list[int]:
-        found = np.zeros(len(self.texts), bool)
-        found[self.hits.positions] = True
-        return [int(at) for at in np.flatnonzero(~found)]
 
 
 class CachedEmbeddingModel:
@@ -261,25 +240,25 @@ class CachedEmbeddingModel:
 
     async def _bare(self, texts: list[str], role: Role) -> Kept:
         """Ask the model as if there were no cache."""
-        answer: Kept = await self._source.embed(_checked(texts), role) if texts else []
+        answer: Kept = await self._source.embed(checked_texts(texts), role) if texts else []
         return answer
 
     def _keys(self, texts: list[str], role: Role) -> list[bytes]:
         return text_keys(self._heads[self._source.role(role)], texts)
 
-    def _look_up(self, space: GuardedSpace, texts: list[str], role: Role) -> _Lookup:
-        texts = _checked(texts)
+    def _look_up(self, space: GuardedSpace, texts: list[str], role: Role) -> Lookup:
+        texts = checked_texts(texts)
         keys = self._keys(texts, role)
         generation = space.generation
         hits = space.load(keys) if keys else Hits.none()
         self._tally.add(hits=len(hits.positions))
-        lookup = _Lookup(texts, role, keys, hits, generation)
+        lookup = Lookup(texts, role, keys, hits, generation)
         if logger.isEnabledFor(logging.INFO):
             missing = len({keys[at] for at in lookup.missing})
             logger.info("Found %d cached embeddings, %d need embedding", len(hits.positions), missing)
         return lookup
 
-    async def _complete(self, lookup: _Lookup) -> Kept:
+    async def _complete(self, lookup: Lookup) -> Kept:
         """Embed what a look-up missed and merge it with what was found."""
         texts = {lookup.keys[at]: lookup.texts[at] for at in lookup.missing}
         self._tally.add(duplicates=len(lookup.missing) - len(texts))
@@ -287,9 +266,9 @@ class CachedEmbeddingModel:
         found: Kept = lookup.hits.vectors
         if len(found) and _dimensions(parts) - {lookup.hits.vectors.shape[1]}:
             found = await self._embed_again(lookup)
-        return await background.in_thread("store", _merge, lookup, found, parts)
+        return await background.in_thread("store", merge, lookup, found, parts)
 
-    async def _embed_again(self, lookup: _Lookup) -> Kept:
+    async def _embed_again(self, lookup: Lookup) -> Kept:
         """Embed found texts too: the model has changed its dimension, and one result has one."""
         logger.warning(
             "%s now returns vectors of another dimension than its %d-dimensional cache %r; embedding "
@@ -302,38 +281,6 @@ class CachedEmbeddingModel:
         answer = counted(await self._source.embed(texts, lookup.role), len(texts), self.model_name)
         matrix = exact_matrix(answer)
         return answer if matrix is None else matrix
-
-
-def _checked(texts: Sequence[str]) -> list[str]:
-    """Return texts as a list; raise TypeError for one string, and for anything that is none."""
-    if isinstance(texts, str):
-        message = "texts must be a list of strings, not one string; pass [text]"
-        raise TypeError(message)
-    texts = list(texts)
-    if set(map(type, texts)) - {str}:
-        for at, text in enumerate(texts):
-            if not isinstance(text, str):
-                message = f"texts[{at}] must be a string, not {type(text).__name__}"
-                raise TypeError(message)
-    return texts
-
-
-def _merge(lookup: _Lookup, found: Kept, parts: list[Part]) -> Kept:
-    """Put found and fresh vectors in the caller's order, a copy for each repeated text."""
-    first: dict[bytes, int] = {}
-    repeated = {
-        at: before for at in lookup.missing if (before := first.setdefault(lookup.keys[at], at)) != at
-    }
-    placed = [([first[key] for key in keys], vectors) for keys, vectors in parts]
-    if len(found):
-        placed.append((lookup.hits.positions.tolist(), found))
-    whole = merged(len(lookup.texts), placed)
-    if isinstance(whole, np.ndarray):
-        whole[[*repeated]] = whole[[*repeated.values()]]
-        return whole
-    for at, before in repeated.items():
-        whole[at] = copy(whole[before])
-    return whole
 
 
 def _dimensions(parts: list[Part]) -> set[int]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.stores import columns, files
-from kura_cache_adapters.stores.segments import SegmentStore
+from kura_cache_adapters.stores.directory import SegmentStore
 
 if TYPE_CHECKING:
     import os

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from kura_cache_adapters.errors import DamagedSegmentError, require
 from kura_cache_adapters.stores import columns, files
-from kura_cache_adapters.stores.segments import SegmentStore
+from kura_cache_adapters.stores.directory import SegmentStore
 
 if TYPE_CHECKING:
     import os

@@ -12,8 +12,8 @@ import numpy as np
 
 from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.stores import files
+from kura_cache_adapters.stores.directory import SegmentStore
 from kura_cache_adapters.stores.rows import KEY_BYTES, Rows, prefixes_of
-from kura_cache_adapters.stores.segments import SegmentStore
 
 if TYPE_CHECKING:
     import mmap

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.stores import columns, files
+from kura_cache_adapters.stores.directory import SegmentStore
 from kura_cache_adapters.stores.rows import KEY_BYTES, checksums_of
 from kura_cache_adapters.stores.search import ArraySegment
-from kura_cache_adapters.stores.segments import SegmentStore
 
 if TYPE_CHECKING:
     import mmap

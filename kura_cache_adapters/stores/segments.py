@@ -13,14 +13,12 @@ import re
 import secrets
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from kura_cache_adapters.background import ForkLock
 from kura_cache_adapters.errors import DamagedSegmentError
-from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import Hits, SpaceStats
 from kura_cache_adapters.stores import files
 from kura_cache_adapters.stores.rows import Rows, check_dimension, check_shapes, checksums_of, key_matrix
@@ -28,7 +26,9 @@ from kura_cache_adapters.stores.search import Search, Segment, find_one
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
+    from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Vectors
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ MERGE_FACTOR = 8
 MAX_MERGED_BYTES = 256 << 20
 """The largest segment that a merge writes, in bytes of vectors: bounds its memory and its time."""
 
-_IDENTITY_FILE = "identity.json"
+IDENTITY_FILE = "identity.json"
+"""What a space's directory says about itself, for people and for listing."""
 _MERGE_PAUSE = 60.0  # seconds without merges after a failed one: a full disk stays full a while
 _LISTINGS = 100  # how often a directory may change under a listing before it is taken as it is
 
@@ -56,41 +57,6 @@ class SegmentFormat(Protocol):
 
     def read(self, path: Path) -> Segment:
         """Open a segment without reading its rows; raise DamagedSegmentError if it is none."""
-
-
-class SegmentStore:
-    """A directory with one space per model identity, in one segment format."""
-
-    def __init__(self, path: str | os.PathLike[str], segment_format: SegmentFormat) -> None:
-        """Name the directory; it is made by the first write."""
-        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
-        self._format = segment_format
-        self._spaces: dict[ModelIdentity, SegmentSpace] = {}
-
-    def space(self, identity: ModelIdentity) -> SegmentSpace:
-        """Open the space of a model, the same object each time."""
-        if identity not in self._spaces:
-            space = SegmentSpace(self.path / identity.directory, identity, self._format)
-            self._spaces.setdefault(identity, space)
-        return self._spaces[identity]
-
-    def spaces(self) -> list[ModelIdentity]:
-        """List the identities whose directories here tell the truth about themselves."""
-        found = (_read_identity(path) for path in sorted(self.path.glob(f"*/{_IDENTITY_FILE}")))
-        return [identity for identity in found if identity is not None]
-
-    def close(self) -> None:
-        """Let go of all mapped files; the next use maps them again."""
-        for space in list(self._spaces.values()):
-            space.close()
-
-    def __repr__(self) -> str:
-        """Name the class and the directory."""
-        return f"{type(self).__name__}({str(self.path)!r})"
-
-    def __getstate__(self) -> dict[str, object]:
-        """Pickle the directory, never what is open."""
-        return {**self.__dict__, "_spaces": {}}
 
 
 class SegmentSpace:
@@ -251,7 +217,7 @@ class SegmentSpace:
         return name
 
     def _write_identity(self) -> None:
-        path = self.path / _IDENTITY_FILE
+        path = self.path / IDENTITY_FILE
         if path.exists():
             return
         with files.published(path, durable=True) as temporary, files.create(temporary) as file:
@@ -339,12 +305,3 @@ def _as_bytes(rows: Rows | Segment) -> list[bytes]:
 
 def _row_count(name: str) -> int:
     return int(name.partition("-")[0])
-
-
-def _read_identity(path: Path) -> ModelIdentity | None:
-    try:
-        identity = ModelIdentity.from_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        logger.warning("Ignored %s: %s", path, error)
-        return None
-    return identity if identity.directory == path.parent.name else None

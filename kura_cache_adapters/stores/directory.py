@@ -1,0 +1,60 @@
+"""SegmentStore: a directory with one space of segments per model identity."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.stores.segments import IDENTITY_FILE, SegmentSpace
+
+if TYPE_CHECKING:
+    from kura_cache_adapters.stores.segments import SegmentFormat
+
+logger = logging.getLogger(__name__)
+
+
+class SegmentStore:
+    """A directory with one space per model identity, in one segment format."""
+
+    def __init__(self, path: str | os.PathLike[str], segment_format: SegmentFormat) -> None:
+        """Name the directory; it is made by the first write."""
+        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
+        self._format = segment_format
+        self._spaces: dict[ModelIdentity, SegmentSpace] = {}
+
+    def space(self, identity: ModelIdentity) -> SegmentSpace:
+        """Open the space of a model, the same object each time."""
+        if identity not in self._spaces:
+            space = SegmentSpace(self.path / identity.directory, identity, self._format)
+            self._spaces.setdefault(identity, space)
+        return self._spaces[identity]
+
+    def spaces(self) -> list[ModelIdentity]:
+        """List the identities whose directories here tell the truth about themselves."""
+        found = (_read_identity(path) for path in sorted(self.path.glob(f"*/{IDENTITY_FILE}")))
+        return [identity for identity in found if identity is not None]
+
+    def close(self) -> None:
+        """Let go of all mapped files; the next use maps them again."""
+        for space in list(self._spaces.values()):
+            space.close()
+
+    def __repr__(self) -> str:
+        """Name the class and the directory."""
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle the directory, never what is open."""
+        return {**self.__dict__, "_spaces": {}}
+
+
+def _read_identity(path: Path) -> ModelIdentity | None:
+    try:
+        identity = ModelIdentity.from_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        logger.warning("Ignored %s: %s", path, error)
+        return None
+    return identity if identity.directory == path.parent.name else None
