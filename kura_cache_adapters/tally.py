@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
 from kura_cache_adapters.background import ForkLock
 
@@ -32,10 +32,15 @@ class Tally:
     def __init__(self) -> None:
         """Start at zero."""
         self._lock = ForkLock()
-        self.stats = CacheStats()
+        self._counts = asdict(CacheStats())
 
     def add(self, **counts: int) -> None:
         """Add to the named stats."""
         with self._lock:
-            now = {name: getattr(self.stats, name) + count for name, count in counts.items()}
-            self.stats = replace(self.stats, **now)
+            for name, count in counts.items():
+                self._counts[name] += count
+
+    @property
+    def stats(self) -> CacheStats:
+        """What has been counted so far."""
+        return CacheStats(**self._counts)

@@ -13,6 +13,7 @@ import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, TieredStore, open_store
 from kura_cache_adapters.stores import ArrowStore, MemoryStore, ParquetStore
+from kura_cache_adapters.stores.rows import checksum_of, checksums_of, key_matrix
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
@@ -323,3 +324,21 @@ def test_a_relative_path_is_fixed_when_the_store_is_opened(tmp_path: Path, monke
     monkeypatch.chdir("/")
     store.space(IDENTITY).put_many([key_of(1)], vectors_of([1]))
     assert (tmp_path / "cache").is_dir()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dimension", [1, 2, 3, 8, 385])
+def test_a_checksum_is_what_the_format_document_says(dtype: Any, dimension: int) -> None:
+    keys, vectors = key_matrix(map(key_of, range(300))), vectors_of(list(range(300)), dimension, dtype)
+    sums = checksums_of(keys, vectors)
+    for at in (0, 1, 299):
+        content = key_of(at) + vectors[at].tobytes()
+        content += bytes(-len(content) % 8)
+        state, total = 0, (vectors[at].nbytes << 8) + vectors.itemsize
+        for start in range(0, len(content), 8):
+            state = (state + 0x9E3779B97F4A7C15) % 2**64
+            weight = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+            weight = (weight ^ weight >> 27) * 0x94D049BB133111EB % 2**64
+            word = int.from_bytes(content[start : start + 8], "little")
+            total += (word ^ word >> 32) * ((weight ^ weight >> 31) | 1)
+        assert total % 2**64 == sums[at] == checksum_of(key_of(at), vectors[at].tobytes(), vectors.itemsize)

@@ -143,6 +143,13 @@ class _LineSegment:
             decoded = _unbase64(line[np.newaxis])
             row[:] = 0 if decoded is None else decoded[0, : self._vector_bytes]
 
+    def row(self, at: int) -> tuple[bytes, int, bytes]:
+        """Read one row: key, checksum, and the vector's bytes."""
+        one = np.array([at])
+        vector = np.empty((1, self.dimension), self.dtype)
+        self.vectors_at(one, vector)
+        return self.keys_at(one).tobytes(), int(self.checksums_at(one)[0]), vector.tobytes()
+
 
 def _unhex(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Decode hex digits, shape (N, 2k) to (N, k); what is no digit decodes to something wrong."""

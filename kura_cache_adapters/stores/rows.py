@@ -114,6 +114,14 @@ def checksums_of(keys: NDArray[np.uint8], vectors: Vectors) -> NDArray[np.uint64
     return sums
 
 
+def checksum_of(key: bytes, vector: bytes, itemsize: int) -> int:
+    """Compute one row's checksum, without the set-up that a batch costs."""
+    words = np.frombuffer(key + vector + bytes(-len(vector) % _WORD), "<u8")
+    mixed = words ^ (words >> np.uint64(32))
+    total = int(mixed @ _weights(len(words))) + (len(vector) << 8 | itemsize)
+    return total & 0xFFFFFFFFFFFFFFFF
+
+
 def _mix(chunk: Vectors, row_bytes: int, mixed: NDArray[np.uint64]) -> None:
     if row_bytes % _WORD:
         padded = mixed.view(np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 
 from kura_cache_adapters.background import in_slices
 from kura_cache_adapters.protocols import Hits
-from kura_cache_adapters.stores.rows import checksums_of, chunk_rows, prefixes_of
+from kura_cache_adapters.stores.rows import checksum_of, checksums_of, chunk_rows, prefixes_of
 
 if TYPE_CHECKING:
     import mmap
@@ -50,6 +50,9 @@ class Segment(Protocol):
     def vectors_at(self, at: Positions, out: Vectors) -> None:
         """Read vectors into `out`, shape (k, D), of the segment's dtype."""
 
+    def row(self, at: int) -> tuple[bytes, int, bytes]:
+        """Read one row: key, checksum, and the vector's bytes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArraySegment:
@@ -86,6 +89,10 @@ class ArraySegment:
         """Read vectors into `out`."""
         # Without mode="clip", take buffers `out` and is four times slower.
         np.take(self.vector_bytes, at, axis=0, out=out.view(np.uint8), mode="clip")
+
+    def row(self, at: int) -> tuple[bytes, int, bytes]:
+        """Read one row: key, checksum, and the vector's bytes."""
+        return self.keys[at].tobytes(), int(self.checksums[at]), self.vector_bytes[at].tobytes()
 
 
 class Search:
@@ -189,20 +196,12 @@ def find_one(key: bytes, segments: Iterable[Segment]) -> Vectors | None:
         prefixes = segment.prefixes.data
         row = bisect_left(prefixes, prefix)
         while row < len(prefixes) and prefixes[row] == prefix:
-            if (vector := _row(segment, row, key)) is not None:
-                return vector
+            found, checksum, vector = segment.row(row)
+            if found == key and checksum_of(key, vector, segment.dtype.itemsize) == checksum:
+                one: Vectors = np.array([np.frombuffer(vector, segment.dtype)])
+                return one
             row += 1
     return None
-
-
-def _row(segment: Segment, row: int, key: bytes) -> Vectors | None:
-    at = np.array([row])
-    keys = segment.keys_at(at)
-    if keys.tobytes() != key:
-        return None
-    vector: Vectors = np.empty((1, segment.dimension), segment.dtype)
-    segment.vectors_at(at, vector)
-    return vector if checksums_of(keys, vector)[0] == segment.checksums_at(at)[0] else None
 
 
 def _same_keys(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
