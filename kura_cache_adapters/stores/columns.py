@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+COLUMNS = ("prefix", "key", "checksum", "vector")
+
 _FORMAT = {b"kura_cache_adapters.segment": b"1"}
 _DTYPES: dict[pa.DataType, np.dtype[np.float32] | np.dtype[np.float64]] = {
     pa.float32(): np.dtype(np.float32),
@@ -29,25 +31,24 @@ _DTYPES: dict[pa.DataType, np.dtype[np.float32] | np.dtype[np.float64]] = {
 
 def to_batch(rows: Rows) -> pa.RecordBatch:
     """Wrap rows as one record batch, without a copy."""
-    dimension = rows.vectors.shape[1]
-    values = pa.array(rows.vectors.reshape(-1))
-    schema = pa.schema(
-        [
-            pa.field("prefix", pa.uint64(), nullable=False),
-            pa.field("key", pa.binary(KEY_BYTES), nullable=False),
-            pa.field("checksum", pa.uint64(), nullable=False),
-            pa.field("vector", _list_type(values.type, dimension), nullable=False),
-        ],
-        metadata=_FORMAT,
-    )
-    keys = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(KEY_BYTES),
-        len(rows),
-        [None, pa.py_buffer(np.ascontiguousarray(rows.keys))],
-    )
-    vectors = pa.FixedSizeListArray.from_arrays(values, type=schema.field("vector").type)
-    columns = [pa.array(rows.prefixes), keys, pa.array(rows.checksums), vectors]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    count, dimension = rows.vectors.shape
+    element = pa.float32() if rows.vectors.dtype == np.float32 else pa.float64()
+    vector = pa.list_(pa.field("element", element, nullable=False), dimension)
+    types = [pa.uint64(), pa.binary(KEY_BYTES), pa.uint64(), vector]
+    fields = [pa.field(name, type_, nullable=False) for name, type_ in zip(COLUMNS, types, strict=True)]
+    values = _array(element, count * dimension, rows.vectors)
+    columns = [
+        _array(pa.uint64(), count, rows.prefixes),
+        _array(pa.binary(KEY_BYTES), count, rows.keys),
+        _array(pa.uint64(), count, rows.checksums),
+        pa.Array.from_buffers(vector, count, [None], children=[values]),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata=_FORMAT))
+
+
+def _array(type_: pa.DataType, count: int, numbers: NDArray[Any]) -> pa.Array:
+    """Wrap an array's memory; `pa.array` would import pandas, where it is installed."""
+    return pa.Array.from_buffers(type_, count, [None, pa.py_buffer(np.ascontiguousarray(numbers))])
 
 
 def to_segment(batch: pa.RecordBatch, mapped: mmap.mmap | None = None) -> ArraySegment:
@@ -63,9 +64,6 @@ def to_segment(batch: pa.RecordBatch, mapped: mmap.mmap | None = None) -> ArrayS
         dtype_of(type_),
         mapped,
     )
-
-
-COLUMNS = ("prefix", "key", "checksum", "vector")
 
 
 def vector_type_of(schema: pa.Schema) -> pa.FixedSizeListType:
@@ -84,10 +82,6 @@ def vector_type_of(schema: pa.Schema) -> pa.FixedSizeListType:
 def dtype_of(vector: pa.FixedSizeListType) -> np.dtype[np.float32] | np.dtype[np.float64]:
     """Return the numpy dtype of the vectors' elements."""
     return _DTYPES[vector.value_type]
-
-
-def _list_type(values: pa.DataType, dimension: int) -> pa.DataType:
-    return pa.list_(pa.field("element", values, nullable=False), dimension)
 
 
 def _column_bytes(array: pa.Array) -> NDArray[np.uint8]:
