@@ -179,7 +179,7 @@ class BaseCheckpointManager(Protocol):
     def setup_checkpoint_dir(self) -> None:
         """Make the directory; a failure is logged here and raised by the first save."""
         try:
-            self.checkpoint_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             logger.warning("No checkpoint directory %s: %s", self.checkpoint_dir, error)
 

@@ -320,3 +320,18 @@ def test_nothing_is_started_before_the_first_miss(tmp_path: Path) -> None:
     import sys
 
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+async def test_what_a_cancelled_call_had_been_given_is_stored(cached: Any, model: Any) -> None:
+    texts = [f"text {at}" for at in range(30)]
+    for pause in (0.0, 0.02, 0.03, 0.05, 0.07):
+        embedding = asyncio.ensure_future(cached.embed(texts))
+        await asyncio.sleep(pause)
+        embedding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await embedding
+    await asyncio.sleep(0.2)
+    answered = cached.stats.misses
+    assert cached.stats.stored == answered
+    assert await cached.embed(texts) == model.lists(texts)
+    assert cached.stats.misses == len(texts)

@@ -6,12 +6,13 @@ import os
 import random
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel, TieredStore, open_store
+from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, TieredStore, open_store
 from kura_cache_adapters.stores import ArrowStore, MemoryStore, ParquetStore
 from kura_cache_adapters.stores.rows import checksum_of, checksums_of, key_matrix
 from kura_cache_adapters.testing import FakeEmbeddingModel
@@ -19,7 +20,6 @@ from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 TEXTS = [f"text {at}" for at in range(40)]
 SCHEMES = ["arrow", "parquet", "jsonl", "hf"]
@@ -342,3 +342,50 @@ def test_a_checksum_is_what_the_format_document_says(dtype: Any, dimension: int)
             word = int.from_bytes(content[start : start + 8], "little")
             total += (word ^ word >> 32) * ((weight ^ weight >> 31) | 1)
         assert total % 2**64 == sums[at] == checksum_of(key_of(at), vectors[at].tobytes(), vectors.itemsize)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_is_durable_is_flushed_with_its_directories_before_it_is_acknowledged(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
+    durable: bool,  # noqa: FBT001
+) -> None:
+    flushed: list[Path] = []
+    fsync = os.fsync
+
+    def spy(descriptor: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    options = CacheOptions(durable=durable)
+    cached = CachedEmbeddingModel(FakeEmbeddingModel(), f"{scheme}://{tmp_path}/a/b", options=options)
+    cached.embed_sync(["x"])
+    monkeypatch.undo()
+    if not durable:
+        assert flushed == []
+        return
+    directories = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", *(tmp_path / "a" / "b").iterdir()]
+    assert set(directories) <= set(flushed)
+    assert flushed[-1] == directories[-1]
+    content = {path.name for path in directories[-1].rglob("*") if path.is_file()}
+    assert all(any(name in str(path) for path in flushed) for name in content)
+
+
+def test_tiers_together_answer_what_each_has_a_part_of(tmp_path: Path) -> None:
+    fast, slow = MemoryStore(), ArrowStore(tmp_path)
+    fast.space(IDENTITY).put_many(map(key_of, [3, 1]), vectors_of([3, 1]))
+    slow.space(IDENTITY).put_many(map(key_of, [0, 2]), vectors_of([0, 2]))
+    hits = TieredStore(fast, slow).space(IDENTITY).get_many(map(key_of, range(6)))
+    assert hits.positions.tolist() == [0, 1, 2, 3]
+    assert np.array_equal(hits.vectors, vectors_of([0, 1, 2, 3]))
+
+
+def test_a_tier_of_another_dimension_is_left_out(tmp_path: Path) -> None:
+    fast, slow = MemoryStore(), ArrowStore(tmp_path)
+    fast.space(IDENTITY).put_many([key_of(1)], vectors_of([1], 3))
+    slow.space(IDENTITY).put_many([key_of(2)], vectors_of([2], 4))
+    hits = TieredStore(fast, slow).space(IDENTITY).get_many(map(key_of, [1, 2]))
+    assert hits.positions.tolist() == [0]
+    assert hits.vectors.shape == (1, 3)

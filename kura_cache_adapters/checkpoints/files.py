@@ -68,7 +68,7 @@ class FileCheckpointManager(BaseCheckpointManager):
         if not self.enabled:
             return
         records = [_dumped(item, at, path) for at, item in enumerate(data)]
-        files.make_directory(self.checkpoint_dir)
+        files.make_directory(self.checkpoint_dir, durable=True)
         with files.published(path, durable=True) as temporary:
             self._write(temporary, records)
         logger.info("Saved %d items to %s", len(records), path)

@@ -29,9 +29,17 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_BLOCK = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and its parents, readable by their owner alone; an existing one is fine."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+def make_directory(path: Path, *, durable: bool) -> None:
+    """Make a directory and its parents, readable by their owner alone; an existing one is fine.
+
+    With durable, the names of those that were made are on disk before this returns.
+    """
+    made = [directory for directory in (path, *path.parents) if not directory.exists()]
+    for directory in reversed(made):
+        directory.mkdir(mode=0o700, exist_ok=True)
+        if durable:
+            _sync(directory.parent)
+    path.mkdir(exist_ok=True)  # raises where something else has the name
 
 
 def create(path: Path) -> BinaryIO:

@@ -210,17 +210,17 @@ class SegmentSpace:
 
     def _write(self, rows: Rows, *, durable: bool) -> str:
         name = f"{len(rows):09d}-{secrets.token_hex(8)}{self._format.suffix}"
-        files.make_directory(self.path)
-        self._write_identity()
+        files.make_directory(self.path, durable=durable)
+        self._write_identity(durable=durable)
         with files.published(self.path / name, durable=durable) as temporary:
             self._format.write(temporary, rows)
         return name
 
-    def _write_identity(self) -> None:
+    def _write_identity(self, *, durable: bool) -> None:
         path = self.path / IDENTITY_FILE
         if path.exists():
             return
-        with files.published(path, durable=True) as temporary, files.create(temporary) as file:
+        with files.published(path, durable=durable) as temporary, files.create(temporary) as file:
             file.write(self.identity.to_json().encode())
 
     def _merge(self, *, durable: bool) -> None:
