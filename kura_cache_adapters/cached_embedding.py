@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -192,24 +193,10 @@ class CachedEmbeddingModel:
         model = f"{type(self.embedding_model).__name__}({self.model_name!r})"
         return f"{type(self).__name__}({model}, {self._store!r})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle what the constructor takes."""
-        return {
-            "embedding_model": self.embedding_model,
-            "cache_manager": self.cache_manager,
-            "options": self.options,
-            **{f"={name}": value for name, value in self._key_kwargs.items()},
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Construct anew, which opens the store again."""
-        key_kwargs = {name[1:]: value for name, value in state.items() if name.startswith("=")}
-        self.__init__(  # type: ignore[misc]
-            state["embedding_model"],
-            state["cache_manager"],
-            options=state["options"],
-            **key_kwargs,
-        )
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[object, object]]:
+        """Pickle what the constructor takes; the other side opens the store again."""
+        make = partial(type(self), options=self.options, **self._key_kwargs)
+        return make, (self.embedding_model, self.cache_manager)
 
     async def _answer(
         self,

@@ -13,7 +13,7 @@ from kura_cache_adapters.answers import exact_matrix, finite_rows
 from kura_cache_adapters.background import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from kura_cache_adapters.guarded import GuardedSpace
     from kura_cache_adapters.identity import Role
@@ -39,7 +39,7 @@ class Flights:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def claim(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Take the keys that nobody is embedding; the caller owes each of them `settle`."""
+        """Take the keys that nobody is embedding; the caller owes each a landing or a release."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # a forked child: the parent's flights never land here
             self._loop, self._waiting = loop, {}
@@ -53,11 +53,19 @@ class Flights:
         self._waiting[key].append(future)
         return future
 
-    def settle(self, key: bytes, vector: object = None) -> None:
-        """Hand a key's vector to those who wait for it; without one, a waiter may take over."""
-        for future in self._waiting.pop(key, ()):
-            if not future.done():
-                future.set_result(vector)
+    def land(self, keys: Iterable[bytes], vectors: Kept) -> None:
+        """Hand each key's vector to those who wait for it."""
+        for at, key in enumerate(keys):
+            for future in self._waiting.pop(key, ()):
+                if not future.done():
+                    future.set_result(vectors[at])
+
+    def release(self, keys: Iterable[bytes]) -> None:
+        """Give keys up: whoever waits may take over."""
+        for key in keys:
+            for future in self._waiting.pop(key, ()):
+                if not future.done():
+                    future.set_result(None)
 
 
 class Filler:
@@ -87,33 +95,31 @@ class Filler:
         raises; what it had returned by then is stored.
         """
         parts: list[Part] = []
-        left = dict(missing)
+        left = missing
         while left:
-            mine = self._flights.claim(left)
-            owned = set(mine)
-            others = {key: self._flights.wait(key) for key in left if key not in owned}
+            mine = dict.fromkeys(self._flights.claim(left))
+            others = {key: self._flights.wait(key) for key in left if key not in mine}
             if mine:
-                parts += await self._lead({key: left[key] for key in mine}, role, generation)
+                owed = {key: left[key] for key in mine} if others else dict(left)
+                parts += await self._lead(owed, role, generation)
             vectors = {key: await future for key, future in others.items()}
             shared = {key: vector for key, vector in vectors.items() if vector is not None}
             if shared:
                 self._tally.add(duplicates=len(shared))
                 parts.append(([*shared], _kept([*shared.values()])))
-            left = {key: text for key, text in left.items() if key in others and key not in shared}
+            left = {key: left[key] for key, vector in vectors.items() if vector is None}
         return parts
 
-    async def _lead(self, mine: dict[bytes, str], role: Role, generation: int) -> list[Part]:
-        """Embed claimed keys; they are all settled when this returns or raises."""
+    async def _lead(self, owed: dict[bytes, str], role: Role, generation: int) -> list[Part]:
+        """Embed claimed keys; each leaves `owed` as it lands, and what is left in the end is released."""
         parts: list[Part] = []
-        owed = dict(mine)
         try:
             if self._space.generation != generation:
                 parts += await self._found_since(owed)
             if owed:
                 parts += await self._embed(owed, role)
         finally:
-            for key in owed:
-                self._flights.settle(key)
+            self._flights.release(owed)
         return parts
 
     async def _found_since(self, owed: dict[bytes, str]) -> list[Part]:
@@ -122,7 +128,9 @@ class Filler:
         hits = await in_thread("store", self._space.load, keys)
         found = [keys[at] for at in hits.positions]
         self._tally.add(duplicates=len(found))
-        self._settle(owed, found, hits.vectors)
+        for key in found:
+            del owed[key]
+        self._flights.land(found, hits.vectors)
         return [(found, hits.vectors)] if found else []
 
     async def _embed(self, owed: dict[bytes, str], role: Role) -> list[Part]:
@@ -133,27 +141,21 @@ class Filler:
             async with aclosing(answers) as stream:
                 async for positions, vectors in stream:
                     here = [keys[at] for at in positions]
+                    for key in here:
+                        del owed[key]
                     # Shielded: what has been paid for is stored, even if the caller is leaving.
-                    keeping = asyncio.ensure_future(self._keep(owed, here, vectors))
+                    keeping = asyncio.ensure_future(self._keep(here, vectors))
                     parts.append((here, await asyncio.shield(keeping)))
                     bar.update(len(here))
         return parts
 
-    async def _keep(self, owed: dict[bytes, str], keys: list[bytes], vectors: Sequence[Any]) -> Kept:
-        landing = {key: owed.pop(key) for key in keys}
-        kept: Kept = ()
+    async def _keep(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
         try:
             kept = await in_thread("store", self._store, keys, vectors)
+            self._flights.land(keys, kept)
         finally:
-            self._settle(landing, keys[: len(kept)], kept)
-            for key in landing:
-                self._flights.settle(key)
+            self._flights.release(keys)
         return kept
-
-    def _settle(self, owed: dict[bytes, str], keys: Collection[bytes], vectors: Kept) -> None:
-        for key, vector in zip(keys, vectors, strict=True):
-            del owed[key]
-            self._flights.settle(key, vector)
 
     def _store(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
         """Store what is fit to be stored; return a matrix, or the answer itself if it makes none."""

@@ -112,6 +112,8 @@ class SegmentSpace:
         self._refresh()
         found: set[bytes] = set()
         for name, segment in self._open.items():
+            if not segment.intact():
+                continue
             rows, _ = _intact_rows([segment])
             stays = np.array([key not in doomed for key in _as_bytes(rows)], bool)
             if not stays.all():
