@@ -99,9 +99,9 @@ class SegmentSpace:
         if self._dimension is None:
             self._refresh()
         check_dimension(self._dimension, vectors, str(self.path))
-        self._dimension = vectors.shape[1]
         name = self._write(Rows.build(matrix, vectors), durable=durable)
         with self._lock:
+            self._dimension = vectors.shape[1]
             self._names |= {name}
             self._volatile |= set() if durable else {name}
         self._merge(durable=durable)
@@ -160,6 +160,7 @@ class SegmentSpace:
         with self._lock:
             for _ in range(_LISTINGS):
                 names = sorted(self._list() - self._unusable, reverse=True)
+                self._dimension = self._dimension if names else None
                 try:
                     opened = {name: self._open.get(name) or self._try(name) for name in names}
                 except FileNotFoundError:  # merged away since it was listed
