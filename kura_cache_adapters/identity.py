@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 Role = Literal["document", "query"]
 """What a text is embedded as; models without the distinction embed everything as a document."""
@@ -94,12 +94,15 @@ class ModelIdentity:
         return f"{readable or 'model'}-{self.digest[:16]}"
 
 
-def text_keys(head: bytes, texts: Iterable[str]) -> list[bytes]:
+def text_keys(head: bytes, texts: list[str]) -> list[bytes]:
     """Compute the 32-byte key of each text: SHA-256 over the head, then the text as UTF-8.
 
     Lone surrogates are encoded with "surrogatepass", so that every str has a key of its own.
     """
-    return [sha256(head + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+    try:
+        return [sha256(head + text.encode()).digest() for text in texts]
+    except UnicodeEncodeError:
+        return [sha256(head + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
 
 
 def _canonical(fields: Mapping[str, Any], kind: str) -> str:
