@@ -79,6 +79,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names, imported when first used
     for room in ("stores", "stores.checkpoint", "checkpoints", "embedding", "kura"):
         if name in __all__ and hasattr(module := import_module(f"{__name__}.{room}"), name):

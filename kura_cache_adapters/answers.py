@@ -17,21 +17,25 @@ if TYPE_CHECKING:
 
 
 def counted(answer: Any, asked: int, model_name: str) -> Sequence[Any]:  # noqa: ANN401 - whatever a model returns
-    """Return the answer as a sequence of `asked` vectors; raise VectorCountError otherwise."""
+    """Return the answer as a sequence of `asked` vectors; raise VectorCountError otherwise.
+
+    Arrays are copied, at once: a model may use its buffer again for the next call.
+    """
     if not hasattr(answer, "__len__"):
         if not hasattr(answer, "__iter__"):
             raise VectorCountError(model_name, asked, f"a {type(answer).__name__}")
         answer = list(answer)
     if len(answer) != asked:
         raise VectorCountError(model_name, asked, len(answer))
-    vectors: Sequence[Any] = answer
-    return vectors
+    if isinstance(answer, np.ndarray):
+        return cast("Sequence[Any]", answer.copy())
+    return [vector.copy() if isinstance(vector, np.ndarray) else vector for vector in answer]
 
 
 def exact_matrix(answer: Sequence[Any]) -> Vectors | None:
     """Return vectors as one matrix, shape (N, D), narrowed; None when they are not of one D."""
     try:
-        matrix = np.array(answer)  # a copy: the model may use its buffer again
+        matrix = np.asarray(answer)
     except (ValueError, TypeError, RuntimeError):  # ragged, or objects that are no numbers
         return None
     if matrix.ndim != 2 or not matrix.shape[1]:  # noqa: PLR2004 - a matrix

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
@@ -25,6 +25,9 @@ _CORES = os.cpu_count() or 1
 _WORKERS = min(32, _CORES + 4)
 
 
+_MODELS = 128  # calls of models at once: many, since one may wait for another inside it
+
+
 def _pool(name: str, workers: int = _WORKERS) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix=f"kura-cache-{name}")
 
@@ -37,7 +40,7 @@ class _Runtime:
     """
 
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
-    model: ThreadPoolExecutor = field(default_factory=partial(_pool, "model"))
+    model: ThreadPoolExecutor = field(default_factory=partial(_pool, "model", _MODELS))
     store: ThreadPoolExecutor = field(default_factory=partial(_pool, "store"))
     slices: ThreadPoolExecutor = field(default_factory=partial(_pool, "slices", _CORES))
 
@@ -65,43 +68,42 @@ class ForkLock:
 
     def __init__(self) -> None:
         """Make a free lock."""
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         _fork_locks.add(self)
 
     def __enter__(self) -> None:
         """Take the lock."""
-        self._lock.acquire()
+        self.lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         """Free the lock."""
-        self._lock.release()
+        self.lock.release()
 
     def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
         """Pickle as a new, free lock."""
         return ForkLock, ()
 
 
-_held: list[ForkLock] = []
+_held: list[threading.Lock] = []
 
 
 def _before_fork() -> None:
-    _starting.acquire()
-    _held[:] = list(_fork_locks)
-    for lock in _held:
-        lock.__enter__()
+    for lock in (_starting, *(fork_lock.lock for fork_lock in list(_fork_locks))):
+        lock.acquire()
+        _held.append(lock)  # one by one: Ctrl-C may end the waiting, and the fork goes on
 
 
 def _after_fork() -> None:
-    for lock in _held:
-        lock.__exit__()
-    _held.clear()
-    _starting.release()
+    while _held:
+        _held.pop().release()
 
 
 def _after_fork_in_child() -> None:
-    global _runtime  # noqa: PLW0603 - the threads behind it did not survive the fork
-    _runtime = None
-    _after_fork()
+    global _runtime, _starting
+    _runtime, _starting = None, threading.Lock()
+    _held.clear()
+    for fork_lock in list(_fork_locks):
+        fork_lock.lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -163,8 +165,7 @@ async def in_thread(
 ) -> _T:
     """Run a blocking function in a pool of this package, with the caller's context variables."""
     call = partial(contextvars.copy_context().run, _no_stop, function, *args, **kwargs)
-    executor: ThreadPoolExecutor = getattr(_current(), pool)
-    return await asyncio.get_running_loop().run_in_executor(executor, call)
+    return await asyncio.wrap_future(_submit(getattr(_current(), pool), call))
 
 
 def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> None:
@@ -175,13 +176,26 @@ def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> N
     parts = max(1, min(_CORES, count // least))
     ends = [count * part // parts for part in range(parts + 1)]
     mine, *others = (slice(*ends[part : part + 2]) for part in range(parts))
-    running = [_current().slices.submit(function, other) for other in others]
+    running = [_submit(_current().slices, partial(function, other)) for other in others]
     try:
         function(mine)
     finally:
         wait(running)
     for other in running:
         other.result()
+
+
+def _submit(pool: ThreadPoolExecutor, call: Callable[[], _T]) -> Future[_T]:
+    """Submit a call; once the interpreter shuts down, pools take none, and it runs here."""
+    try:
+        return pool.submit(call)
+    except RuntimeError:
+        future: Future[_T] = Future()
+        try:
+            future.set_result(call())
+        except Exception as error:  # noqa: BLE001 - the future carries it to its waiter, as a pool's would
+            future.set_exception(error)
+        return future
 
 
 def _no_stop(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from kura_cache_adapters.tally import CacheStats, Tally
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from typing_extensions import Self
 
@@ -87,9 +88,12 @@ class CachedEmbeddingModel:
         self.embedding_model = embedding_model
         self.cache_manager = cache_manager
         self.options = options
-        self._key_kwargs = key_kwargs
+        if not isinstance(options, CacheOptions):
+            message = f"options must be CacheOptions(...), not {type(options).__name__}"
+            raise TypeError(message)
         self._source = Source(embedding_model)
         self._identity = self._source.identity(key_kwargs)
+        self._key_kwargs: dict[str, Any] = json.loads(self._identity.parameters)
         self._heads = {role: self._identity.head(role) for role in ("document", "query")}
         self._store = as_store(cache_manager)
         self._tally = Tally()
@@ -121,7 +125,10 @@ class CachedEmbeddingModel:
 
     def identity(self) -> dict[str, Any]:
         """Return what else, beside the name, is in every key: the source's fields and keywords."""
-        return {"parameters": self._key_kwargs, "source": self._source.declared}
+        return {
+            "parameters": json.loads(self._identity.parameters),
+            "source": json.loads(self._identity.source),
+        }
 
     @property
     def stats(self) -> CacheStats:
@@ -158,6 +165,15 @@ class CachedEmbeddingModel:
     async def embed_queries_array(self, texts: list[str]) -> Vectors:
         """Embed search queries as one matrix, see `embed_array`."""
         return await self._answer(texts, "query", _matrix)
+
+    async def embed_batches(
+        self,
+        texts: list[str],
+        *,
+        role: Role,
+    ) -> AsyncGenerator[tuple[Sequence[int], Any], None]:
+        """Yield all texts' vectors in one batch: what a cache around this one asks for."""
+        yield range(len(texts)), await self._answer(texts, role, _as_it_is)
 
     def embed_sync(self, texts: list[str]) -> list[list[float]]:
         """Embed documents from sync code, see `embed`."""
@@ -227,7 +243,8 @@ class CachedEmbeddingModel:
 
     async def _bare(self, texts: list[str], role: Role) -> Kept:
         """Ask the model as if there were no cache."""
-        answer: Kept = await self._source.embed(checked_texts(texts), role) if texts else []
+        texts = checked_texts(texts)
+        answer: Kept = await self._source.embed(texts, role) if texts else []
         return answer
 
     def _keys(self, texts: list[str], role: Role) -> list[bytes]:
@@ -250,8 +267,10 @@ class CachedEmbeddingModel:
         texts = {lookup.keys[at]: lookup.texts[at] for at in lookup.missing}
         self._tally.add(duplicates=len(lookup.missing) - len(texts))
         parts = await self._filler.fill(texts, lookup.role, lookup.generation)
+        if len(dimensions := _dimensions(parts)) > 1:
+            logger.warning("%s returned vectors of dimensions %s in one call", self.model_name, dimensions)
         found: Kept = lookup.hits.vectors
-        if len(found) and _dimensions(parts) - {lookup.hits.vectors.shape[1]}:
+        if len(found) and dimensions - {lookup.hits.vectors.shape[1]}:
             found = await self._embed_again(lookup)
         return await background.in_thread("store", merge, lookup, found, parts)
 
@@ -272,6 +291,10 @@ class CachedEmbeddingModel:
 
 def _dimensions(parts: list[Part]) -> set[int]:
     return {vectors.shape[1] for _, vectors in parts if isinstance(vectors, np.ndarray)}
+
+
+def _as_it_is(vectors: Kept) -> Kept:
+    return vectors
 
 
 def _lists(vectors: Kept) -> list[list[float]]:

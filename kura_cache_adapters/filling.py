@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
+import os
+import threading
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -25,6 +27,21 @@ if TYPE_CHECKING:
     Part = tuple[Sequence[bytes], Kept]
 
 logger = logging.getLogger(__name__)
+
+
+class _Bar(tqdm):  # type: ignore[misc]
+    """A progress bar with a lock of its own: the one that all bars share could be held in a fork."""
+
+    monitor_interval = 0  # no thread that watches the bar
+
+
+def _renew_bar_lock() -> None:
+    _Bar.set_lock(threading.RLock())
+
+
+_renew_bar_lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_bar_lock)
 
 
 class Flights:
@@ -146,7 +163,8 @@ class Filler:
                     # Shielded: what has been paid for is stored, even if the caller is leaving.
                     keeping = asyncio.ensure_future(self._keep(here, vectors))
                     parts.append((here, await asyncio.shield(keeping)))
-                    bar.update(len(here))
+                    if bar is not None:
+                        bar.update(len(here))
         return parts
 
     async def _keep(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
@@ -176,8 +194,8 @@ class Filler:
     def _warn(self, what: str, count: int) -> None:
         logger.warning("%s returned %s for %d texts; not stored", self._source.name, what, count)
 
-    def _bar(self, total: int) -> tqdm[Any]:
-        return tqdm(total=total, desc=self._source.name, unit="text", disable=not self._progress)
+    def _bar(self, total: int) -> _Bar | nullcontext[None]:
+        return _Bar(total=total, desc=self._source.name, unit="text") if self._progress else nullcontext()
 
 
 def _kept(vectors: Sequence[Any]) -> Kept:

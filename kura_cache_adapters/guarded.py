@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters.protocols import Hits
+from kura_cache_adapters.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from kura_cache_adapters.tally import Tally
 
 logger = logging.getLogger(__name__)
+
+_MESSAGE = "Could not %s the cache %r: %r; going on without"
 
 
 class GuardedSpace:
@@ -38,7 +41,7 @@ class GuardedSpace:
         self._tally = tally
         self._durable = durable
         self._opened: VectorSpace | None = None
-        self._failing: set[str] = set()
+        self._trouble = Trouble(logger)
 
     def load(self, keys: Sequence[bytes]) -> Hits:
         """Look keys up; nothing is found where the store fails."""
@@ -46,9 +49,9 @@ class GuardedSpace:
             hits = self._space().get_many(keys)
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the model answers instead
             self._tally.add(load_failures=1)
-            self._warn("read", error)
+            self._trouble.report("read", _MESSAGE, "read", self._store, error)
             return Hits.none()
-        self._failing.discard("read")
+        self._trouble.over("read")
         if hits.invalid:
             self._tally.add(invalid_entries=hits.invalid)
         return hits
@@ -59,9 +62,9 @@ class GuardedSpace:
             self._space().put_many(keys, vectors, durable=self._durable)
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the caller has the vectors
             self._tally.add(save_failures=1)
-            self._warn("write", error)
+            self._trouble.report("write", _MESSAGE, "write", self._store, error)
             return
-        self._failing.discard("write")
+        self._trouble.over("write")
         self._tally.add(stored=len(keys))
         self.generation += 1
 
@@ -69,8 +72,3 @@ class GuardedSpace:
         if self._opened is None:
             self._opened = self._store.space(self._identity)
         return self._opened
-
-    def _warn(self, kind: str, error: Exception) -> None:
-        level = logging.DEBUG if kind in self._failing else logging.WARNING
-        self._failing.add(kind)
-        logger.log(level, "Could not %s the cache %r: %r; going on without", kind, self._store, error)

@@ -90,7 +90,7 @@ class ModelIdentity:
     @property
     def directory(self) -> str:
         """A name for a directory: readable characters of the model's name, then 16 of the digest."""
-        readable = re.sub(r"[^A-Za-z0-9._]+", "-", self.model_name).strip("-.")[-48:]
+        readable = re.sub(r"[^A-Za-z0-9._]+", "-", self.model_name)[-48:].strip("-.")
         return f"{readable or 'model'}-{self.digest[:16]}"
 
 

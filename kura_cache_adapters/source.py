@@ -34,13 +34,13 @@ class Source:
             raise ValueError(message)
         self.model = model
         self.name = str(name)
-        self.declared = dict(model.identity()) if isinstance(model, HasIdentity) else {}
         queries = hasattr(model, "embed_queries") or hasattr(model, "embed_queries_sync")
         self.symmetric: bool = getattr(model, "symmetric", not queries)
 
     def identity(self, parameters: Mapping[str, Any]) -> ModelIdentity:
         """Build the model's identity from its name, its own declaration and key parameters."""
-        return ModelIdentity.of(self.name, parameters, self.declared)
+        declared = self.model.identity() if isinstance(self.model, HasIdentity) else {}
+        return ModelIdentity.of(self.name, parameters, declared)
 
     def role(self, role: Role) -> Role:
         """Return the role as the model sees it: "document" where it makes no difference."""

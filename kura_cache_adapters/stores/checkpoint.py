@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from kura_cache_adapters.answers import narrowed
 from kura_cache_adapters.protocols import Hits, SpaceStats
 from kura_cache_adapters.stores.rows import KEY_BYTES, check_dimension, check_shapes, key_matrix
+from kura_cache_adapters.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -66,6 +67,7 @@ class CheckpointSpace:
         self._identity = identity.directory
         self._prefix = f"embedding-{identity.digest[:16]}-"
         self._dimension: int | None = None
+        self._trouble = Trouble(logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Load entries concurrently; one that is no record of its key is invalid."""
@@ -120,7 +122,7 @@ class CheckpointSpace:
         try:
             records = self._manager.load_checkpoint(self._name(key), CachedEmbedding)
         except Exception as error:  # noqa: BLE001 - a foreign manager: what it cannot read is a miss
-            logger.warning("Could not read %s from %r: %r", self._name(key), self._manager, error)
+            self._trouble.report("read", "Could not read an entry from %r: %r", self._manager, error)
             return []
         if not records:
             return None

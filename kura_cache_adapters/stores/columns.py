@@ -55,6 +55,9 @@ def to_segment(batch: pa.RecordBatch, mapped: mmap.mmap | None = None) -> ArrayS
     """View a record batch as a segment, without a copy; raise DamagedSegmentError if it is none."""
     type_ = vector_type_of(batch.schema)
     batch.validate()
+    if not len(batch):
+        message = "it has no rows"
+        raise DamagedSegmentError(message)
     prefix, key, checksum, vector = (_column_bytes(batch.column(name)) for name in COLUMNS)
     return ArraySegment(
         prefix.view(np.uint64)[:, 0],

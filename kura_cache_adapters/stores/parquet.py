@@ -129,5 +129,8 @@ def _proves_right(segment: ArraySegment) -> bool:
 
 def _decoded(file: pq.ParquetFile) -> ArraySegment:
     columns.vector_type_of(file.schema_arrow)
-    table = file.read(columns=None).combine_chunks()
-    return columns.to_segment(table.to_batches()[0])
+    batches = file.read().combine_chunks().to_batches()
+    if len(batches) != 1:
+        message = f"it has {len(batches)} batches instead of 1"
+        raise DamagedSegmentError(message)
+    return columns.to_segment(batches[0])

@@ -62,8 +62,11 @@ def key_matrix(keys: Iterable[bytes]) -> NDArray[np.uint8]:
 
 
 def check_shapes(keys: Sized, vectors: Vectors) -> None:
-    """Raise ValueError unless there is one vector of at least one dimension per key."""
+    """Raise ValueError unless there is one float32 or float64 vector of some dimension per key."""
     shape, count = vectors.shape, len(keys)
+    if vectors.dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
+        message = f"vectors of keys must be float32 or float64 in this machine's order, not {vectors.dtype}"
+        raise ValueError(message)
     if len(shape) != 2 or shape[0] != count or not shape[1]:  # noqa: PLR2004 - a matrix
         message = f"{count} keys need vectors of shape ({count}, D), not {shape}"
         raise ValueError(message)

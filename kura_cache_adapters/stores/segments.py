@@ -23,6 +23,7 @@ from kura_cache_adapters.protocols import Hits, SpaceStats
 from kura_cache_adapters.stores import files
 from kura_cache_adapters.stores.rows import Rows, check_dimension, check_shapes, checksums_of, key_matrix
 from kura_cache_adapters.stores.search import Search, Segment, find_one
+from kura_cache_adapters.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -75,6 +76,7 @@ class SegmentSpace:
         self._volatile: set[str] = set()
         self._dimension: int | None = None
         self._merge_after = 0.0
+        self._trouble = Trouble(logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
@@ -87,7 +89,7 @@ class SegmentSpace:
         if not search.finished:
             self._look_further(search, known)
         if search.invalid:
-            logger.warning("Ignored %d damaged entries in %s", search.invalid, self.path)
+            self._trouble.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
         return search.hits()
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
@@ -202,7 +204,7 @@ class SegmentSpace:
             logger.warning("Ignored the segment %s: its data is gone", self.path / name)
             return None
         except OSError as error:  # no file descriptor left, no permission: it may work next time
-            logger.warning("Could not open the segment %s: %s", self.path / name, error)
+            self._trouble.report("open", "Could not open the segment %s: %s", self.path / name, error)
             return None
         return segment
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters.protocols import Hits, SpaceStats
+from kura_cache_adapters.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,10 +29,14 @@ class TieredStore:
             message = "a TieredStore needs at least one store"
             raise ValueError(message)
         self.stores = stores
+        self._spaces: dict[ModelIdentity, TieredSpace] = {}
 
     def space(self, identity: ModelIdentity) -> TieredSpace:
-        """Open the space of a model in every store."""
-        return TieredSpace([store.space(identity) for store in self.stores])
+        """Open the space of a model in every store, the same object each time."""
+        if identity not in self._spaces:
+            space = TieredSpace([store.space(identity) for store in self.stores])
+            self._spaces.setdefault(identity, space)
+        return self._spaces[identity]
 
     def spaces(self) -> list[ModelIdentity]:
         """List the identities that any store has."""
@@ -42,6 +47,10 @@ class TieredStore:
         with ExitStack() as stack:
             for store in self.stores:
                 stack.callback(store.close)
+
+    def __reduce__(self) -> tuple[type[TieredStore], tuple[EmbeddingStore, ...]]:
+        """Pickle the stores, never what is open."""
+        return type(self), self.stores
 
     def __repr__(self) -> str:
         """Name the class and its stores."""
@@ -54,6 +63,7 @@ class TieredSpace:
     def __init__(self, tiers: list[VectorSpace]) -> None:
         """Order spaces from fast to slow."""
         self._tiers = tiers
+        self._trouble = Trouble(logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look in each tier for what those before it did not have."""
@@ -63,7 +73,7 @@ class TieredSpace:
             missing = np.setdiff1d(np.arange(len(wanted)), hits.positions, assume_unique=True)
             if not len(missing):
                 break
-            found = _ask(tier, [wanted[at] for at in missing])
+            found = self._ask(tier, [wanted[at] for at in missing])
             if not len(found.positions):
                 hits = Hits(hits.positions, hits.vectors, hits.invalid + found.invalid)
                 continue
@@ -96,15 +106,16 @@ class TieredSpace:
             try:
                 tier.put_many(keys, vectors, durable=False)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot be filled is only slow
-                logger.warning("Could not fill %r: %s", tier, error)
+                self._trouble.report(f"fill {tier!r}", "Could not fill %r: %r", tier, error)
 
-
-def _ask(tier: VectorSpace, keys: list[bytes]) -> Hits:
-    try:
-        return tier.get_many(keys)
-    except Exception as error:  # noqa: BLE001 - a foreign store that fails has nothing; the next may
-        logger.warning("Could not read from %r: %s", tier, error)
-        return Hits.none()
+    def _ask(self, tier: VectorSpace, keys: list[bytes]) -> Hits:
+        try:
+            hits = tier.get_many(keys)
+        except Exception as error:  # noqa: BLE001 - a foreign store that fails has nothing; the next may
+            self._trouble.report(f"read {tier!r}", "Could not read from %r: %r", tier, error)
+            return Hits.none()
+        self._trouble.over(f"read {tier!r}")
+        return hits
 
 
 def _joined(left: Hits, right: Hits) -> Hits:
