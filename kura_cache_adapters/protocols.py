@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import (
@@ -163,7 +163,7 @@ class SupportsCheckpoints(Protocol):
         """Save a checkpoint under a name."""
 
 
-class BaseCheckpointManager(Protocol):
+class BaseCheckpointManager(ABC):
     """Kura's checkpoint manager contract (kura 0.5.4, `kura.base_classes.checkpoint`)."""
 
     checkpoint_dir: Path

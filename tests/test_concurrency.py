@@ -87,7 +87,7 @@ async def test_when_the_first_fails_a_waiter_takes_over(cached: Any, model: Any)
     assert len(model.calls) == 1
     model.fault = fail_once
     answers = await asyncio.gather(first, *others, return_exceptions=True)
-    assert answers == [fault, *[model.lists(["a", "b"])] * 3]
+    assert [answer for answer in answers if answer != model.lists(["a", "b"])] == [fault]
     assert len(model.calls) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,6 +82,20 @@ def test_what_changes_the_vector_changes_the_key_and_nothing_else_does(model: An
         key(model_name="fine-tuned"),
     }
     assert len(keys) == 5
+
+
+def test_a_changed_model_in_a_directory_is_another_and_a_copy_is_the_same(
+    model: Any,
+    minilm: Path,
+    tmp_path: Path,
+) -> None:
+    copy = SentenceTransformerEmbeddingModel(path=shutil.copytree(minilm, tmp_path / "copy"))
+    changed = tmp_path / "copy" / "README.md"
+    keys = [CachedEmbeddingModel(one).cache_key("x") for one in (model, copy)]
+    changed.write_text("another")
+    tuned = SentenceTransformerEmbeddingModel(path=tmp_path / "copy")
+    keys.append(CachedEmbeddingModel(tuned).cache_key("x"))
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_threads_may_share_a_model(model: Any, tmp_path: Path) -> None:

@@ -93,7 +93,10 @@ class FileCheckpointManager(BaseCheckpointManager):
 
         Raises ValueError for a name that could leave the directory or that some system forbids.
         """
-        return self.checkpoint_dir / f"{_checked(filename).removesuffix(self.suffix)}{self.suffix}"
+        name = _checked(filename)
+        while self.suffix and name.endswith(self.suffix):
+            name = _checked(name.removesuffix(self.suffix))
+        return self.checkpoint_dir / f"{name}{self.suffix}"
 
     def _is_checkpoint(self, path: Path) -> bool:
         return path.name.endswith(self.suffix) and not path.name.startswith(".") and path.is_file()
@@ -109,7 +112,7 @@ class FileCheckpointManager(BaseCheckpointManager):
 
 def _dumped(item: BaseModel, at: int, path: Path) -> Fields:
     try:
-        fields: Fields = item.model_dump(mode="json", round_trip=True)
+        fields: Fields = item.model_dump(mode="json", by_alias=False, round_trip=True)
         json.dumps(fields, ensure_ascii=False).encode()
     except (PydanticSerializationError, ValueError, TypeError) as error:
         message = f"item {at} ({type(item).__name__}) cannot be saved to {path}: {error}"

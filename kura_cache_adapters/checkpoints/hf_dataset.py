@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -15,6 +16,9 @@ from kura_cache_adapters.stores.hf_dataset import write_dataset
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+
+_TRIES = 5  # a save may exchange the directory while it is read
 
 
 class HFDatasetCheckpointManager(FileCheckpointManager):
@@ -46,13 +50,15 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         write_dataset(path, columns.to_table(records))
 
     def _read(self, path: Path) -> Iterable[str]:
-        self._settle()
-        if not path.exists():
-            raise FileNotFoundError(path)
         datasets = require("datasets", extra="datasets")
         try:
-            dataset = datasets.load_from_disk(str(path), keep_in_memory=True)
-            return list(columns.to_texts(dataset.with_format("arrow")[:]))
+            for _ in range(_TRIES):
+                if not path.exists():
+                    self._settle()
+                with suppress(FileNotFoundError):
+                    dataset = datasets.load_from_disk(str(path), keep_in_memory=True)
+                    return list(columns.to_texts(dataset.with_format("arrow")[:]))
+            raise FileNotFoundError(path)
         except (pa.ArrowException, KeyError, TypeError) as error:
             raise ValueError(str(error)) from error
 

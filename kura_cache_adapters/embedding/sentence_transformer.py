@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters import background
@@ -36,11 +38,15 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
         normalize_embeddings: bool = False,
         **model_kwargs: Any,
     ) -> None:
-        """Load a model by name, or from a directory `path`, which then is not part of its identity.
+        """Load a model by name, or from a directory `path`.
 
-        `model_kwargs` go to `SentenceTransformer` (prompts, truncate_dim, revision, ...).
+        Of a directory the content of its files, not its place, is part of the identity: a copy
+        finds the same entries, a fine-tuned model its own. `model_kwargs` go to
+        `SentenceTransformer` (prompts, truncate_dim, revision, ...).
         """
         package = require("sentence_transformers", extra="sentence-transformers")
+        directory = Path(path or model_name)
+        self._content = _digest(directory) if directory.is_dir() else None
         self.model_name = model_name
         self.normalize_embeddings = normalize_embeddings
         self._model_batch_size = model_batch_size
@@ -67,6 +73,7 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
         return {
             "library": "sentence-transformers",
             "revision": self._revision,
+            "content": self._content,
             "prompts": dict(self.model.prompts),
             "default_prompt_name": self.model.default_prompt_name,
             "truncate_dim": self.model.truncate_dim,
@@ -111,3 +118,14 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
     def _prompt(self, *names: str) -> str:
         prompts = (self.model.prompts.get(name) for name in names)
         return next((prompt for prompt in prompts if prompt is not None), "")
+
+
+def _digest(directory: Path) -> str:
+    """Compute the SHA-256 over names and contents of a model's files."""
+    total = sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        total.update(f"{path.relative_to(directory).as_posix()}\0".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                total.update(chunk)
+    return total.hexdigest()

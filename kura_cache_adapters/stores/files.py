@@ -79,10 +79,24 @@ def size(path: Path) -> int:
 
 def restore_previous(directory: Path) -> None:
     """Put back directories that a killed writer had moved aside without finishing."""
-    for aside in directory.glob(f".*{_PREVIOUS}"):
-        path = aside.with_name(aside.name[1:].removesuffix(_PREVIOUS))
-        with suppress(OSError):  # another process is writing it
+    if not any(directory.glob(f".*{_PREVIOUS}")):
+        return
+    with _patient_lock(directory):
+        for aside in directory.glob(f".*{_PREVIOUS}"):
+            path = aside.with_name(aside.name[1:].removesuffix(_PREVIOUS))
             remove(aside) if path.exists() else aside.replace(path)
+
+
+@contextmanager
+def _patient_lock(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock while names are exchanged; wait a second for it, not for ever."""
+    for _ in range(1000):
+        with try_lock(directory) as alone:
+            if alone:
+                yield
+                return
+        time.sleep(0.001)
+    yield
 
 
 @contextmanager
@@ -152,10 +166,11 @@ def _replace(temporary: Path, path: Path) -> None:
         return
     # No call replaces a full directory: between the two renames a crash leaves only the one aside.
     aside = path.with_name(f".{path.name}{_PREVIOUS}")
-    remove(aside)
-    path.replace(aside)
-    temporary.replace(path)
-    remove(aside)
+    with _patient_lock(path.parent):
+        remove(aside)
+        path.replace(aside)
+        temporary.replace(path)
+        remove(aside)
 
 
 def _sync_tree(path: Path) -> None:
