@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from kura_cache_adapters import (
     CachedEmbeddingModel,
     CacheOptions,
     CacheStats,
+    CallableEmbeddingModel,
     DimensionMismatchError,
     JSONLCheckpointManager,
     KuraCacheError,
@@ -377,6 +379,28 @@ def test_closing_closes_what_the_model_opened_and_nothing_else(model: Any, tmp_p
         cached.embed_sync(["b"])
     assert cached.embed_sync(["b"]) == model.lists(["b"])
     assert len(model.calls) == 2
+
+
+async def test_thirty_calls_of_a_cached_model_around_a_cached_model_end(tmp_path: Path) -> None:
+    blocking = CallableEmbeddingModel(lambda texts: [[1.0]] * len(texts), model_name="blocking")
+    outer = CachedEmbeddingModel(CachedEmbeddingModel(blocking, tmp_path / "in"), tmp_path / "out")
+    answers = await asyncio.wait_for(asyncio.gather(*[outer.embed([f"{at}"]) for at in range(30)]), 60)
+    assert [*answers] == [[[1.0]]] * 30
+
+
+async def test_calls_at_once_of_a_model_that_reuses_its_buffer_are_not_mixed(tmp_path: Path) -> None:
+    buffer = np.zeros((1, 8), np.float32)
+    model = FakeEmbeddingModel()
+
+    async def embed(texts: list[str]) -> Any:
+        await asyncio.sleep(0)
+        buffer[:] = model.array(texts)
+        return buffer
+
+    cached = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="buffer"), tmp_path)
+    for _ in range(2):
+        answers = await asyncio.gather(*[cached.embed([f"{at}"]) for at in range(100)])
+        assert [*answers] == [model.lists([f"{at}"]) for at in range(100)]
 
 
 def test_a_cached_model_around_a_cached_model_works(model: Any, tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ def worker(
     batch: int,
     dtype: str = "float32",
     dimension: int = 8,
+    durable: str = "durable",
 ) -> subprocess.Popen[str]:
     """Start a worker; its output is to be read to the end."""
-    command_line = [command, url, dtype, str(dimension), numbers, str(batch)]
+    command_line = [command, url, dtype, str(dimension), numbers, str(batch), durable]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.worker", *command_line],
         cwd=ROOT,
@@ -62,10 +63,11 @@ def test_what_one_process_wrote_another_reads_bit_for_bit(url: str, dtype: str) 
         assert finish(reader) == 300
 
 
-def test_a_kill_in_the_middle_loses_nothing_that_was_acknowledged(url: str) -> None:
+@pytest.mark.parametrize("durable", ["durable", "fast"])
+def test_a_kill_in_the_middle_loses_nothing_that_was_acknowledged(url: str, durable: str) -> None:
     acknowledged = 0
     for round_ in range(3):
-        process = worker("fill", url, "0-1000000", 7)
+        process = worker("fill", url, "0-1000000", 7, durable=durable)
         assert process.stdout is not None
         for line in process.stdout:
             acknowledged = max(acknowledged, int(line))
@@ -84,13 +86,16 @@ def test_two_processes_fill_a_directory_while_a_third_reads_it(url: str) -> None
     reader = CachedEmbeddingModel(model, url)
     chance = np.random.default_rng(0)
     space = open_store(url).space(reader._identity)
+    found = 0
     while any(process.poll() is None for process in writers):
         texts = [f"text {number}" for number in chance.integers(0, 2500, 50)]
         keys = [bytes.fromhex(reader.cache_key(text)) for text in texts]
         hits = space.get_many(keys)
         assert hits.invalid == 0
+        found += len(hits.positions)
         expected = model.array([texts[at] for at in hits.positions])
         assert np.array_equal(hits.vectors.reshape(-1, 8), expected)
+    assert found
     for process in writers:
         finish(process)
     assert finish(worker("read", url, "0-2500", 2500)) == 2500

@@ -293,6 +293,7 @@ def test_memory_evicts_what_was_used_least_recently() -> None:
     assert len(one.get_many(map(key_of, range(10, 20))).positions) == 0
     assert np.array_equal(two.get_many(map(key_of, range(60))).vectors, vectors_of(list(range(60))))
     assert store.spaces() == [IDENTITY, open_identity]
+    assert one._vectors.nbytes + two._vectors.nbytes < 2 * store.max_bytes
     one.put_many(map(key_of, range(1000)), vectors_of(list(range(1000))))
     assert one.stats().nbytes <= store.max_bytes
     with pytest.raises(ValueError, match="max_bytes"):

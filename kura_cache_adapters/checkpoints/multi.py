@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.protocols import BaseCheckpointManager
 from kura_cache_adapters.stores import TieredStore, as_store
 
@@ -68,10 +69,17 @@ class MultiCheckpointManager(BaseCheckpointManager):
     ) -> list[ModelT] | None:
         """Load from the first manager that has it, by the load strategy; None when none has."""
         managers = self._enabled()
+        damaged: CheckpointError | None = None
         for manager in managers[:1] if self.load_strategy == "priority" else managers:
-            found = manager.load_checkpoint(filename, model_class, **kwargs)
+            try:
+                found = manager.load_checkpoint(filename, model_class, **kwargs)
+            except CheckpointError as error:  # another may have a sound copy
+                damaged = error
+                continue
             if found is not None:
                 return found
+        if damaged is not None:
+            raise damaged
         return None
 
     def save_checkpoint(self, filename: str, data: Sequence[BaseModel], **kwargs: Any) -> None:

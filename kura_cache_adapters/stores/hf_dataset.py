@@ -45,7 +45,8 @@ class HFDatasetStore(SegmentStore):
     """Keep vectors in a directory as HuggingFace datasets; writing needs the extra `datasets`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Name the directory; it is made by the first write."""
+        """Name the directory; raise MissingExtraError without `datasets`, which writing needs."""
+        require("datasets", extra="datasets")
         super().__init__(path, HFDatasetFormat())
 
 

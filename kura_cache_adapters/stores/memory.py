@@ -82,6 +82,7 @@ class MemoryStore:
         ends = np.cumsum([len(at) for at in live])
         for space, at, end in zip(spaces, live, ends, strict=True):
             space.forget(at[gone[end - len(at) : end]])
+            space.shrink()
 
 
 def _memory_store(max_bytes: int) -> MemoryStore:
@@ -160,6 +161,15 @@ class MemorySpace:
             del self.slots[self._keys[slot]]
             self._free.append(int(slot))
 
+    def shrink(self) -> None:
+        """Give memory back when most slots are free; the caller holds the lock."""
+        if len(self._free) <= 2 * len(self.slots):
+            return
+        at = np.fromiter(self.slots.values(), np.intp, len(self.slots))
+        self._vectors, self.stamps = self._vectors[at], self.stamps[at]
+        self._keys, self._free = list(self.slots), []
+        self.slots = {key: slot for slot, key in enumerate(self._keys)}
+
     def _insert(self, keys: list[bytes], vectors: Vectors) -> None:
         fresh = list(dict.fromkeys(key for key in keys if key not in self.slots))
         self._make_room(len(fresh), vectors)
@@ -182,7 +192,7 @@ class MemorySpace:
         if missing <= 0:
             return
         old = len(self._keys)
-        new = old + max(missing, min(old, self._store.max_bytes // self.entry_bytes - old))
+        new = old + max(missing, old // 4)
         self._free.extend(range(new - 1, old - 1, -1))
         self._keys.extend([b""] * (new - old))
         self.stamps = np.concatenate([self.stamps, np.zeros(new - old, np.int64)])

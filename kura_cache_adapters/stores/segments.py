@@ -38,7 +38,7 @@ MERGE_FACTOR = 8
 """So many segments of similar size become one: each row is rewritten once per factor of 8."""
 
 MAX_MERGED_BYTES = 256 << 20
-"""The largest segment that a merge writes, in bytes of vectors: bounds its memory and its time."""
+"""The largest segment that a merge writes, in bytes of vectors as float64: bounds memory and time."""
 
 IDENTITY_FILE = "identity.json"
 """What a space's directory says about itself, for people and for listing."""
@@ -116,13 +116,13 @@ class SegmentSpace:
         for name, segment in self._open.items():
             if not segment.intact():
                 continue
-            rows, _ = _intact_rows([segment])
+            rows, (broken,) = _intact_rows([segment])
             stays = np.array([key not in doomed for key in _as_bytes(rows)], bool)
             if not stays.all():
                 found |= doomed & set(_as_bytes(rows))
                 if stays.any():
                     self._write(Rows.build(rows.keys[stays], rows.vectors[stays]), durable=True)
-                files.remove(self.path / name)
+                self._retire(name, broken=broken)
         self._refresh()
         return len(found)
 
@@ -255,7 +255,7 @@ class SegmentSpace:
         parts, size = {}, 0
         for name in names:
             segment = self._open.get(name)
-            size += _row_count(name) * (self._dimension or 1) * 4
+            size += _row_count(name) * (self._dimension or 1) * 8  # at most, for float64
             if segment is not None and segment.intact() and size <= MAX_MERGED_BYTES:
                 parts[name] = segment
         if len(parts) < 2:  # noqa: PLR2004 - nothing to merge

@@ -164,6 +164,15 @@ class StoreContract:
             space.put_many(keys, np.zeros(shape, np.float32))
         assert space.stats().rows == 0
 
+    @pytest.mark.parametrize("dtype", ["f2", ">f4", ">f8", "i8"])
+    def test_another_dtype_is_refused(self, space: VectorSpace, dtype: str) -> None:
+        with pytest.raises(ValueError, match="float32 or float64"):
+            space.put_many([key_of(1)], np.ones((1, 4), dtype))
+        assert space.stats().rows == 0
+
+    def test_a_space_is_the_same_object_each_time(self, store: EmbeddingStore) -> None:
+        assert store.space(IDENTITY) is store.space(IDENTITY)
+
     def test_results_are_copies(self, space: VectorSpace) -> None:
         vectors = vectors_of([1, 2])
         space.put_many(map(key_of, [1, 2]), vectors)
