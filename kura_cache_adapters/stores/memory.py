@@ -173,13 +173,13 @@ class MemorySpace:
     def _insert(self, keys: list[bytes], vectors: Vectors) -> None:
         fresh = list(dict.fromkeys(key for key in keys if key not in self.slots))
         self._make_room(len(fresh), vectors)
-        for key in fresh:
-            slot = self._free.pop()
-            self.slots[key] = slot
+        new = {key: self._free.pop() for key in fresh}
+        at = np.array([new[key] if key in new else self.slots[key] for key in keys], np.intp)
+        for key, slot in new.items():
             self._keys[slot] = key
-        at = np.array([self.slots[key] for key in keys], np.intp)
         self._vectors[at] = vectors
         self.stamps[at] = self._store.tick()
+        self.slots.update(new)  # last: Ctrl-C before it leaves misses, never a slot without its vector
 
     def _make_room(self, count: int, vectors: Vectors) -> None:
         dtype = np.result_type(self._vectors, vectors)
