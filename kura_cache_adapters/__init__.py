@@ -9,6 +9,7 @@ from kura_cache_adapters.cached_embedding import CachedEmbeddingModel, CacheOpti
 from kura_cache_adapters.errors import (
     CheckpointError,
     DimensionMismatchError,
+    IdentityError,
     KuraCacheError,
     MissingExtraError,
     VectorCountError,
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
         SentenceTransformerEmbeddingModel,
     )
     from kura_cache_adapters.kura import summarise_conversations
+    from kura_cache_adapters.langchain import LangChainCachedEmbeddings as LangChainCachedEmbeddings
+    from kura_cache_adapters.langchain import LangChainEmbeddingModel as LangChainEmbeddingModel
+    from kura_cache_adapters.llama_index import LlamaIndexCachedEmbedding as LlamaIndexCachedEmbedding
+    from kura_cache_adapters.llama_index import LlamaIndexEmbeddingModel as LlamaIndexEmbeddingModel
     from kura_cache_adapters.stores import (
         ArrowStore,
         HFDatasetStore,
@@ -61,6 +66,7 @@ __all__ = [
     "EmbeddingStore",
     "HFDatasetCheckpointManager",
     "HFDatasetStore",
+    "IdentityError",
     "JSONLCheckpointManager",
     "JSONLStore",
     "KuraCacheError",
@@ -79,13 +85,27 @@ __all__ = [
 ]
 
 
+# Imported when first used; those that need a framework are not in a star import.
+_ROOMS = {
+    "stores": "ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
+    "stores.checkpoint": "CachedEmbedding",
+    "checkpoints": (
+        "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"
+    ),
+    "embedding": "CallableEmbeddingModel OpenAIEmbeddingModel SentenceTransformerEmbeddingModel",
+    "kura": "summarise_conversations",
+    "langchain": "LangChainCachedEmbeddings LangChainEmbeddingModel",
+    "llama_index": "LlamaIndexCachedEmbedding LlamaIndexEmbeddingModel",
+}
+_LAZY = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*globals(), *_LAZY})
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names, imported when first used
-    for room in ("stores", "stores.checkpoint", "checkpoints", "embedding", "kura"):
-        if name in __all__ and hasattr(module := import_module(f"{__name__}.{room}"), name):
-            return getattr(module, name)
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kura_cache_adapters.filling import Kept, Part
-    from kura_cache_adapters.identity import Role
+    from kura_cache_adapters.identity import ModelIdentity, Role
     from kura_cache_adapters.protocols import (
         BaseEmbeddingModel,
         EmbeddingStore,
@@ -123,12 +123,9 @@ class CachedEmbeddingModel:
         """Tell whether the model embeds queries and documents alike."""
         return self._source.symmetric
 
-    def identity(self) -> dict[str, Any]:
-        """Return what else, beside the name, is in every key: the source's fields and keywords."""
-        return {
-            "parameters": json.loads(self._identity.parameters),
-            "source": json.loads(self._identity.source),
-        }
+    def identity(self) -> ModelIdentity:
+        """Return what, beside role and text, is in every key; a cache around this one has it too."""
+        return self._identity
 
     @property
     def stats(self) -> CacheStats:
@@ -143,6 +140,17 @@ class CachedEmbeddingModel:
     def cache_key(self, text: str, *, role: Role = "document") -> str:
         """Compute a text's key: 64 hexadecimal characters."""
         return self._keys([text], role)[0].hex()
+
+    def missing(self, texts: list[str], *, role: Role = "document") -> list[int]:
+        """Return the positions of the texts that embedding would send to the model now.
+
+        Nothing is embedded or counted; a repeated text is named once.
+        """
+        texts = checked_texts(texts)
+        keys = self._keys(texts, role)
+        found = set() if self._space is None else set(self._space.load(keys).positions.tolist())
+        first = {key: at for at, key in reversed([*enumerate(keys)])}
+        return sorted(at for at in first.values() if at not in found)
 
     async def embed(self, texts: list[str]) -> list[list[float]]:
         """Embed documents: one list of floats per text, in their order; [] for no text.

@@ -28,6 +28,19 @@ class DimensionMismatchError(KuraCacheError, ValueError):
     """Vectors of two dimensions met where only one may be."""
 
 
+class IdentityError(KuraCacheError, ValueError):
+    """Nothing can be said about what decides an embedder's vectors, so none can be cached."""
+
+    def __init__(
+        self,
+        what: str,
+        why: str,
+        cure: str = "Pass model_name=... or identity={...}: whatever changes its vectors must be in there.",
+    ) -> None:
+        """Name the embedder, the reason, and what to do."""
+        super().__init__(f"{what} {why}. {cure}")
+
+
 class DamagedSegmentError(KuraCacheError, OSError):
     """A segment's file is not what its writer left: cut, overwritten or foreign."""
 

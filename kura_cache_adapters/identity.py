@@ -51,6 +51,11 @@ class ModelIdentity:
             _canonical(source or {}, "identity field"),
         )
 
+    def with_parameters(self, parameters: Mapping[str, Any]) -> ModelIdentity:
+        """Return this identity with further parameters, which replace equally named ones."""
+        merged = {**json.loads(self.parameters), **parameters}
+        return self.of(self.model_name, merged, json.loads(self.source))
+
     @classmethod
     def from_json(cls, text: str | bytes) -> ModelIdentity:
         """Read what `to_json` wrote; raise ValueError for anything else."""

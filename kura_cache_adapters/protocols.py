@@ -54,8 +54,11 @@ class BaseEmbeddingModel(Protocol):
 class HasIdentity(Protocol):
     """A model that says what else, beside its name, changes its vectors."""
 
-    def identity(self) -> Mapping[str, Any]:
-        """Return JSON-able fields; never a secret, never what leaves the vector alone."""
+    def identity(self) -> Mapping[str, Any] | ModelIdentity:
+        """Return JSON-able fields; never a secret, never what leaves the vector alone.
+
+        A model that stands for another one returns that one's whole identity.
+        """
 
 
 @runtime_checkable

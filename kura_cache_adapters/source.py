@@ -40,6 +40,8 @@ class Source:
     def identity(self, parameters: Mapping[str, Any]) -> ModelIdentity:
         """Build the model's identity from its name, its own declaration and key parameters."""
         declared = self.model.identity() if isinstance(self.model, HasIdentity) else {}
+        if isinstance(declared, ModelIdentity):  # a cache, or what stands for one: no second key
+            return declared.with_parameters(parameters)
         return ModelIdentity.of(self.name, parameters, declared)
 
     def role(self, role: Role) -> Role:

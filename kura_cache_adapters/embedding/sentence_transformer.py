@@ -46,7 +46,7 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
         """
         package = require("sentence_transformers", extra="sentence-transformers")
         directory = Path(path or model_name)
-        self._content = _digest(directory) if directory.is_dir() else None
+        self._content = content_digest(directory) if directory.is_dir() else None
         self.model_name = model_name
         self.normalize_embeddings = normalize_embeddings
         self._model_batch_size = model_batch_size
@@ -74,14 +74,8 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
             "library": "sentence-transformers",
             "revision": self._revision,
             "content": self._content,
-            "prompts": dict(self.model.prompts),
-            "default_prompt_name": self.model.default_prompt_name,
-            "truncate_dim": self.model.truncate_dim,
-            "max_seq_length": self.model.max_seq_length,
             "normalize_embeddings": self.normalize_embeddings,
-            "modules": [type(module).__name__ for module in self.model],
-            "dtype": str(self.model.dtype),
-            "backend": self.model.backend,
+            **described(self.model),
         }
 
     async def embed(self, texts: list[str]) -> list[list[float]]:
@@ -120,7 +114,27 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
         return next((prompt for prompt in prompts if prompt is not None), "")
 
 
-def _digest(directory: Path) -> str:
+def described(model: SentenceTransformer) -> dict[str, Any]:
+    """Read from a loaded model what, beside its weights, decides its vectors."""
+    config = getattr(getattr(next(iter(model), None), "auto_model", None), "config", None)
+    return {
+        "commit": getattr(config, "_commit_hash", None),
+        "prompts": dict(model.prompts),
+        "default_prompt_name": model.default_prompt_name,
+        "truncate_dim": model.truncate_dim,
+        "max_seq_length": model.max_seq_length,
+        "modules": [_module(module) for module in model],
+        "dtype": str(model.dtype),
+        "backend": model.backend,
+    }
+
+
+def _module(module: Any) -> str:  # noqa: ANN401 - a torch module
+    pooling = getattr(module, "get_pooling_mode_str", str)()
+    return f"{type(module).__name__} {pooling}".strip()
+
+
+def content_digest(directory: Path) -> str:
     """Compute the SHA-256 over names and contents of a model's files."""
     total = sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
