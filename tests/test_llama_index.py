@@ -27,6 +27,7 @@ from kura_cache_adapters import (
     LlamaIndexCachedEmbedding,
     LlamaIndexEmbeddingModel,
     MemoryStore,
+    open_store,
 )
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.faces import LlamaIndex, Spy
@@ -121,6 +122,7 @@ def test_a_pipeline_with_workers_embeds_nothing_twice(tmp_path: Path) -> None:
     assert [(node.node_id, node.embedding) for node in done] == [
         (node.node_id, vector) for node, vector in zip(nodes(), expected, strict=True)
     ]
+    assert open_store(tmp_path).space(model.identity()).stats().rows == len(TEXTS)
 
 
 # Dicts and the ingestion cache

@@ -14,7 +14,7 @@ from kura_cache_adapters.source import collect
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from sentence_transformers import SentenceTransformer
 
@@ -36,16 +36,18 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
         *,
         path: str | os.PathLike[str] | None = None,
         normalize_embeddings: bool = False,
+        identity: Mapping[str, Any] | None = None,
         **model_kwargs: Any,
     ) -> None:
         """Load a model by name, or from a directory `path`.
 
         Of a directory the content of its files, not its place, is part of the identity: a copy
-        finds the same entries, a fine-tuned model its own. `model_kwargs` go to
-        `SentenceTransformer` (prompts, truncate_dim, revision, ...).
+        finds the same entries, a fine-tuned model its own. `identity` replaces all that is read.
+        `model_kwargs` go to `SentenceTransformer` (prompts, truncate_dim, revision, ...).
         """
         package = require("sentence_transformers", extra="sentence-transformers")
         directory = Path(path or model_name)
+        self._given = identity
         self._content = content_digest(directory) if directory.is_dir() else None
         self.model_name = model_name
         self.normalize_embeddings = normalize_embeddings
@@ -68,8 +70,10 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
         routed = any(type(module).__name__ == "Router" for module in self.model)
         return not routed and self._prompt("query") == self._prompt("document", "passage", "corpus")
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Mapping[str, Any]:
         """Return what, beside the name, decides the vectors: prompts, truncation, modules, dtype."""
+        if self._given is not None:
+            return self._given
         return {
             "library": "sentence-transformers",
             "revision": self._revision,
