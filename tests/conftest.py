@@ -19,6 +19,7 @@ def openai_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
     pytest.importorskip("openai", reason="needs the extra `openai`")
     with OpenAIServer() as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_BASE", server.url)  # what LlamaIndex reads
         monkeypatch.setenv("OPENAI_API_KEY", "sk-test-MARKED")
         yield server
 

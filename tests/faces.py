@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kura_cache_adapters import CachedEmbeddingModel
     from kura_cache_adapters.foreign import ForeignEmbeddingModel
     from kura_cache_adapters.testing import FakeEmbeddingModel
 

@@ -57,6 +57,10 @@ def run(loop: str, work: Any) -> Any:
         fresh.close()
 
 
+def ask(face: Face, adapter: Any, texts: list[str], *, asynchronous: bool) -> list[list[float]]:
+    return asyncio.run(face.adocuments(adapter, texts)) if asynchronous else face.documents(adapter, texts)
+
+
 # Out: the cache as their embedder
 
 
@@ -167,10 +171,7 @@ def test_context_variables_reach_the_source(
     seen: list[str] = []
     spy.before = lambda _: seen.append(tenant.get())
     tenant.set("somebody")
-    if asynchronous:
-        asyncio.run(face.adocuments(adapter, ["a"]))
-    else:
-        face.documents(adapter, ["a"])
+    ask(face, adapter, ["a"], asynchronous=asynchronous)
     assert seen == ["somebody"]
 
 
@@ -193,10 +194,7 @@ def test_the_sources_exceptions_arrive_unchanged(
 
     spy.before = fail
     with pytest.raises(QuotaError) as caught:
-        if asynchronous:
-            asyncio.run(face.adocuments(adapter, ["a"]))
-        else:
-            face.documents(adapter, ["a"])
+        ask(face, adapter, ["a"], asynchronous=asynchronous)
     assert caught.value is error
     spy.before = lambda _: None
     assert face.documents(adapter, ["a"]) == spy.fake.lists(["a"])
@@ -259,10 +257,7 @@ def test_finished_batches_survive_the_failure_of_a_later_one(
 
     spy.before = refuse
     with pytest.raises(QuotaError):
-        if asynchronous:
-            asyncio.run(face.adocuments(adapter, texts))
-        else:
-            face.documents(adapter, texts)
+        ask(face, adapter, texts, asynchronous=asynchronous)
     spy.before = lambda _: None
     spy.calls.clear()
     assert face.documents(adapter, texts) == spy.fake.lists(texts)

@@ -83,7 +83,12 @@ LANGCHAIN = [
             "api_version": "2024-01-01",
         },
         [{"azure_deployment": "two"}, {"azure_endpoint": "https://two.example"}, {"dimensions": 256}],
-        [{"api_version": "2025-01-01"}, {"chunk_size": 7}, {"api_key": "another"}, {"azure_ad_token": SECRET}],
+        [
+            {"api_version": "2025-01-01"},
+            {"chunk_size": 7},
+            {"api_key": "another"},
+            {"azure_ad_token": SECRET},
+        ],
         symmetric=True,
     ),
     Case(
@@ -418,21 +423,23 @@ def test_a_local_models_prompts_truncation_and_files_count(minilm: Path, tmp_pat
     assert fingerprint(make()).local
     assert fingerprint(make()).symmetric
     assert not fingerprint(make(query_encode_kwargs={"prompt_name": "query"})).symmetric
-    for change in [
+    changes: list[dict[str, Any]] = [
         {"model_kwargs": {"prompts": {"query": "q: "}}},
         {"model_kwargs": {"truncate_dim": 64}},
         {"model_kwargs": {"revision": "main"}},
         {"encode_kwargs": {"normalize_embeddings": True}},
         {"encode_kwargs": {"precision": "int8"}},
         {"query_encode_kwargs": {"prompt_name": "query"}},
-    ]:
+    ]
+    for change in changes:
         assert digest(make(**change)) != plain, change
-    for same in [
+    harmless: list[dict[str, Any]] = [
         {"model_kwargs": {"device": "cpu"}},
         {"encode_kwargs": {"batch_size": 7}},
         {"show_progress": True},
         {"cache_folder": str(tmp_path)},
-    ]:
+    ]
+    for same in harmless:
         assert digest(make(**same)) == plain, same
     copy = tmp_path / minilm.name
     copy.mkdir()
@@ -447,7 +454,9 @@ def test_a_local_models_prompts_truncation_and_files_count(minilm: Path, tmp_pat
 
 
 def test_llama_indexs_local_models_count_what_their_dict_forgets(minilm: Path) -> None:
-    package = pytest.importorskip("llama_index.embeddings.huggingface", reason="needs its HuggingFaceEmbedding")
+    package = pytest.importorskip(
+        "llama_index.embeddings.huggingface", reason="needs its HuggingFaceEmbedding"
+    )
 
     def make(**options: Any) -> Any:
         return package.HuggingFaceEmbedding(model_name=str(minilm), device="cpu", **options)
@@ -455,13 +464,14 @@ def test_llama_indexs_local_models_count_what_their_dict_forgets(minilm: Path) -
     plain = digest(make())
     assert fingerprint(make()).symmetric
     assert not fingerprint(make(query_instruction="query: ")).symmetric
-    for change in [
+    changes: list[dict[str, Any]] = [
         {"query_instruction": "query: "},
         {"text_instruction": "text: "},
         {"normalize": False},
         {"max_length": 16},
         {"truncate_dim": 64},
-    ]:
+    ]
+    for change in changes:
         assert digest(make(**change)) != plain, change
     assert digest(make(embed_batch_size=7, cache_folder="x", show_progress_bar=True)) == plain
 
@@ -521,7 +531,7 @@ def test_an_unknown_attribute_counts_public_or_private() -> None:
 
 
 def test_what_only_moves_or_counts_does_not() -> None:
-    for same in [
+    harmless: list[dict[str, Any]] = [
         {"batch_size": 7},
         {"request_timeout": 3},
         {"max_retries": 3},
@@ -536,7 +546,8 @@ def test_what_only_moves_or_counts_does_not() -> None:
         {"my_api_key": SECRET},
         {"accessToken": SECRET},
         {"proxies": {"x": SECRET}},
-    ]:
+    ]
+    for same in harmless:
         assert digest(Plain(model="m", **same)) == digest(Plain(model="m")), same
 
 

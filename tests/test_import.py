@@ -30,6 +30,13 @@ def test_importing_it_imports_no_optional_package() -> None:
     assert python(code) == "[]\n"
 
 
+def test_all_public_names_are_listed_and_a_star_import_needs_no_framework() -> None:
+    adapters = {"LangChainCachedEmbeddings", "LangChainEmbeddingModel", "LlamaIndexCachedEmbedding"}
+    assert adapters <= set(dir(kura_cache_adapters))
+    code = "import sys; sys.modules['langchain_core'] = None\nfrom kura_cache_adapters import *; print(ArrowStore)"
+    assert "ArrowStore" in python(code)
+
+
 def test_importing_it_takes_little_more_than_numpy_and_pyarrow() -> None:
     code = (
         "import time, numpy, pyarrow\n"
@@ -42,17 +49,19 @@ def test_importing_it_takes_little_more_than_numpy_and_pyarrow() -> None:
 def test_a_missing_extra_is_one_clear_error_with_the_pip_line() -> None:
     code = (
         "import sys\n"
-        "sys.modules.update(dict.fromkeys(['openai', 'sentence_transformers', 'datasets', 'kura']))\n"
+        "names = ['openai', 'sentence_transformers', 'datasets', 'kura', 'langchain_core', 'llama_index']\n"
+        "sys.modules.update(dict.fromkeys(names))\n"
         "import kura_cache_adapters as k\n"
         "import asyncio\n"
         "for make in (k.OpenAIEmbeddingModel, k.SentenceTransformerEmbeddingModel,\n"
         "             lambda: k.HFDatasetCheckpointManager('x'),\n"
-        "             lambda: asyncio.run(k.summarise_conversations([]))):\n"
+        "             lambda: asyncio.run(k.summarise_conversations([])),\n"
+        "             lambda: k.LangChainCachedEmbeddings, lambda: k.LlamaIndexEmbeddingModel):\n"
         "    try: make()\n"
         "    except ImportError as error: print(error)\n"
     )
     lines = python(code).splitlines()
-    extras = ["openai", "sentence-transformers", "datasets", "kura"]
+    extras = ["openai", "sentence-transformers", "datasets", "kura", "langchain", "llama-index"]
     assert [line.split("pip install ")[1] for line in lines] == [
         f"'kura-cache-adapters[{extra}]'" for extra in extras
     ]

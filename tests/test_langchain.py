@@ -23,8 +23,8 @@ from kura_cache_adapters import (
     LangChainEmbeddingModel,
     MemoryStore,
     VectorCountError,
+    background,
 )
-from kura_cache_adapters import background
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.faces import LangChain, Spy
 
@@ -79,7 +79,8 @@ def faiss(embeddings: Embeddings) -> Any:
 
 def chroma(embeddings: Embeddings) -> Any:
     package = pytest.importorskip("langchain_chroma", reason="needs langchain-chroma")
-    from chromadb import EphemeralClient, Settings
+    from chromadb import EphemeralClient
+    from chromadb.config import Settings
 
     client = EphemeralClient(Settings(anonymized_telemetry=False))
     for collection in client.list_collections():
@@ -98,18 +99,18 @@ async def test_a_vector_store_built_again_asks_the_model_nothing(
         found = store.similarity_search_with_score("the cat sat", k=3)
         later = await store.asimilarity_search("until noon", k=2)
         retrieved = store.as_retriever(search_kwargs={"k": 1}).invoke("the cat sat")
-        answers.append([
-            [(document.page_content, score) for document, score in found],
-            [document.page_content for document in [*later, *retrieved]],
-        ])
+        answers.append(
+            [
+                [(document.page_content, score) for document, score in found],
+                [document.page_content for document in [*later, *retrieved]],
+            ]
+        )
     assert spy.calls == []
     assert answers[0] == answers[1]
     assert len(answers[0][0]) == 3
 
 
-async def test_a_vector_store_takes_documents_asynchronously(
-    embedder: Any, spy: Spy, tmp_path: Path
-) -> None:
+async def test_a_vector_store_takes_documents_asynchronously(embedder: Any, spy: Spy, tmp_path: Path) -> None:
     documents = [Document(page_content=text) for text in TEXTS]
     for _ in range(2):
         store = InMemoryVectorStore(LangChainCachedEmbeddings.from_embeddings(embedder, tmp_path))
@@ -273,7 +274,9 @@ def test_openai_through_langchain(
     assert make().embed_documents(texts) == openai_server.lists(texts)
     assert openai_server.texts == [*texts[:4], *texts[4:8], *texts[4:8], *texts[8:]]
     before = len(openai_server.requests)
-    changed = make(chunk_size=100, max_retries=0, timeout=5, api_key="sk-other-MARKED", default_headers={"x": "MARKED"})
+    changed = make(
+        chunk_size=100, max_retries=0, timeout=5, api_key="sk-other-MARKED", default_headers={"x": "MARKED"}
+    )
     assert changed.embed_documents(texts) == openai_server.lists(texts)
     assert changed.embed_query(texts[0]) == openai_server.lists(texts[:1])[0]
     assert len(openai_server.requests) == before

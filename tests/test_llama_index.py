@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -12,11 +13,11 @@ import pytest
 
 pytest.importorskip("llama_index.core", reason="needs the extra `llama-index`")
 
+import llama_index.core.instrumentation as instrument
 from llama_index.core import MockEmbedding, Settings, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.ingestion import IngestionPipeline
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
@@ -34,6 +35,8 @@ from tests.faces import LlamaIndex, Spy
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.openai_server import OpenAIServer
 
 TEXTS = ["the cat sat", "on the mat", "and purred", "until noon"]
 
@@ -100,9 +103,7 @@ async def test_an_index_is_asked_asynchronously(adapter: LlamaIndexCachedEmbeddi
     assert sorted(spy.texts) == sorted([*TEXTS, "until noon"])
 
 
-async def test_a_pipeline_embeds_nodes_in_order_and_once(
-    embedder: Any, spy: Spy, tmp_path: Path
-) -> None:
+async def test_a_pipeline_embeds_nodes_in_order_and_once(embedder: Any, spy: Spy, tmp_path: Path) -> None:
     expected = spy.fake.lists([node.get_content(MetadataMode.EMBED) for node in nodes()])
     for number in range(3):
         adapter = LlamaIndexCachedEmbedding.from_embedding(embedder, tmp_path)
@@ -197,7 +198,7 @@ def test_an_embedder_that_pickling_would_change_is_refused(embedder: Any, spy: S
 class Collected(BaseEventHandler):
     """Keeps the events that it is told."""
 
-    events: list[Any] = []
+    events: list[Any]
 
     @classmethod
     def class_name(cls) -> str:
@@ -214,7 +215,7 @@ async def test_it_emits_the_events_of_any_embedding(tmp_path: Path) -> None:
         model=CachedEmbeddingModel(fake, tmp_path), callback_manager=CallbackManager([debug])
     )
     collected = Collected(events=[])
-    dispatcher = get_dispatcher()
+    dispatcher = instrument.get_dispatcher()  # type: ignore[attr-defined]
     dispatcher.add_event_handler(collected)
     try:
         adapter.get_text_embedding("a")
@@ -324,9 +325,7 @@ async def test_query_and_text_are_kept_apart(spy: Spy, *, query_first: bool, asy
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_found_and_missed_texts_keep_their_order(
-    adapter: Any, spy: Spy, *, asynchronous: bool
-) -> None:
+async def test_found_and_missed_texts_keep_their_order(adapter: Any, spy: Spy, *, asynchronous: bool) -> None:
     adapter.get_text_embedding_batch(["Cached1", "Cached2"])
     spy.calls.clear()
     texts = ["Cached1", "Miss1", "Cached2", "Miss2"]
@@ -336,6 +335,36 @@ async def test_found_and_missed_texts_keep_their_order(
         vectors = adapter.get_text_embedding_batch(texts)
     assert vectors == spy.fake.lists(texts)
     assert spy.calls == [("document", ["Miss1", "Miss2"])]
+
+
+def test_openai_through_llama_index(
+    openai_server: OpenAIServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    package = pytest.importorskip("llama_index.embeddings.openai", reason="needs LlamaIndex's OpenAI")
+    caplog.set_level(logging.DEBUG)
+    texts = [f"text {number}" for number in range(10)]
+    made: list[Any] = []
+
+    def make(**options: Any) -> LlamaIndexCachedEmbedding:
+        options = {"embed_batch_size": 4, "dimensions": 8, "max_retries": 0, **options}
+        made.append(package.OpenAIEmbedding(model="text-embedding-3-small", **options))
+        return LlamaIndexCachedEmbedding.from_embedding(made[-1], tmp_path)
+
+    first = make()
+    assert first.get_text_embedding_batch(texts) == openai_server.lists(texts)
+    assert [len(request["input"]) for request in openai_server.requests] == [4, 4, 2]
+    changed = make(embed_batch_size=7, api_key="sk-other-MARKED", default_headers={"x": "MARKED"}, timeout=3)
+    assert changed.get_text_embedding_batch(texts) == openai_server.lists(texts)
+    assert changed.get_query_embedding(texts[0]) == openai_server.lists(texts[:1])[0]
+    assert changed.to_dict() == first.to_dict()
+    assert len(openai_server.requests) == 3
+    assert make(dimensions=4).model.missing(texts) == [*range(10)]
+    assert "MARKED" not in json.dumps(changed.to_dict()) + repr(changed) + caplog.text
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or b"MARKED" not in path.read_bytes()
+    for embedder in made:
+        if embedder._client is not None:
+            embedder._client.close()
 
 
 def test_a_langchain_embedding_is_seen_through(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ def langchain_embedder(minilm: Path, **options: Any) -> Any:
 
 
 def llama_index_embedder(minilm: Path, **options: Any) -> Any:
-    package = pytest.importorskip("llama_index.embeddings.huggingface", reason="needs its HuggingFaceEmbedding")
+    package = pytest.importorskip(
+        "llama_index.embeddings.huggingface", reason="needs its HuggingFaceEmbedding"
+    )
     return package.HuggingFaceEmbedding(model_name=str(minilm), device="cpu", **options)
 
 
@@ -60,6 +62,7 @@ def test_roles_and_bits_survive_the_way_through_both(
     order: str, minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformers = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
+    inner: LangChain | LlamaIndex
     outer: LangChain | LlamaIndex
     if order.startswith("langchain"):
         inner, outer, embedder = LangChain(), LlamaIndex(), prompted_langchain(minilm)

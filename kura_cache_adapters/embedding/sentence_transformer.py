@@ -28,7 +28,7 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
     is `symmetric`. Needs the extra `sentence-transformers`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each may matter
         self,
         model_name: str = "all-MiniLM-L6-v2",
         model_batch_size: int = 128,
