@@ -26,7 +26,9 @@ def docstrings(modules: list[str]) -> dict[str, str]:
     library = Path(sysconfig.get_paths()["stdlib"])
     found: dict[str, str] = {}
     for module in modules:
-        tree = ast.parse((library / f"{module}.py").read_text(encoding="utf-8"))
+        file = library / f"{module}.py"
+        file = file if file.exists() else library / module / "__init__.py"
+        tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and (text := ast.get_docstring(node)):
                 found[f"{module}.{node.name}"] = text
