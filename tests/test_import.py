@@ -33,8 +33,8 @@ def test_importing_it_imports_no_optional_package() -> None:
 def test_all_public_names_are_listed_and_a_star_import_needs_no_framework() -> None:
     adapters = {"LangChainCachedEmbeddings", "LangChainEmbeddingModel", "LlamaIndexCachedEmbedding"}
     assert adapters <= set(dir(kura_cache_adapters))
-    code = "import sys; sys.modules['langchain_core'] = None\nfrom kura_cache_adapters import *\nprint(ArrowStore)"
-    assert "ArrowStore" in python(code)
+    code = "import sys; sys.modules['langchain_core'] = None\nfrom kura_cache_adapters import *; print(1)"
+    assert python(code) == "1\n"
 
 
 def test_importing_it_takes_little_more_than_numpy_and_pyarrow() -> None:
