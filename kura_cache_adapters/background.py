@@ -71,13 +71,18 @@ class ForkLock:
         self.lock = threading.Lock()
         _fork_locks.add(self)
 
-    def __enter__(self) -> None:
-        """Take the lock."""
-        self.lock.acquire()
+    # Properties, so that `with` calls the lock itself: between a Python function's taking of a lock
+    # and its return there is a place where Ctrl-C would leave it taken.
 
-    def __exit__(self, *_: object) -> None:
+    @property
+    def __enter__(self) -> Callable[[], object]:
+        """Take the lock."""
+        return self.lock.__enter__
+
+    @property
+    def __exit__(self) -> Callable[..., None]:  # noqa: PLE0302, PYI036 - a property
         """Free the lock."""
-        self.lock.release()
+        return self.lock.__exit__
 
     def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
         """Pickle as a new, free lock."""
@@ -87,8 +92,16 @@ class ForkLock:
 _held: list[threading.Lock] = []
 
 
+def _known_locks() -> list[ForkLock]:
+    while True:
+        try:
+            return list(_fork_locks)
+        except RuntimeError:  # another thread has just made one
+            continue
+
+
 def _before_fork() -> None:
-    for lock in (_starting, *(fork_lock.lock for fork_lock in list(_fork_locks))):
+    for lock in (_starting, *(fork_lock.lock for fork_lock in _known_locks())):
         lock.acquire()
         _held.append(lock)  # one by one: Ctrl-C may end the waiting, and the fork goes on
 
@@ -102,7 +115,7 @@ def _after_fork_in_child() -> None:
     global _runtime, _starting
     _runtime, _starting = None, threading.Lock()
     _held.clear()
-    for fork_lock in list(_fork_locks):
+    for fork_lock in _known_locks():
         fork_lock.lock = threading.Lock()
 
 

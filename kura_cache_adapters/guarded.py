@@ -46,7 +46,7 @@ class GuardedSpace:
     def load(self, keys: Sequence[bytes]) -> Hits:
         """Look keys up; nothing is found where the store fails."""
         try:
-            hits = self._space().get_many(keys)
+            hits = self._space().get_many(keys).checked(len(keys))
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the model answers instead
             self._tally.add(load_failures=1)
             self._trouble.report("read", _MESSAGE, "read", self._store, error)

@@ -42,9 +42,10 @@ class ModelIdentity:
 
         Raises:
             TypeError: a value that JSON cannot hold exactly (the message names it).
-            ValueError: a NaN or an infinity.
+            ValueError: a NaN, an infinity, or a lone surrogate, which JSON cannot tell from half a pair.
 
         """
+        _encodable(model_name, "model_name")
         return cls(
             model_name,
             _canonical(parameters or {}, "parameter"),
@@ -112,12 +113,13 @@ def text_keys(head: bytes, texts: list[str]) -> list[bytes]:
 
 def _canonical(fields: Mapping[str, Any], kind: str) -> str:
     for name, value in fields.items():
-        _refuse_inexact(value, f"{kind} {name!r}")
+        _refuse_inexact(value, f"{kind} {_name(name, f'a name of a {kind}')!r}")
     return json.dumps(dict(fields), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _refuse_inexact(value: object, where: str) -> None:
     if type(value) in _SCALARS:
+        _encodable(value, where)
         return
     if isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
@@ -137,6 +139,17 @@ def _refuse_inexact(value: object, where: str) -> None:
 
 def _name(value: object, what: str = "model_name") -> str:
     if type(value) is str:
+        _encodable(value, what)
         return value
     message = f"{what} must be a str, not {type(value).__name__}"
     raise TypeError(message)
+
+
+def _encodable(value: object, where: str) -> None:
+    if not isinstance(value, str):
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        message = f"{where} has a lone surrogate, which has no exact place in a cache key: {value!a:.80}"
+        raise ValueError(message) from error

@@ -92,6 +92,16 @@ class Hits:
         """Return the look-up that found nothing: shapes (0,) and (0, 0)."""
         return cls(np.empty(0, np.intp), np.empty((0, 0), np.float32), invalid)
 
+    def checked(self, asked: int) -> Hits:
+        """Return these hits; raise ValueError if they are no answer to `asked` keys."""
+        at, vectors = self.positions, self.vectors
+        matrix = vectors.ndim == 2 and vectors.dtype.char in "fd" and len(vectors) == len(at)  # noqa: PLR2004
+        inside = not len(at) or (at.dtype.kind == "i" and at[0] >= 0 and at[-1] < asked)
+        if matrix and inside and (len(at) < 2 or (at[1:] > at[:-1]).all()):  # noqa: PLR2004
+            return self
+        message = f"hits at {at!r:.80} with {vectors.dtype} vectors {vectors.shape} answer no {asked} keys"
+        raise ValueError(message)
+
 
 @dataclass(frozen=True, slots=True)
 class SpaceStats:

@@ -144,3 +144,23 @@ def test_a_directory_name_is_short_and_plain_whatever_the_model(name: str) -> No
     assert all(part.isalnum() or part in "._-" for part in directory)
     assert directory.isascii()
     assert not directory.startswith(".")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        ModelIdentity.of,
+        lambda text: ModelIdentity.of("m", {"prompt": text}),
+        lambda text: ModelIdentity.of("m", {}, {"prompts": {"query": [text]}}),
+        lambda text: ModelIdentity.of("m", {}, {text: 1}),
+    ],
+)
+def test_two_lone_surrogates_are_refused_where_json_would_make_them_one_character(build: Any) -> None:
+    build("\U0001f600")
+    with pytest.raises(ValueError, match="lone surrogate"):
+        build("\ud83d\ude00")
+
+
+def test_a_sources_field_names_must_be_strings() -> None:
+    with pytest.raises(TypeError, match="must be a str"):
+        ModelIdentity.of("m", {}, {1: "a"})  # type: ignore[dict-item]

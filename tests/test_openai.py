@@ -175,3 +175,20 @@ def test_without_a_key_the_sdks_own_error_says_so(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(openai.OpenAIError, match="OPENAI_API_KEY"):
         OpenAIEmbeddingModel()
     gc.collect()
+
+
+async def test_what_was_answered_before_a_cancellation_is_stored(
+    openai_server: OpenAIServer, tmp_path: Path
+) -> None:
+    openai_server.faults = ["late"] * 4
+    cached = CachedEmbeddingModel(OpenAIEmbeddingModel(model_batch_size=4, n_concurrent_jobs=5), tmp_path)
+    work = asyncio.ensure_future(cached.embed(TEXTS))
+    while cached.stats.stored < 4:
+        await asyncio.sleep(0.01)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    openai_server.faults = []
+    assert await cached.embed(TEXTS) == openai_server.lists(TEXTS)
+    once = [text for text in TEXTS if openai_server.texts.count(text) == 1]
+    assert len(once) >= 4

@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, TieredStore, open_store
+from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.identity import text_keys
+from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.stores import ArrowStore, MemoryStore, ParquetStore
+from kura_cache_adapters.stores.parquet import ParquetFormat
 from kura_cache_adapters.stores.rows import checksum_of, checksums_of, key_matrix
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
@@ -116,6 +120,38 @@ def test_a_foreign_store_that_fails(opens: bool, caplog: Any) -> None:  # noqa: 
     assert_like_the_bare_model(Broken(opens=opens), caplog, warnings=2)
 
 
+class Lying(MemoryStore):
+    """A store whose answers are no answers."""
+
+    hits: Hits
+
+    def space(self, _: object) -> Any:
+        return self
+
+    def get_many(self, _: object) -> Hits:
+        return self.hits
+
+
+LIES = {
+    "beyond": Hits(np.array([0, 7]), np.ones((2, 8), np.float32)),
+    "before": Hits(np.array([-1, 0]), np.ones((2, 8), np.float32)),
+    "twice": Hits(np.array([1, 1]), np.ones((2, 8), np.float32)),
+    "falling": Hits(np.array([1, 0]), np.ones((2, 8), np.float32)),
+    "too few": Hits(np.array([0, 1]), np.ones((1, 8), np.float32)),
+    "flat": Hits(np.array([0]), np.ones(1, np.float32)),
+    "integers": Hits(np.array([0]), np.ones((1, 8), np.int64)),  # type: ignore[arg-type]
+    "no positions": Hits(np.array([0.0]), np.ones((1, 8), np.float32)),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_foreign_store_that_answers_nonsense_is_not_believed(lie: str) -> None:
+    model, store = FakeEmbeddingModel(), Lying()
+    store.hits = LIES[lie]
+    for cache in (store, TieredStore(store, MemoryStore())):
+        assert CachedEmbeddingModel(model, cache).embed_sync(["a", "b"]) == model.lists(["a", "b"])
+
+
 def test_a_failing_tier_leaves_the_others_at_work(tmp_path: Path, caplog: Any) -> None:
     model = FakeEmbeddingModel()
     store = TieredStore(Broken(opens=True), ArrowStore(tmp_path))  # type: ignore[arg-type]
@@ -209,6 +245,20 @@ def test_no_flipped_bit_makes_a_wrong_vector(tmp_path: Path, scheme: str) -> Non
             expected = model.array([TEXTS[at] for at in hits.positions])
             assert np.array_equal(hits.vectors.reshape(-1, 8), expected)
         file.write_bytes(whole)
+
+
+def test_no_flipped_bit_of_a_parquet_footer_reaches_the_parser(tmp_path: Path) -> None:
+    space = open_store(f"parquet://{tmp_path}").space(IDENTITY)
+    space.put_many(text_keys(IDENTITY.head("document"), TEXTS), FakeEmbeddingModel().array(TEXTS))
+    [file] = segments(tmp_path)
+    whole = file.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for bit in range(8 * footer, 8 * len(whole), 7):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(content)
+        with pytest.raises(DamagedSegmentError):
+            ParquetFormat(None).read(file)
 
 
 def test_two_exchanged_values_are_misses(tmp_path: Path) -> None:

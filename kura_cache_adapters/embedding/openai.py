@@ -7,6 +7,7 @@ import base64
 import os
 import weakref
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -102,6 +103,7 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         """Yield (positions, vectors) as each request is answered; to be run on one event loop.
 
         When a request fails no new one is sent; those under way are yielded, then the error raised.
+        When the caller is cancelled, what has been answered by then is yielded first.
         """
         left = _batches(texts, self._model_batch_size)
         line = self._on_this_loop()
@@ -109,22 +111,27 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         failure: BaseException | None = None
         try:
             while True:
-                while failure is None and len(running) < self._n_concurrent_jobs:
-                    batch = next(left, None)
-                    if batch is None:
-                        break
+                free = 0 if failure else self._n_concurrent_jobs - len(running)
+                for batch in islice(left, free):
                     running.add(asyncio.create_task(self._request(line, texts, batch)))
                 if not running:
                     break
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
+                try:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                except asyncio.CancelledError as cancelled:
+                    failure = cancelled
+                for task in [task for task in running if task.done()]:
+                    running.discard(task)
                     if task.exception() is None:
                         yield task.result()
                     else:
                         failure = failure or task.exception()
+                if isinstance(failure, asyncio.CancelledError):
+                    break
         finally:
             for task in running:
                 task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
         if failure is not None:
             raise failure
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from hashlib import sha256
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,8 @@ Compression: TypeAlias = Literal["zstd"]
 
 _ONE_PAGE = 1 << 30  # bytes and rows: more than any segment has
 _VECTOR = "vector.list.element"
+_MAGIC = b"PAR1"
+_DIGEST = 16  # bytes of SHA-256
 
 
 class ParquetFormat:
@@ -57,10 +60,12 @@ class ParquetFormat:
                 max_rows_per_page=_ONE_PAGE,
                 **(squeeze if self.compression else plain),
             )
+            _seal(path, file)
 
     def read(self, path: Path) -> Segment:
         """Map a file whose values lie in it as they are; decode any other once."""
         mapped = files.map_file(path)
+        _check_seal(mapped)
         try:
             file = pq.ParquetFile(pa.BufferReader(mapped))
             return _mapped(file, mapped) or _decoded(file)
@@ -86,6 +91,33 @@ class ParquetStore(SegmentStore):
             message = f"compression must be None or 'zstd', not {compression!r}"
             raise ValueError(message)
         super().__init__(path, ParquetFormat(compression))
+
+
+def _footer(content: bytes | mmap.mmap) -> tuple[int, bytes]:
+    """Return where a file's footer starts, and the footer with its length and the magic number."""
+    start = len(content) - int.from_bytes(content[-8:-4], "little") - 8
+    if content[-4:] != _MAGIC or start < len(_MAGIC) + _DIGEST:
+        message = "it does not end as a Parquet file does"
+        raise DamagedSegmentError(message)
+    return start, content[start:]
+
+
+def _seal(path: Path, file: BinaryIO) -> None:
+    """Put a digest of the footer before it, where Parquet lets anything be.
+
+    A flipped bit in a footer can make pyarrow end the process; so none is parsed that is not whole.
+    """
+    file.flush()
+    start, footer = _footer(files.map_file(path))
+    file.seek(start)
+    file.write(sha256(footer).digest()[:_DIGEST] + footer)
+
+
+def _check_seal(mapped: mmap.mmap) -> None:
+    start, footer = _footer(mapped)
+    if mapped[start - _DIGEST : start] != sha256(footer).digest()[:_DIGEST]:
+        message = "its footer is damaged, or another program has written it"
+        raise DamagedSegmentError(message)
 
 
 def _mapped(file: pq.ParquetFile, mapped: mmap.mmap) -> ArraySegment | None:

@@ -269,6 +269,7 @@ class SegmentSpace:
         files.remove_stale_temporaries(self.path)
         with self._lock:
             self._names = self._names - set(parts) | {merged}
+            self._volatile &= self._names
             self._open = {name: part for name, part in self._open.items() if name not in parts}
 
     def _retire(self, name: str, *, broken: bool) -> None:

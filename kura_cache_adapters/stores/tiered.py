@@ -110,7 +110,7 @@ class TieredSpace:
 
     def _ask(self, tier: VectorSpace, keys: list[bytes]) -> Hits:
         try:
-            hits = tier.get_many(keys)
+            hits = tier.get_many(keys).checked(len(keys))
         except Exception as error:  # noqa: BLE001 - a foreign store that fails has nothing; the next may
             self._trouble.report(f"read {tier!r}", "Could not read from %r: %r", tier, error)
             return Hits.none()
