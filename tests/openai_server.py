@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,7 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.send_header("retry-after-ms", "10")
         self.end_headers()
-        self.wfile.write(content)
+        with suppress(ConnectionError):  # the client has been cancelled
+            self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         """Be quiet."""
