@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         ParquetStore,
         TieredStore,
     )
-    from kura_cache_adapters.stores.checkpoint import CachedEmbedding
+    from kura_cache_adapters.stores.carriers import CachedEmbedding
 
 __version__ = "0.1.0"
 
@@ -88,7 +88,7 @@ __all__ = [
 # Imported when first used; those that need a framework are not in a star import.
 _ROOMS = {
     "stores": "ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
-    "stores.checkpoint": "CachedEmbedding",
+    "stores.carriers": "CachedEmbedding",
     "checkpoints": (
         "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"
     ),

@@ -7,11 +7,13 @@ import logging
 import re
 import unicodedata
 from abc import abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from kura_cache_adapters.checkpoints import kura_layout
 from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.protocols import BaseCheckpointManager
 from kura_cache_adapters.stores import files
@@ -121,7 +123,14 @@ def _dumped(item: BaseModel, at: int, path: Path) -> Fields:
 
 
 def _validated(model_class: type[ModelT], text: str | bytes) -> ModelT:
-    return model_class.model_validate_json(text, by_alias=True, by_name=True)
+    """Read a record as it was written, by name; then as others write: by alias, or packed by Kura."""
+    try:
+        return model_class.model_validate_json(text, by_alias=False, by_name=True)
+    except ValidationError as error:
+        failed = {location[0] for each in error.errors() if (location := each["loc"])}
+    with suppress(ValidationError):
+        return model_class.model_validate_json(text, by_alias=True, by_name=True)
+    return model_class.model_validate_json(kura_layout.unpacked(text, failed), by_alias=False, by_name=True)
 
 
 def _checked(name: object) -> str:

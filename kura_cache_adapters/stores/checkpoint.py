@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel
 
 from kura_cache_adapters.answers import narrowed
 from kura_cache_adapters.protocols import Hits, SpaceStats
+from kura_cache_adapters.stores.carriers import carrier_for
 from kura_cache_adapters.stores.rows import KEY_BYTES, check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
 
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import SupportsCheckpoints, Vectors
@@ -24,14 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _THREADS = 8
-
-
-class CachedEmbedding(BaseModel):
-    """The record of one entry: its key (64 hex characters), its model's directory name, its vector."""
-
-    key: str
-    identity: str
-    embedding: list[float]
+_INVALID = np.empty(0)
 
 
 class CheckpointStore:
@@ -66,6 +60,7 @@ class CheckpointSpace:
         self._manager = manager
         self._identity = identity.directory
         self._prefix = f"embedding-{identity.digest[:16]}-"
+        self._carrier = carrier_for(manager)
         self._dimension: int | None = None
         self._trouble = Trouble(logger)
 
@@ -75,11 +70,11 @@ class CheckpointSpace:
         key_matrix(wanted)
         with ThreadPoolExecutor(_THREADS) as threads:
             loaded = list(threads.map(self._load, wanted))
-        found = {at: vector for at, vector in enumerate(loaded) if vector}
-        invalid = sum(vector == [] for vector in loaded)
+        found = {at: vector for at, vector in enumerate(loaded) if vector is not None and len(vector)}
+        invalid = sum(vector is _INVALID for vector in loaded)
         if not found:
             return Hits.none(invalid)
-        return Hits(np.fromiter(found, np.intp), narrowed(np.array([*found.values()])), invalid)
+        return Hits(np.fromiter(found, np.intp), narrowed(np.stack([*found.values()])), invalid)
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:  # noqa: ARG002 - the manager decides
         """Save one checkpoint per entry; the first failure is raised when all were tried."""
@@ -88,8 +83,7 @@ class CheckpointSpace:
         check_dimension(self._dimension, vectors, repr(self._manager))
         with ThreadPoolExecutor(_THREADS) as threads:
             saved = [
-                threads.submit(self._save, key, vector.tolist())
-                for key, vector in zip(wanted, vectors, strict=True)
+                threads.submit(self._save, key, vector) for key, vector in zip(wanted, vectors, strict=True)
             ]
         for one in saved:
             one.result()
@@ -117,24 +111,24 @@ class CheckpointSpace:
         mine = (name for name in names if name.startswith(self._prefix))
         return [(name, bytes.fromhex(name[start:end])) for name in mine]
 
-    def _load(self, key: bytes) -> list[float] | None:
-        """Load a vector: None when there is none, empty when what is there does not fit."""
+    def _load(self, key: bytes) -> NDArray[np.float64] | None:
+        """Load a vector: None when there is none, _INVALID when what is there does not fit."""
         try:
-            records = self._manager.load_checkpoint(self._name(key), CachedEmbedding)
+            records = self._manager.load_checkpoint(self._name(key), self._carrier.model_class)
+            if not records:
+                return None
+            name, identity, vector = self._carrier.unpack(records[0])
         except Exception as error:  # noqa: BLE001 - a foreign manager: what it cannot read is a miss
             self._trouble.report("read", "Could not read an entry from %r: %r", self._manager, error)
-            return []
-        if not records:
-            return None
-        record = records[0]
-        if (len(records), record.key, record.identity) != (1, key.hex(), self._identity):
-            return []
-        self._dimension = self._dimension or len(record.embedding)
-        fits = len(record.embedding) == self._dimension
-        return record.embedding if fits and all(map(math.isfinite, record.embedding)) else []
+            return _INVALID
+        if (len(records), name, identity) != (1, key.hex(), self._identity) or not len(vector):
+            return _INVALID
+        self._dimension = self._dimension or len(vector)
+        fits = len(vector) == self._dimension and np.isfinite(vector).all()
+        return vector if fits else _INVALID
 
-    def _save(self, key: bytes, vector: list[float]) -> None:
-        record = CachedEmbedding(key=key.hex(), identity=self._identity, embedding=vector)
+    def _save(self, key: bytes, vector: Vectors) -> None:
+        record = self._carrier.pack(key.hex(), self._identity, vector)
         self._manager.save_checkpoint(self._name(key), [record])
         self._dimension = len(vector)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.protocols import BaseCheckpointManager, SupportsCheckpoints
@@ -68,6 +68,19 @@ class Everything(BaseModel):
     raw: bytes = b""
 
 
+class Names(RootModel[list[str]]):
+    """A model that is a list."""
+
+
+class Swapped(BaseModel):
+    """A model whose aliases are each other's names."""
+
+    left: int = Field(alias="right")
+    right: int = Field(alias="left")
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
 class CheckpointManagerContract:
     """Subclass it, and override `open_manager`."""
 
@@ -99,8 +112,12 @@ class CheckpointManagerContract:
             [Everything(name="t", tree=Branch(children=[Leaf(value="1"), Branch(), Leaf(value=1)]))],
             [Everything(name="n", nested={"a": [{"b": None}, {}], "": []}, unlisted=None)],  # type: ignore[call-arg]
             [Leaf(value=at) for at in range(1500)],
+            [Names(["a", "b"]), Names([])],
+            [Swapped.model_validate({"right": 1, "left": 2})],
+            [Everything(name="e", **{"": "no name", "json": {}}), Everything(name="f")],  # type: ignore[arg-type]
+            [Everything(name="j", untyped='{"a": 1}', listed="[]")],  # type: ignore[call-arg]
         ],
-        ids=["alias", "extra", "optional", "union", "nested", "many"],
+        ids=["alias", "extra", "optional", "union", "nested", "many", "root", "swapped", "unnamed", "texts"],
     )
     def test_models_come_back_equal(self, manager: Any, records: list[BaseModel]) -> None:
         manager.save_checkpoint("records", records)
