@@ -25,7 +25,8 @@ _CORES = os.cpu_count() or 1
 _WORKERS = min(32, _CORES + 4)
 
 
-_MODELS = 128  # calls of models at once: many, since one may wait for another inside it
+_MODELS = 128  # calls of models at once, at each depth of calls inside calls
+_depth: contextvars.ContextVar[int] = contextvars.ContextVar("kura_cache_depth", default=0)
 
 
 def _pool(name: str, workers: int = _WORKERS) -> ThreadPoolExecutor:
@@ -36,16 +37,23 @@ def _pool(name: str, workers: int = _WORKERS) -> ThreadPoolExecutor:
 class _Runtime:
     """The loop with its thread, and a pool for each kind of blocking work.
 
-    Slow models must not starve look-ups, and look-ups wait for slices: so each has its own.
+    Slow models must not starve look-ups, and look-ups wait for slices: so each has its own. A model
+    may call another one and wait for it: so each depth of such calls has its own, too.
     """
 
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
-    model: ThreadPoolExecutor = field(default_factory=partial(_pool, "model", _MODELS))
+    models: dict[int, ThreadPoolExecutor] = field(default_factory=dict)
     store: ThreadPoolExecutor = field(default_factory=partial(_pool, "store"))
     slices: ThreadPoolExecutor = field(default_factory=partial(_pool, "slices", _CORES))
 
     def __post_init__(self) -> None:
         threading.Thread(target=self._serve, name="kura-cache-loop", daemon=True).start()
+
+    def model(self, depth: int) -> ThreadPoolExecutor:
+        """Return the pool for models that are called from so many models."""
+        if depth not in self.models:
+            self.models.setdefault(depth, _pool(f"model-{depth}", _MODELS))
+        return self.models[depth]
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -64,11 +72,14 @@ _fork_locks: WeakSet[ForkLock] = WeakSet()
 
 
 class ForkLock:
-    """A lock that no fork leaves held in the child: a fork waits for it and both sides free it."""
+    """A lock that no fork leaves held in the child: a fork waits for it and both sides free it.
+
+    The thread that holds it may fork, and may take it again.
+    """
 
     def __init__(self) -> None:
         """Make a free lock."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         _fork_locks.add(self)
 
     # Properties, so that `with` calls the lock itself: between a Python function's taking of a lock
@@ -89,7 +100,7 @@ class ForkLock:
         return ForkLock, ()
 
 
-_held: list[threading.Lock] = []
+_held: list[Any] = []
 
 
 def _known_locks() -> list[ForkLock]:
@@ -101,7 +112,8 @@ def _known_locks() -> list[ForkLock]:
 
 
 def _before_fork() -> None:
-    for lock in (_starting, *(fork_lock.lock for fork_lock in _known_locks())):
+    locks: list[Any] = [_starting, *(fork_lock.lock for fork_lock in _known_locks())]
+    for lock in locks:
         lock.acquire()
         _held.append(lock)  # one by one: Ctrl-C may end the waiting, and the fork goes on
 
@@ -116,7 +128,7 @@ def _after_fork_in_child() -> None:
     _runtime, _starting = None, threading.Lock()
     _held.clear()
     for fork_lock in _known_locks():
-        fork_lock.lock = threading.Lock()
+        fork_lock.lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -177,8 +189,13 @@ async def in_thread(
     **kwargs: _P.kwargs,
 ) -> _T:
     """Run a blocking function in a pool of this package, with the caller's context variables."""
-    call = partial(contextvars.copy_context().run, _no_stop, function, *args, **kwargs)
-    return await asyncio.wrap_future(_submit(getattr(_current(), pool), call))
+    context, depth, runtime = contextvars.copy_context(), _depth.get(), _current()
+    workers = runtime.store
+    if pool == "model":
+        context.run(_depth.set, depth + 1)
+        workers = runtime.model(depth)
+    call = partial(context.run, _no_stop, function, *args, **kwargs)
+    return await asyncio.wrap_future(_submit(workers, call))
 
 
 def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters.background import ForkLock, in_thread
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
-from kura_cache_adapters.fingerprint import fingerprint
+from kura_cache_adapters.embedders import METHODS, bare, is_embedder
+from kura_cache_adapters.embedding.sentence_transformer import lock_of
+from kura_cache_adapters.fingerprint import fingerprint, held, is_transport
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 from kura_cache_adapters.source import Source, collect
 
@@ -17,10 +19,6 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters.identity import ModelIdentity, Role
 
-_METHODS: tuple[dict[Role, str], ...] = (
-    {"document": "embed_documents", "query": "embed_query"},  # LangChain
-    {"document": "get_text_embedding_batch", "query": "get_query_embedding"},  # LlamaIndex
-)
 _BATCH_SIZES = ("chunk_size", "embed_batch_size", "batch_size", "max_batch_size")
 _BATCH_SIZE = 64  # of an embedder that names none: the most that one failure may cost
 
@@ -67,7 +65,7 @@ class ForeignEmbeddingModel(BaseEmbeddingModel):
             self._batch_size = _own_batch_size(self.embedder)
             self.model_name, self.symmetric = model_name or seen.name, seen.symmetric
             self._identity = seen.fields
-            self._lock = ForkLock() if seen.local else self._lock
+            self._lock = nullcontext() if seen.local is None else lock_of(seen.local)
         self._identity = explicit or self._identity
         self._batch_size = self._batch_size if batch_size is None else batch_size
         self.symmetric = self.symmetric if symmetric is None else symmetric
@@ -107,7 +105,7 @@ class ForeignEmbeddingModel(BaseEmbeddingModel):
             yield range(start, start + len(batch)), answer if role == "document" else [answer]
 
     async def _call(self, role: Role, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
-        names = next(names for names in _METHODS if hasattr(self.embedder, names[role]))
+        names = next(names for names in METHODS if hasattr(self.embedder, names[role]))
         if self._use_async:
             return await getattr(self.embedder, f"a{names[role]}")(asked)
         return await in_thread("model", self._alone, getattr(self.embedder, names[role]), asked)
@@ -131,21 +129,12 @@ class ForeignEmbeddingModel(BaseEmbeddingModel):
         self.__dict__.update(state)
 
 
-def bare(embedder: Any) -> Any:  # noqa: ANN401 - of any framework
-    """Return the embedder beneath wrappers that only adapt or cache."""
-    for attribute in ("underlying_embeddings", "_langchain_embedding"):
-        if (inner := getattr(embedder, attribute, None)) is not None:
-            return bare(inner)
-    model = getattr(embedder, "model", None)
-    return model if isinstance(model, CachedEmbeddingModel) else embedder
-
-
 def as_source(embedder: Any, **options: Any) -> BaseEmbeddingModel:  # noqa: ANN401 - of any framework
     """Make an embedder of either framework a source; a source is returned as it is.
 
     Raises TypeError for anything else, and for options to a source, which has its own.
     """
-    if isinstance(embedder, CachedEmbeddingModel) or any(hasattr(embedder, m["document"]) for m in _METHODS):
+    if isinstance(embedder, CachedEmbeddingModel) or is_embedder(embedder):
         return ForeignEmbeddingModel(embedder, **options)
     if isinstance(embedder, BaseEmbeddingModel) and not options:
         return embedder
@@ -163,8 +152,13 @@ def _own_batch_size(embedder: object) -> int:
 
 def _survives(embedder: Any) -> bool:  # noqa: ANN401 - LlamaIndex's, which drop in silence what cannot be pickled
     twin = object.__new__(type(embedder))
+    twin.__setstate__(embedder.__getstate__())
     try:
-        twin.__setstate__(embedder.__getstate__())
-        return fingerprint(twin, strict=False) == fingerprint(embedder, strict=False)
+        kept = all(
+            type(getattr(twin, name)) is type(value)
+            for name, value in held(embedder)
+            if not is_transport(embedder, name)
+        )
+        return kept and fingerprint(twin, strict=False).fields == fingerprint(embedder, strict=False).fields
     except AttributeError:
         return False

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import os
 
     from langchain_core.embeddings import Embeddings
+    from llama_index.core.base.embeddings.base import BaseEmbedding
     from typing_extensions import Self
 
     from kura_cache_adapters.protocols import BaseEmbeddingModel, EmbeddingStore, SupportsCheckpoints
@@ -39,7 +40,7 @@ class LangChainCachedEmbeddings(Embeddings):
     @classmethod
     def from_embeddings(
         cls,
-        embeddings: Embeddings | BaseEmbeddingModel,
+        embeddings: Embeddings | BaseEmbedding | BaseEmbeddingModel,
         cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None = "./cache",
         *,
         options: CacheOptions = CacheOptions(),

@@ -86,6 +86,9 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
         """Set a field; a cache beneath this one is refused, a rate limiter kept from hits."""
         if name == "embeddings_cache":
             _refuse_cache(value)
+        if name == "model":
+            message = "an adapter keeps its model; make another one: LlamaIndexCachedEmbedding(model=...)"
+            raise AttributeError(message)
         super().__setattr__("_limiter" if name == "rate_limiter" else name, value)
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[CachedEmbeddingModel]]:

@@ -357,6 +357,38 @@ def test_adapters_are_seen_through(face: Face, spy: Spy, tmp_path: Path, outer: 
         assert cached(wrapped).stats.misses == 0
 
 
+def test_a_wrapper_that_does_more_than_cache_is_not_seen_through(
+    face: Face, spy: Spy, tmp_path: Path
+) -> None:
+    inner = face.wrap(face.embedder(spy), tmp_path)
+
+    method = "embed_documents" if isinstance(face, LangChain) else "_get_text_embeddings"
+    plain = getattr(type(inner), method)
+
+    def prefixed(self: Any, texts: list[str]) -> Any:
+        return plain(self, [f"prefix: {text}" for text in texts])
+
+    Prefixed: Any = type("Prefixed", (type(inner),), {method: prefixed})  # noqa: N806 - a class
+    outer = face.wrap(Prefixed(model=cached(inner)), tmp_path)
+    assert face.documents(outer, ["a"]) == spy.fake.lists(["prefix: a"])
+    assert face.documents(inner, ["a"]) == spy.fake.lists(["a"])
+
+
+async def test_adapters_in_adapters_do_not_run_out_of_threads(face: Face, spy: Spy, tmp_path: Path) -> None:
+    inner = face.wrap(face.embedder(spy), tmp_path / "inner")
+    outer_spy = Spy(FakeEmbeddingModel("outer", symmetric=False))
+
+    def ask_inner(texts: list[str]) -> None:
+        pause(texts)
+        for text in texts:
+            face.query(inner, text)
+
+    outer_spy.before = ask_inner
+    outer = face.wrap(face.embedder(outer_spy), tmp_path / "outer")
+    await asyncio.gather(*[face.aquery(outer, f"{number}") for number in range(200)])
+    assert sorted(spy.texts) == sorted(outer_spy.texts) == sorted(f"{number}" for number in range(200))
+
+
 def test_one_directory_serves_kura_and_both_frameworks(tmp_path: Path) -> None:
     langchain, llama_index = LangChain(), LlamaIndex()
     fake = FakeEmbeddingModel(symmetric=False)

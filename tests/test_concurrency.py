@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel
+from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel, background
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -335,3 +335,15 @@ async def test_what_a_cancelled_call_had_been_given_is_stored(cached: Any, model
     assert cached.stats.stored == answered
     assert await cached.embed(texts) == model.lists(texts)
     assert cached.stats.misses == len(texts)
+
+
+def test_a_model_may_fork_while_it_holds_a_lock() -> None:
+    lock = background.ForkLock()
+
+    def work() -> None:
+        with lock, lock:
+            pass
+
+    with lock:
+        in_child(work)
+    in_child(work)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import threading
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, PrivateAttr, SecretStr
 
@@ -381,7 +384,7 @@ def test_the_address_that_the_sdk_took_from_the_environment_counts(monkeypatch: 
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://user:{SECRET}@127.0.0.1:9/v1?token={SECRET}")
     proxied = openai.build()
     assert digest(proxied) != plain
-    assert fingerprint(proxied).fields["attributes"]["address"] == [f"{LOCAL}/v1"]
+    assert fingerprint(proxied).fields["attributes"]["@address"] == [f"{LOCAL}/v1"]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -415,6 +418,7 @@ def test_a_client_made_on_first_use_changes_nothing(openai_server: Any) -> None:
 
 def test_a_local_models_prompts_truncation_and_files_count(minilm: Path, tmp_path: Path) -> None:
     package = pytest.importorskip("langchain_huggingface", reason="needs langchain-huggingface")
+    sentence_transformers = pytest.importorskip("sentence_transformers")
 
     def make(path: Path = minilm, **options: Any) -> Any:
         return package.HuggingFaceEmbeddings(model_name=str(path), **options)
@@ -449,8 +453,11 @@ def test_a_local_models_prompts_truncation_and_files_count(minilm: Path, tmp_pat
         if file.is_file():
             target.write_bytes(file.read_bytes())
     assert digest(make(copy)) == plain
+    held = sentence_transformers.SentenceTransformer(str(copy), device="cpu")
+    before = digest(Plain(model=held))
     (copy / "README.md").write_text("fine-tuned")
     assert digest(make(copy)) != plain
+    assert digest(Plain(model=held)) != before
 
 
 def test_llama_indexs_local_models_count_what_their_dict_forgets(minilm: Path) -> None:
@@ -469,6 +476,8 @@ def test_llama_indexs_local_models_count_what_their_dict_forgets(minilm: Path) -
         {"text_instruction": "text: "},
         {"normalize": False},
         {"max_length": 16},
+        {"config_kwargs": {"num_hidden_layers": 2}},
+        {"tokenizer_kwargs": {"do_lower_case": False}},
         {"truncate_dim": 64},
     ]
     for change in changes:
@@ -506,6 +515,52 @@ class Pooling(Enum):
     MEAN = "mean"
 
 
+class Part:
+    """A part of a user's embedder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Client:
+    """A client with an address."""
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+
+
+class Slotted:
+    """An embedder without a `__dict__`, and with a value that is computed when it is asked for."""
+
+    __slots__ = ("_prefix", "model")
+
+    def __init__(self, prefix: str) -> None:
+        self.model, self._prefix = "m", prefix
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [[0.0] for _ in texts]
+
+
+class Lazy(Plain):
+    @cached_property
+    def tokenizer(self) -> object:
+        return object()
+
+
+def test_slots_count_and_cached_properties_do_not() -> None:
+    assert digest(Slotted("a")) != digest(Slotted("b"))
+    used = Lazy(model="m")
+    assert used.tokenizer
+    assert digest(used) == digest(Lazy(model="m"))
+
+
+def test_a_spawned_processs_main_module_is_the_main_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plain, "__module__", "__main__")
+    here = digest(Plain(model="m"))
+    monkeypatch.setattr(Plain, "__module__", "__mp_main__")
+    assert digest(Plain(model="m")) == here
+
+
 def test_an_unknown_attribute_counts_public_or_private() -> None:
     different: list[dict[str, Any]] = [
         {},
@@ -523,6 +578,19 @@ def test_an_unknown_attribute_counts_public_or_private() -> None:
         {"inner": Plain(model="b")},
         {"_inner": Plain(model="b")},
         {"max_token": 512},
+        {"query_token": "[Q]"},
+        {"query_token": "[D]"},
+        {"default_query": "q: "},
+        {"_scale": 1.0},
+        {"_last_layer": -1},
+        {"_scale": np.float32(2)},
+        {"_projection": np.eye(2)},
+        {"_projection": np.eye(3)},
+        {"client": Part("a")},
+        {"client": Part("b")},
+        {"base_url": "http://127.0.0.1:1"},
+        {"base_url": "http://127.0.0.1:1", "_http_client": Client("http://127.0.0.1:2")},
+        {"address": "x"},
         {"tokenizer_name": "x"},
         {"url": "https://127.0.0.1/a"},
         {"prompts": {"query": "see https://u:p@127.0.0.1/ for more"}},
@@ -540,12 +608,16 @@ def test_what_only_moves_or_counts_does_not() -> None:
         {"cache_dir": "x"},
         {"http_client": object()},
         {"_calls": 3},
-        {"_started": 17.25},
+        {"_started_at": 17.25},
+        {"_lock": threading.Lock()},
         {"note": None},
         {"options": {"batch_size": 7}},
         {"my_api_key": SECRET},
         {"accessToken": SECRET},
         {"proxies": {"x": SECRET}},
+        {"passphrase": SECRET},
+        {"connection_string": SECRET},
+        {"options": {"X-Api-Key": SECRET, "api-key": SECRET}},
     ]
     for same in harmless:
         assert digest(Plain(model="m", **same)) == digest(Plain(model="m")), same
@@ -562,15 +634,29 @@ def test_a_secret_is_removed_wherever_it_turns_up() -> None:
     told = json.dumps(fingerprint(Fields(note=f"use {SECRET} here")).fields)
     assert SECRET not in told
     assert "use *** here" in told
+    told = json.dumps(fingerprint(Plain(model="m", headers={"x": [SECRET]}, note=f"{SECRET}!")).fields)
+    assert SECRET not in told
+    url = f"https://user:{SECRET}@127.0.0.1/embed?token={SECRET}"
+    seen = fingerprint(Plain(model=url, note=f"see {url}"[: -len(SECRET)]))
+    assert SECRET not in json.dumps([seen.name, seen.fields])
+    assert fingerprint(Plain(model="m", api_key="ollama", base_url="http://ollama")).fields["attributes"] == {
+        "model": "m",
+        "@address": ["http://ollama"],
+    }
 
 
 @pytest.mark.parametrize("held", [object(), lambda text: text, open])
 def test_what_says_nothing_is_refused_by_its_name(held: Any) -> None:
     with pytest.raises(IdentityError, match=r"attribute 'weights'.*model_name=.*identity="):
         fingerprint(Plain(model="m", weights=held))
-    with pytest.raises(IdentityError, match=r"says nothing.*model_name="):
-        fingerprint(Plain(_weights=held))
+    with pytest.raises(IdentityError, match=r"attribute '_weights'.*model_name=.*identity="):
+        fingerprint(Plain(model="m", _weights=held))
     assert fingerprint(Plain(model="m", weights=held), strict=False).name == "m"
+
+
+def test_an_embedder_that_holds_nothing_is_refused() -> None:
+    with pytest.raises(IdentityError, match=r"says nothing.*model_name="):
+        fingerprint(Plain(batch_size=3, api_key=SECRET, _lock=threading.Lock()))
 
 
 def test_what_holds_itself_is_refused() -> None:

@@ -21,6 +21,7 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
+from pydantic import PrivateAttr
 
 from kura_cache_adapters import (
     CachedEmbeddingModel,
@@ -190,6 +191,22 @@ def test_an_embedder_that_pickling_would_change_is_refused(embedder: Any, spy: S
     with pytest.raises(TypeError, match="does not survive pickling"):
         pickle.dumps(source)
     assert spy.calls == []
+
+
+def test_an_embedder_that_loses_what_cannot_be_pickled_is_refused() -> None:
+    class Preprocessing(MockEmbedding):
+        _before: Any = PrivateAttr(None)
+
+    embedder = Preprocessing(embed_dim=4)
+    embedder._before = lambda text: text
+    source = LlamaIndexEmbeddingModel(embedder, "mine")
+    with pytest.raises(TypeError, match="does not survive pickling"):
+        source.__getstate__()
+
+
+def test_an_adapter_keeps_its_model(adapter: LlamaIndexCachedEmbedding) -> None:
+    with pytest.raises(AttributeError, match="make another one"):
+        adapter.model = CachedEmbeddingModel(FakeEmbeddingModel("other"))
 
 
 # Events, callbacks, limits

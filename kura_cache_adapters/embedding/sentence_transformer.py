@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from kura_cache_adapters import background
 from kura_cache_adapters.background import ForkLock
@@ -53,7 +55,6 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
         self.normalize_embeddings = normalize_embeddings
         self._model_batch_size = model_batch_size
         self._revision = model_kwargs.get("revision")
-        self._encoding = ForkLock()  # tokenizers refuse to be used by two threads at once
         self.model: SentenceTransformer = package.SentenceTransformer(
             str(path or model_name),
             device=device,
@@ -105,7 +106,7 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
 
     def _encode(self, texts: list[str], role: Role) -> Any:  # noqa: ANN401 - a float32 array, in stubs anything
         encode = self.model.encode_query if role == "query" else self.model.encode_document
-        with self._encoding:
+        with lock_of(self.model):
             return encode(
                 texts,
                 batch_size=self._model_batch_size,
@@ -118,11 +119,24 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
         return next((prompt for prompt in prompts if prompt is not None), "")
 
 
+_locks: WeakKeyDictionary[object, ForkLock] = WeakKeyDictionary()
+
+
+def lock_of(model: object) -> ForkLock:
+    """Return a loaded model's lock: tokenizers refuse to be used by two threads at once."""
+    return _locks.setdefault(model, ForkLock())
+
+
 def described(model: SentenceTransformer) -> dict[str, Any]:
     """Read from a loaded model what, beside its weights, decides its vectors."""
-    config = getattr(getattr(next(iter(model), None), "auto_model", None), "config", None)
+    first = next(iter(model), None)
+    config = getattr(getattr(first, "auto_model", None), "config", None)
+    path = Path(str(getattr(config, "_name_or_path", "")))
     return {
+        "weights": content_digest(path) if path.name and path.is_dir() else str(path),
         "commit": getattr(config, "_commit_hash", None),
+        "config": _changed(config),
+        "tokenizer": _digest_of_tokenizer(getattr(first, "tokenizer", None)),
         "prompts": dict(model.prompts),
         "default_prompt_name": model.default_prompt_name,
         "truncate_dim": model.truncate_dim,
@@ -131,6 +145,27 @@ def described(model: SentenceTransformer) -> dict[str, Any]:
         "dtype": str(model.dtype),
         "backend": model.backend,
     }
+
+
+def _changed(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a transformers configuration
+    """Return what differs from a configuration's defaults, in JSON's types."""
+    changed = config.to_diff_dict() if hasattr(config, "to_diff_dict") else {}
+    told = {"_name_or_path", "transformers_version"}  # elsewhere, and not the model's
+    return {
+        name: json.loads(json.dumps(value, default=str))
+        for name, value in changed.items()
+        if name not in told
+    }
+
+
+def _digest_of_tokenizer(tokenizer: Any) -> str | None:  # noqa: ANN401 - a transformers tokenizer
+    """Compute the SHA-256 of a tokenizer's rules and words, without what changes as it is used."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    rules = json.loads(backend.to_str())
+    rules |= {"truncation": None, "padding": None}
+    return sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
 
 def _module(module: Any) -> str:  # noqa: ANN401 - a torch module
