@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         OpenAIEmbeddingModel,
         SentenceTransformerEmbeddingModel,
     )
-    from kura_cache_adapters.kura import summarise_conversations
+    from kura_cache_adapters.kura import summarise_conversations as summarise_conversations
     from kura_cache_adapters.langchain import LangChainCachedEmbeddings as LangChainCachedEmbeddings
     from kura_cache_adapters.langchain import LangChainEmbeddingModel as LangChainEmbeddingModel
     from kura_cache_adapters.llama_index import LlamaIndexCachedEmbedding as LlamaIndexCachedEmbedding
@@ -81,7 +81,6 @@ __all__ = [
     "VectorCountError",
     "VectorSpace",
     "open_store",
-    "summarise_conversations",
 ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from kura_cache_adapters import background
-from kura_cache_adapters.answers import as_lists, counted, exact_matrix
+from kura_cache_adapters.answers import as_lists, counted, exact_matrix, finite_rows
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.guarded import GuardedSpace
@@ -151,6 +151,22 @@ class CachedEmbeddingModel:
         found = set() if self._space is None else set(self._space.load(keys).positions.tolist())
         first = {key: at for at, key in reversed([*enumerate(keys)])}
         return sorted(at for at in first.values() if at not in found)
+
+    def add(self, texts: list[str], vectors: Any, *, role: Role = "document") -> int:  # noqa: ANN401 - as a model answers
+        """Store vectors that this model has returned elsewhere; return how many were stored.
+
+        Raises VectorCountError unless there is one for each text, DimensionMismatchError unless
+        they make one matrix, ValueError for NaN and infinities. Without a cache, none is stored.
+        """
+        texts = checked_texts(texts)
+        answer = counted(vectors, len(texts), self.model_name)
+        if not texts or self._space is None:
+            return 0
+        matrix = _matrix(answer)
+        if not (finite := finite_rows(matrix)).all():
+            message = f"the vector of texts[{int(np.argmin(finite))}] has NaN or infinity in it"
+            raise ValueError(message)
+        return len(texts) if self._space.save(self._keys(texts, role), matrix) else 0
 
     async def embed(self, texts: list[str]) -> list[list[float]]:
         """Embed documents: one list of floats per text, in their order; [] for no text.

@@ -20,6 +20,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from kura_cache_adapters import embedders
 from kura_cache_adapters.embedding.sentence_transformer import content_digest, described
 from kura_cache_adapters.errors import IdentityError
+from kura_cache_adapters.identity import plain_url
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 from kura_cache_adapters.source import Source
 
@@ -163,7 +164,7 @@ class _Reader:
         if isinstance(value, Enum):
             return self.value(value.value, depth + 1)
         if isinstance(value, str):
-            return _plain_url(str(value)) if _URL.fullmatch(value) else _URL_USER.sub("", value)
+            return plain_url(str(value)) if _URL.fullmatch(value) else _URL_USER.sub("", value)
         if isinstance(value, (Path, re.Pattern)):
             return str(value)
         if isinstance(value, np.generic):
@@ -250,7 +251,7 @@ def _name(embedder: object, *, local: bool) -> str | None:
         if isinstance(name, str) and name not in {"", "unknown"}:
             if local and Path(name).is_dir():
                 return Path(name).name
-            return _plain_url(name) if _URL.fullmatch(name) else str(name).removeprefix("models/")
+            return plain_url(name) if _URL.fullmatch(name) else str(name).removeprefix("models/")
     return None
 
 
@@ -274,13 +275,7 @@ def _addresses(client: object) -> Iterator[str]:
                 place = place.get(step) if isinstance(place, dict) else getattr(place, step, None)
             text = str(place) if place is not None else ""
             if _URL.fullmatch(text) and not (urlsplit(text).hostname or "").endswith(".amazonaws.com"):
-                yield _plain_url(text)
-
-
-def _plain_url(text: str) -> str:
-    """Return a URL without user, password, query and fragment."""
-    parts = urlsplit(text)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+                yield plain_url(text)
 
 
 def _refuse_mixing(embedder: object) -> None:

@@ -56,17 +56,18 @@ class GuardedSpace:
             self._tally.add(invalid_entries=hits.invalid)
         return hits
 
-    def save(self, keys: Sequence[bytes], vectors: Vectors) -> None:
-        """Store a batch, if the store can."""
+    def save(self, keys: Sequence[bytes], vectors: Vectors) -> bool:
+        """Store a batch, if the store can; tell whether it did."""
         try:
             self._space().put_many(keys, vectors, durable=self._durable)
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the caller has the vectors
             self._tally.add(save_failures=1)
             self._trouble.report("write", _MESSAGE, "write", self._store, error)
-            return
+            return False
         self._trouble.over("write")
         self._tally.add(stored=len(keys))
         self.generation += 1
+        return True
 
     def _space(self) -> VectorSpace:
         if self._opened is None:

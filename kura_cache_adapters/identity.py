@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,6 +110,12 @@ def text_keys(head: bytes, texts: list[str]) -> list[bytes]:
         return [sha256(head + text.encode()).digest() for text in texts]
     except UnicodeEncodeError:
         return [sha256(head + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+
+
+def plain_url(text: str) -> str:
+    """Return a URL without user, password, query and fragment, which may hold secrets."""
+    parts = urlsplit(text)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
 def _canonical(fields: Mapping[str, Any], kind: str) -> str:

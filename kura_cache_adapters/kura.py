@@ -1,23 +1,113 @@
-"""What only the real Kura needs: summaries whose embeddings are cached as soon as they exist."""
+"""What only the real Kura needs: its base classes, its models, its checkpoints, its imports."""
 
 from __future__ import annotations
 
+import asyncio
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kura_cache_adapters import checkpoints
+from kura_cache_adapters import protocols as ours
+from kura_cache_adapters.background import in_thread
+from kura_cache_adapters.cached_embedding import CachedEmbeddingModel as _CachedEmbeddingModel
+from kura_cache_adapters.cached_embedding import CacheOptions
+from kura_cache_adapters.embedding.sentence_transformer import described, lock_of
 from kura_cache_adapters.errors import require
 
 if TYPE_CHECKING:
-    from kura.base_classes import BaseSummaryModel
+    import os
+    from types import ModuleType
+
+    from kura.base_classes import BaseCheckpointManager, BaseEmbeddingModel, BaseSummaryModel
     from kura.types import Conversation, ConversationSummary
 
-    from kura_cache_adapters.protocols import BaseEmbeddingModel
+    from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
+else:
+    _classes = require("kura.base_classes", extra="kura")
+    BaseCheckpointManager, BaseEmbeddingModel = _classes.BaseCheckpointManager, _classes.BaseEmbeddingModel
+
+
+class CachedEmbeddingModel(_CachedEmbeddingModel, BaseEmbeddingModel):  # type: ignore[misc] # Kura has no types
+    """A `CachedEmbeddingModel` that is a `kura.base_classes.BaseEmbeddingModel` too."""
+
+
+class JSONLCheckpointManager(checkpoints.JSONLCheckpointManager, BaseCheckpointManager):  # type: ignore[misc]
+    """Our JSONL manager, which is a `kura.base_classes.BaseCheckpointManager` too."""
+
+
+class ParquetCheckpointManager(checkpoints.ParquetCheckpointManager, BaseCheckpointManager):  # type: ignore[misc]
+    """Our Parquet manager, which is a `kura.base_classes.BaseCheckpointManager` too."""
+
+
+class HFDatasetCheckpointManager(checkpoints.HFDatasetCheckpointManager, BaseCheckpointManager):  # type: ignore[misc]
+    """Our datasets manager, which is a `kura.base_classes.BaseCheckpointManager` too."""
+
+
+class MultiCheckpointManager(checkpoints.MultiCheckpointManager, BaseCheckpointManager):  # type: ignore[misc]
+    """Our manager of managers, which is a `kura.base_classes.BaseCheckpointManager` too."""
+
+
+def cached(
+    embedding_model: ours.BaseEmbeddingModel | BaseEmbeddingModel,
+    cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None = "./cache",
+    *,
+    options: CacheOptions = CacheOptions(),
+    **key_kwargs: Any,
+) -> CachedEmbeddingModel:
+    """Put a cache around any embedding model, Kura's own among them, for use in a Kura pipeline.
+
+    `cache` is a directory, URL, store or checkpoint manager; further keywords enter the key.
+    """
+    kuras = require("kura.embedding", extra="kura").SentenceTransformerEmbeddingModel
+    model = _InThread(embedding_model) if isinstance(embedding_model, kuras) else embedding_model
+    return CachedEmbeddingModel(model, cache, options=options, **key_kwargs)
+
+
+def import_summaries(
+    model: _CachedEmbeddingModel,
+    checkpoint_manager: SupportsCheckpoints,
+    filename: str = "summaries",
+) -> int:
+    """Store the embeddings of a checkpoint of summaries; return how many there were.
+
+    Kura embeds `str(summary)`, in which the embedding itself appears once it is set. So each is
+    found under both texts: with it, as Kura asks for a loaded summary, and without, as for a fresh
+    one. Raises DimensionMismatchError if they are of several dimensions.
+    """
+    kind = require("kura.types", extra="kura").ConversationSummary
+    loaded = checkpoint_manager.load_checkpoint(filename, kind) or []
+    summaries: list[Any] = [summary for summary in loaded if summary.embedding]
+    bare = [summary.model_copy(update={"embedding": None}) for summary in summaries]
+    vectors = [summary.embedding for summary in summaries]
+    model.add([str(summary) for summary in [*summaries, *bare]], [*vectors, *vectors])
+    return len(summaries)
+
+
+def import_dimensionality() -> ModuleType:
+    """Import `kura.dimensionality`, which by itself asks for an OpenAI key when it is imported.
+
+    Without one, `HDBUMAP` has no default model: give it `embedding_model=`.
+    """
+    embedding: Any = require("kura.embedding", extra="kura")
+    original = embedding.OpenAIEmbeddingModel
+    try:
+        return import_module("kura.dimensionality")
+    except require("openai", extra="openai").OpenAIError:
+        embedding.OpenAIEmbeddingModel = _NoModel  # only while its default argument is made
+        try:
+            dimensionality: Any = import_module("kura.dimensionality")
+        finally:
+            embedding.OpenAIEmbeddingModel = original
+    dimensionality.OpenAIEmbeddingModel = original
+    module: ModuleType = dimensionality
+    return module
 
 
 async def summarise_conversations(
     conversations: list[Conversation],
     *,
     model: BaseSummaryModel | None = None,
-    embedding_model: BaseEmbeddingModel | None = None,
+    embedding_model: ours.BaseEmbeddingModel | None = None,
     **parameters: Any,
 ) -> list[ConversationSummary]:
     """Summarise with Kura (its default model without `model`), then embed the summaries.
@@ -35,3 +125,36 @@ async def summarise_conversations(
     if embedding_model is not None and summaries:
         await embedding_model.embed([str(summary) for summary in summaries])
     return summaries
+
+
+class _InThread(ours.BaseEmbeddingModel):
+    """Kura's SentenceTransformerEmbeddingModel, whose `embed` would block the event loop."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 - Kura's
+        self.model_name = model.model_name
+        self._model = model
+
+    def slug(self) -> str:
+        return str(self._model.slug())
+
+    def identity(self) -> dict[str, Any]:
+        return described(self._model.model)
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        return await in_thread("model", self.embed_sync, texts)
+
+    def embed_sync(self, texts: list[str]) -> list[list[float]]:
+        with lock_of(self._model.model):
+            vectors: list[list[float]] = asyncio.run(self._model.embed(texts))
+        return vectors
+
+
+class _NoModel(BaseEmbeddingModel):  # type: ignore[misc]
+    """What stands for Kura's default model where there is no key for it."""
+
+    def slug(self) -> str:
+        return "none"
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        message = f"no model for {len(texts)} texts: HDBUMAP(embedding_model=...), or set OPENAI_API_KEY"
+        raise ValueError(message)

@@ -10,7 +10,7 @@ import numpy as np
 from kura_cache_adapters.answers import as_lists, counted, merged
 from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errors import VectorCountError
-from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.identity import ModelIdentity, plain_url
 from kura_cache_adapters.protocols import HasIdentity, StreamsBatches
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Source:
 
     def identity(self, parameters: Mapping[str, Any]) -> ModelIdentity:
         """Build the model's identity from its name, its own declaration and key parameters."""
-        declared = self.model.identity() if isinstance(self.model, HasIdentity) else {}
+        declared = self.model.identity() if isinstance(self.model, HasIdentity) else _of_kuras(self.model)
         if isinstance(declared, ModelIdentity):  # a cache, or what stands for one: no second key
             return declared.with_parameters(parameters)
         return ModelIdentity.of(self.name, parameters, declared)
@@ -87,6 +87,16 @@ class Source:
         left.difference_update(positions)
         if before - len(left) != len(positions):
             raise VectorCountError(self.name, asked, "one text's vector twice")
+
+
+def _of_kuras(model: object) -> dict[str, Any]:
+    """Read what the names of Kura's own models leave out: Cohere's input type, OpenAI's address."""
+    address = getattr(getattr(model, "client", None), "base_url", None)
+    fields = {
+        "input_type": getattr(model, "input_type", None),
+        "base_url": None if address is None else plain_url(str(address)),
+    }
+    return {name: value for name, value in fields.items() if isinstance(value, str)}
 
 
 async def collect(model: StreamsBatches, texts: list[str], role: Role) -> list[list[float]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.openai_server import OpenAIServer
+from kura_cache_adapters.testing.openai_server import OpenAIServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ import pytest
 import kura_cache_adapters
 
 if TYPE_CHECKING:
-    from tests.openai_server import OpenAIServer
+    from kura_cache_adapters.testing.openai_server import OpenAIServer
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]

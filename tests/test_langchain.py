@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.openai_server import OpenAIServer
+    from kura_cache_adapters.testing.openai_server import OpenAIServer
 
 TEXTS = ["the cat sat", "on the mat", "and purred", "until noon"]
 

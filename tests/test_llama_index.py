@@ -37,7 +37,7 @@ from tests.faces import LlamaIndex, Spy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.openai_server import OpenAIServer
+    from kura_cache_adapters.testing.openai_server import OpenAIServer
 
 TEXTS = ["the cat sat", "on the mat", "and purred", "until noon"]
 

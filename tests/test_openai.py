@@ -17,7 +17,7 @@ from tests.test_concurrency import in_child  # noqa: E402
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.openai_server import OpenAIServer
+    from kura_cache_adapters.testing.openai_server import OpenAIServer
 
 TEXTS = [f"text number {at}" for at in range(20)]
 

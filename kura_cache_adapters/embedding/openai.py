@@ -9,13 +9,13 @@ import weakref
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from kura_cache_adapters import background
 from kura_cache_adapters.answers import exact_matrix
 from kura_cache_adapters.errors import VectorCountError, require
+from kura_cache_adapters.identity import plain_url
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 from kura_cache_adapters.source import collect
 
@@ -82,10 +82,8 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the dimensions asked for, and the API's address without user, password or query."""
-        url = urlsplit(str(self.client.base_url))
-        address = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path.rstrip('/')}"
         dimensions = {} if self.dimensions is None else {"dimensions": self.dimensions}
-        return {"base_url": address, **dimensions}
+        return {"base_url": plain_url(str(self.client.base_url)), **dimensions}
 
     async def embed(self, texts: list[str]) -> list[list[float]]:
         """Embed texts from any event loop.

@@ -1,4 +1,4 @@
-"""Contract suites for stores and managers of any origin, and a fake model to test with.
+"""Contract suites for stores and managers of any origin, a fake model, and a local server.
 
 Subclass a suite in a module that pytest collects, and override its fixture:
 
@@ -7,7 +7,7 @@ Subclass a suite in a module that pytest collects, and override its fixture:
         def open_store(self, tmp_path):
             return lambda: MyStore(tmp_path)
 
-The suites need pytest and hypothesis; the fake model needs neither.
+The suites need pytest and hypothesis; the fake model and the server need neither.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ from kura_cache_adapters.testing.fake import FakeEmbeddingModel
 
 if TYPE_CHECKING:
     from kura_cache_adapters.testing.checkpoints import CheckpointManagerContract
+    from kura_cache_adapters.testing.openai_server import OpenAIServer
     from kura_cache_adapters.testing.stores import StoreContract
 
-__all__ = ["CheckpointManagerContract", "FakeEmbeddingModel", "StoreContract"]
+__all__ = ["CheckpointManagerContract", "FakeEmbeddingModel", "OpenAIServer", "StoreContract"]
 
-_SUITES = {"CheckpointManagerContract": "checkpoints", "StoreContract": "stores"}
+_SUITES = {
+    "CheckpointManagerContract": "checkpoints",
+    "OpenAIServer": "openai_server",
+    "StoreContract": "stores",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,18 +1,26 @@
-"""A small OpenAI-compatible server on loopback: /v1/embeddings in both encodings, faults on demand."""
+"""OpenAIServer: an OpenAI-compatible server on loopback, for tests and for examples without a key.
+
+It serves /v1/embeddings in both encodings, and /v1/chat/completions as far as Kura's pipeline needs
+them: each answer calls the offered tool, with arguments made from the words of the prompt.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
 
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -21,9 +29,14 @@ Fault = Literal["429", "500", "400", "late", "reversed", "short", "same index", 
 
 
 class OpenAIServer:
-    """Serve while the `with` block runs; `faults` are used up one per request, then all is well."""
+    """Serve while the `with` block runs; `faults` are used up one per request, then all is well.
 
-    def __init__(self) -> None:
+    `embed` makes an array of shape (N, D) from texts; without it, vectors are FakeEmbeddingModel's.
+    """
+
+    def __init__(self, embed: Callable[[list[str]], Any] | None = None) -> None:
+        """Take a free port."""
+        self.embed = embed
         self.requests: list[dict[str, Any]] = []
         self.faults: list[Fault] = []
         self.at_once = self.most_at_once = 0
@@ -35,17 +48,21 @@ class OpenAIServer:
 
     @property
     def url(self) -> str:
+        """The address for OPENAI_BASE_URL."""
         return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
     @property
     def texts(self) -> list[str]:
+        """All texts whose embeddings were asked for, in the order of asking."""
         return [text for request in self.requests for text in request.get("input", ())]
 
     @staticmethod
     def lists(texts: list[str], model: str = "text-embedding-3-small", dimensions: int = 8) -> Any:
+        """Return the vectors that it serves without `embed`, as lists."""
         return FakeEmbeddingModel(model, dimension=dimensions).lists(texts)
 
     def __enter__(self) -> Self:
+        """Start serving."""
         self._thread.start()
         return self
 
@@ -55,6 +72,7 @@ class OpenAIServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Stop serving."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -82,6 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, self._answer(request, fault))
 
     def _answer(self, request: dict[str, Any], fault: Fault | None) -> dict[str, Any]:
+        server: OpenAIServer = self.server.owner  # type: ignore[attr-defined]
         texts = request["input"]
         model = FakeEmbeddingModel(request["model"], dimension=request.get("dimensions", 8))
         as_base64 = request.get("encoding_format") == "base64" and fault != "lists"
@@ -91,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "index": 0 if fault == "same index" else at,
                 "embedding": base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist(),
             }
-            for at, vector in enumerate(model.array(texts))
+            for at, vector in enumerate(model.array(texts) if server.embed is None else server.embed(texts))
         ]
         if fault == "reversed":
             data.reverse()
@@ -116,12 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _completion(request: dict[str, Any]) -> dict[str, Any]:
-    """Call the tool that the request offers, as Kura's summary model expects."""
-    asked = request["messages"][-1]["content"]
-    function = {
-        "name": request["tools"][0]["function"]["name"],
-        "arguments": json.dumps({"summary": f"A conversation of {len(asked)} characters."}),
-    }
+    prompt = "\n".join(message["content"] for message in request["messages"])
+    name = request["tools"][0]["function"]["name"]
+    arguments = _ARGUMENTS.get(name, _summary)(prompt)
+    function = {"name": name, "arguments": json.dumps(arguments)}
     call = {"id": "call_1", "type": "function", "function": function}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     return {
@@ -132,3 +149,41 @@ def _completion(request: dict[str, Any]) -> dict[str, Any]:
         "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}],
         "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
     }
+
+
+def _summary(prompt: str) -> dict[str, Any]:
+    """Summarise a conversation by its user's first message."""
+    asked = re.search(r"<message>user: (.*?)</message>", prompt, re.DOTALL)
+    request = asked[1].strip() if asked else prompt[-200:]
+    return {"summary": f"The user asks: {request}", "task": f"The task is to answer: {request}"}
+
+
+def _cluster(prompt: str) -> dict[str, Any]:
+    """Name a cluster by the words that most of its members share."""
+    positive = prompt.partition("<contrastive_examples>")[0]
+    members = re.findall(r"The user asks: (.*?)'", positive) or re.findall(r"<cluster>(.*?):", positive)
+    counts = Counter(word for member in members for word in {*re.findall(r"[a-z]{4,}", member.lower())})
+    ranked = sorted(counts, key=lambda word: (-counts[word], word)) or ["anything"]
+    words = " ".join(ranked[:3])
+    summary = f"The users asked about {words}, {len(members)} times."
+    return {"name": f"Help with {words}", "summary": summary, "slug": "_".join(ranked[:3])}
+
+
+def _candidates(prompt: str) -> dict[str, Any]:
+    """Offer half as many groups as there are clusters."""
+    names = re.findall(r"<cluster>(.*?):", prompt)
+    return {"candidate_cluster_names": [f"Group: {name}" for name in names[::2]] or ["Group"]}
+
+
+def _label(prompt: str) -> dict[str, Any]:
+    """Choose a group by the cluster's name, the same each time."""
+    groups = re.findall(r"<higher_level_cluster>(.*?)</higher_level_cluster>", prompt)
+    name = re.search(r"Name: (.*)", prompt)
+    return {"higher_level_cluster": groups[crc32(name[1].encode() if name else b"") % len(groups)]}
+
+
+_ARGUMENTS = {
+    "GeneratedCluster": _cluster,
+    "CandidateClusters": _candidates,
+    "ClusterLabel": _label,
+}
