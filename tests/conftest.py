@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kura_cache_adapters.testing.openai_server import OpenAIServer
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when its client is imported: no test asks the hub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
