@@ -54,6 +54,12 @@ def test_the_twins_are_kuras_and_ours(tmp_path: Path) -> None:
     assert isinstance(many, kura.base_classes.BaseCheckpointManager)
 
 
+def test_kura_takes_none_of_ours_for_nothing(tmp_path: Path) -> None:
+    manager = ours.JSONLCheckpointManager(tmp_path)
+    for each in (manager, ours.MultiCheckpointManager([manager]), ours.cached(FakeEmbeddingModel(), manager)):
+        assert each  # Kura asks `if checkpoint_manager:`
+
+
 @pytest.mark.parametrize("name", ["JSONL", "Parquet", "HFDataset", "Multi"])
 def test_our_managers_take_what_kuras_base_class_names(name: str) -> None:
     for method, signature in inspect.getmembers(kura.base_classes.BaseCheckpointManager, inspect.isfunction):
