@@ -303,7 +303,7 @@ class RedisVL(System):
     def stop(cls, directory: Path) -> None:
         """Stop the server of a directory."""
         if (server := cls._servers.pop(directory, None)) is not None:
-            server.shutdown(save=False, now=True)
+            server.shutdown(nosave=True)
 
 
 class DiskCache(System):
