@@ -56,8 +56,12 @@ def test_the_twins_are_kuras_and_ours(tmp_path: Path) -> None:
 
 def test_kura_takes_none_of_ours_for_nothing(tmp_path: Path) -> None:
     manager = ours.JSONLCheckpointManager(tmp_path)
-    for each in (manager, ours.MultiCheckpointManager([manager]), ours.cached(FakeEmbeddingModel(), manager)):
-        assert each  # Kura asks `if checkpoint_manager:`
+    several: Any = [
+        manager,
+        ours.MultiCheckpointManager([manager]),
+        ours.cached(FakeEmbeddingModel(), manager),
+    ]
+    assert all(several)  # Kura asks `if checkpoint_manager:`
 
 
 @pytest.mark.parametrize("name", ["JSONL", "Parquet", "HFDataset", "Multi"])

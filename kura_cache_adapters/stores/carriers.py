@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from kura_cache_adapters.errors import require
+from kura_cache_adapters.stores.rows import checksum_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,11 +20,15 @@ _LITTLE = {"float32": "<f4", "float64": "<f8"}
 
 
 class CachedEmbedding(BaseModel):
-    """The record of one entry: its key (64 hex characters), its model's directory name, its vector."""
+    """The record of one entry: its key (64 hex characters), its model's directory name, its vector.
+
+    `checksum` is that of docs/format.md over key and vector, as float64: 16 hex characters.
+    """
 
     key: str
     identity: str
     embedding: list[float]
+    checksum: str
 
 
 class Carrier(Protocol):
@@ -45,17 +50,20 @@ class PlainCarrier:
 
     def pack(self, key: str, identity: str, vector: Vectors) -> BaseModel:
         """Make a CachedEmbedding."""
-        return CachedEmbedding(key=key, identity=identity, embedding=vector.tolist())
+        checksum = _checksum(key, vector.astype("<f8"))
+        return CachedEmbedding(key=key, identity=identity, embedding=vector.tolist(), checksum=checksum)
 
     def unpack(self, record: Any) -> tuple[str, str, NDArray[np.float64]]:  # noqa: ANN401
         """Read a CachedEmbedding."""
-        return record.key, record.identity, np.array(record.embedding, np.float64)
+        vector = np.array(record.embedding, "<f8")
+        return record.key, record.identity, _intact(record.key, vector, record.checksum)
 
 
 class KuraCarrier:
     """An entry in Kura's `Cluster`, the one model that all of Kura's managers keep to the bit.
 
-    `id` is the key, `name` the identity, `slug` the vector's dtype and `description` its bytes,
+    `id` is the key, `name` the identity, `slug` the vector's dtype and the checksum of
+    docs/format.md, as in "float32-0123456789abcdef", and `description` the vector's bytes,
     little-endian, as base64.
     """
 
@@ -65,18 +73,21 @@ class KuraCarrier:
 
     def pack(self, key: str, identity: str, vector: Vectors) -> BaseModel:
         """Make a Cluster."""
-        slug = vector.dtype.name
-        text = base64.b64encode(vector.astype(_LITTLE[slug]).tobytes()).decode()
+        little = vector.astype(_LITTLE[vector.dtype.name])
+        slug = f"{vector.dtype.name}-{_checksum(key, little)}"
+        text = base64.b64encode(little.tobytes()).decode()
         fields = {"id": key, "name": identity, "slug": slug, "description": text}
         return self.model_class(**fields, chat_ids=[], parent_id="-")
 
     def unpack(self, record: Any) -> tuple[str, str, NDArray[np.float64]]:  # noqa: ANN401
         """Read a Cluster."""
-        if record.slug not in _LITTLE:
+        dtype, _, checksum = record.slug.partition("-")
+        if dtype not in _LITTLE:
             message = f"a cluster named {record.name!r:.80} holds no vector"
             raise ValueError(message)
         content = base64.b64decode(record.description, validate=True)
-        return record.id, record.name, np.frombuffer(content, _LITTLE[record.slug]).astype(np.float64)
+        vector = np.frombuffer(content, _LITTLE[dtype])
+        return record.id, record.name, _intact(record.id, vector, checksum)
 
 
 def carrier_for(manager: object) -> Carrier:
@@ -84,3 +95,14 @@ def carrier_for(manager: object) -> Carrier:
     packages = {kind.__module__.partition(".")[0] for kind in type(manager).__mro__}
     ours = "kura_cache_adapters" in packages
     return KuraCarrier() if "kura" in packages and not ours else PlainCarrier()
+
+
+def _checksum(key: str, vector: NDArray[Any]) -> str:
+    return f"{checksum_of(bytes.fromhex(key), vector.tobytes(), vector.itemsize):016x}"
+
+
+def _intact(key: str, vector: NDArray[Any], checksum: str) -> NDArray[np.float64]:
+    if _checksum(key, vector) != checksum:
+        message = f"the entry {key!r:.80} is damaged"
+        raise ValueError(message)
+    return vector.astype(np.float64)
