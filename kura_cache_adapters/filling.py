@@ -52,6 +52,7 @@ class Flights:
 
     def __init__(self) -> None:
         """Start with nothing in flight."""
+        self._flying: set[bytes] = set()
         self._waiting: dict[bytes, list[asyncio.Future[Any]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -59,30 +60,35 @@ class Flights:
         """Take the keys that nobody is embedding; the caller owes each a landing or a release."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # a forked child: the parent's flights never land here
-            self._loop, self._waiting = loop, {}
-        mine = [key for key in keys if key not in self._waiting]
-        self._waiting.update((key, []) for key in mine)
+            self._loop, self._flying, self._waiting = loop, set(), {}
+        mine = [key for key in keys if key not in self._flying] if self._flying else list(keys)
+        self._flying.update(mine)
         return mine
 
     def wait(self, key: bytes) -> asyncio.Future[Any]:
         """Return a future of another's vector; it holds None when that flight has failed."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[key].append(future)
+        self._waiting.setdefault(key, []).append(future)
         return future
 
-    def land(self, keys: Iterable[bytes], vectors: Kept) -> None:
+    def land(self, keys: Sequence[bytes], vectors: Kept) -> None:
         """Hand each key's vector to those who wait for it."""
-        for at, key in enumerate(keys):
-            for future in self._waiting.pop(key, ()):
-                if not future.done():
-                    future.set_result(vectors[at])
+        self._flying.difference_update(keys)
+        if self._waiting:
+            for at, key in enumerate(keys):
+                self._tell(key, vectors[at])
 
     def release(self, keys: Iterable[bytes]) -> None:
         """Give keys up: whoever waits may take over."""
-        for key in keys:
-            for future in self._waiting.pop(key, ()):
-                if not future.done():
-                    future.set_result(None)
+        self._flying.difference_update(keys)
+        if self._waiting:
+            for key in keys:
+                self._tell(key, None)
+
+    def _tell(self, key: bytes, vector: Any) -> None:  # noqa: ANN401 - a row, or None
+        for future in self._waiting.pop(key, ()):
+            if not future.done():
+                future.set_result(vector)
 
 
 class Filler:
@@ -114,8 +120,9 @@ class Filler:
         parts: list[Part] = []
         left = missing
         while left:
-            mine = dict.fromkeys(self._flights.claim(left))
-            others = {key: self._flights.wait(key) for key in left if key not in mine}
+            mine = self._flights.claim(left)
+            theirs = left.keys() - mine if len(mine) < len(left) else ()
+            others = {key: self._flights.wait(key) for key in theirs}
             if mine:
                 owed = {key: left[key] for key in mine} if others else dict(left)
                 parts += await self._lead(owed, role, generation)

@@ -54,11 +54,10 @@ class Rows:
 def key_matrix(keys: Iterable[bytes]) -> NDArray[np.uint8]:
     """Join keys into a matrix of shape (N, 32); raise ValueError for a key of another length."""
     keys = list(keys)
-    joined = b"".join(keys)
-    if len(joined) != KEY_BYTES * len(keys) or any(len(key) != KEY_BYTES for key in keys):
-        message = f"a key has {KEY_BYTES} bytes; got {sorted({len(key) for key in keys})}"
+    if lengths := {*map(len, keys)} - {KEY_BYTES}:
+        message = f"a key has {KEY_BYTES} bytes; got {sorted(lengths)}"
         raise ValueError(message)
-    return np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
 
 
 def check_shapes(keys: Sized, vectors: Vectors) -> None:
