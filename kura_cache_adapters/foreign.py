@@ -12,7 +12,7 @@ from kura_cache_adapters.embedders import METHODS, bare, is_embedder
 from kura_cache_adapters.embedding.sentence_transformer import lock_of
 from kura_cache_adapters.fingerprint import fingerprint, held, is_transport
 from kura_cache_adapters.protocols import BaseEmbeddingModel
-from kura_cache_adapters.source import Source, collect
+from kura_cache_adapters.source import Source, StreamingEmbeddingModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -23,7 +23,7 @@ _BATCH_SIZES = ("chunk_size", "embed_batch_size", "batch_size", "max_batch_size"
 _BATCH_SIZE = 64  # of an embedder that names none: the most that one failure may cost
 
 
-class ForeignEmbeddingModel(BaseEmbeddingModel):
+class ForeignEmbeddingModel(StreamingEmbeddingModel):
     """An embedder of another framework as a source: roles kept, in batches of its own size.
 
     Its sync methods run in worker threads, whichever loop or thread asks: many async methods of
@@ -77,14 +77,6 @@ class ForeignEmbeddingModel(BaseEmbeddingModel):
     def identity(self) -> Mapping[str, Any] | ModelIdentity:
         """Return what, beside the name, decides the vectors, as it was when this was made."""
         return self._identity
-
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents; raises what the embedder raises."""
-        return await collect(self, texts, "document")
-
-    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
-        """Embed search queries, one call each; raises what the embedder raises."""
-        return await collect(self, texts, "query")
 
     async def embed_batches(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,12 @@ from kura_cache_adapters.answers import as_lists, counted, merged
 from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errors import VectorCountError
 from kura_cache_adapters.identity import ModelIdentity, plain_url
-from kura_cache_adapters.protocols import HasIdentity, StreamsBatches
+from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, StreamsBatches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from kura_cache_adapters.identity import Role
-    from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 
 class Source:
@@ -97,6 +97,27 @@ def _of_kuras(model: object) -> dict[str, Any]:
         "base_url": None if address is None else plain_url(str(address)),
     }
     return {name: value for name, value in fields.items() if isinstance(value, str)}
+
+
+class StreamingEmbeddingModel(BaseEmbeddingModel):
+    """A model that is its batches: all else follows from `embed_batches`."""
+
+    @abstractmethod
+    def embed_batches(
+        self,
+        texts: list[str],
+        *,
+        role: Role,
+    ) -> AsyncGenerator[tuple[Sequence[int], Any], None]:
+        """Yield (positions in texts, their vectors) until each text has been answered once."""
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """Embed documents; raises what the batches raise."""
+        return await collect(self, texts, "document")
+
+    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
+        """Embed search queries; raises what the batches raise."""
+        return await collect(self, texts, "query")
 
 
 async def collect(model: StreamsBatches, texts: list[str], role: Role) -> list[list[float]]:

@@ -6,10 +6,12 @@ Each is set up as its documentation recommends; one that cannot be imported or r
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import ExitStack
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest.mock import patch
 
 from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel
 
@@ -37,6 +39,10 @@ class System:
 
     def open(self, embed: Embed, model_name: str, **parameters: Any) -> None:
         """Open the cache around a model."""
+        raise NotImplementedError
+
+    def open_openai(self, url: str) -> None:
+        """Open the cache around its framework's own OpenAI embedder; raise if it has none."""
         raise NotImplementedError
 
     def documents(self, texts: list[str]) -> Any:
@@ -72,10 +78,19 @@ class Ours(System):
             query_fn=lambda texts: embed(texts, "query"),
             model_name=model_name,
         )
+        self.put_around(source, **parameters)
+
+    def put_around(self, source: Any, **parameters: Any) -> None:
         self.model = CachedEmbeddingModel(source, self.cache(), **parameters)
 
     def cache(self) -> Any:
         return f"{self.scheme}://{self.directory}"
+
+    def open_openai(self, url: str) -> None:
+        from kura_cache_adapters import OpenAIEmbeddingModel
+
+        with patch.dict(os.environ, OPENAI_BASE_URL=url, OPENAI_API_KEY="sk-test"):
+            self.put_around(OpenAIEmbeddingModel())
 
     def documents(self, texts: list[str]) -> Any:
         return self.model.embed_sync(texts)
@@ -132,10 +147,10 @@ class KurasManager(Ours):
 class OursInLangChain(Ours):
     name = "ours, in LangChain"
 
-    def open(self, embed: Embed, model_name: str, **parameters: Any) -> None:
+    def put_around(self, source: Any, **parameters: Any) -> None:
         from kura_cache_adapters import LangChainCachedEmbeddings
 
-        super().open(embed, model_name, **parameters)
+        super().put_around(source, **parameters)
         self.adapter = LangChainCachedEmbeddings(self.model)
 
     def documents(self, texts: list[str]) -> Any:
@@ -151,10 +166,10 @@ class OursInLangChain(Ours):
 class OursInLlamaIndex(Ours):
     name = "ours, in LlamaIndex"
 
-    def open(self, embed: Embed, model_name: str, **parameters: Any) -> None:
+    def put_around(self, source: Any, **parameters: Any) -> None:
         from kura_cache_adapters import LlamaIndexCachedEmbedding
 
-        super().open(embed, model_name, **parameters)
+        super().put_around(source, **parameters)
         self.adapter = LlamaIndexCachedEmbedding(model=self.model)
 
     def documents(self, texts: list[str]) -> Any:
@@ -189,6 +204,16 @@ class LangChainFiles(System):
             Model(), self.store(), namespace=model_name, key_encoder="sha256", batch_size=256
         )
         assert parameters is not None  # there is no place for them
+
+    def open_openai(self, url: str) -> None:
+        from langchain_classic.embeddings import CacheBackedEmbeddings
+
+        underlying = import_module("langchain_openai").OpenAIEmbeddings(
+            model="text-embedding-3-small", base_url=url, api_key="sk-test", check_embedding_ctx_length=False
+        )
+        self.embeddings = CacheBackedEmbeddings.from_bytes_store(
+            underlying, self.store(), namespace=underlying.model, key_encoder="sha256"
+        )
 
     def store(self) -> Any:
         from langchain_classic.storage import LocalFileStore
@@ -252,6 +277,15 @@ class LlamaIndexCache(System):
         self.store.put("-", {"-": []}, collection="-")
         self.model = Model(model_name=model_name, embeddings_cache=self.store, embed_batch_size=256)
         assert parameters is not None  # there is no place for them
+
+    def open_openai(self, url: str) -> None:
+        from llama_index.core.storage.kvstore import SimpleKVStore
+
+        self.store = SimpleKVStore()
+        self.store.put("-", {"-": []}, collection="-")
+        self.model = import_module("llama_index.embeddings.openai").OpenAIEmbedding(
+            model="text-embedding-3-small", api_base=url, api_key="sk-test", embeddings_cache=self.store
+        )
 
     def documents(self, texts: list[str]) -> Any:
         return self.model.get_text_embedding_batch(texts)

@@ -11,8 +11,7 @@ from weakref import WeakKeyDictionary
 from kura_cache_adapters import background
 from kura_cache_adapters.background import ForkLock
 from kura_cache_adapters.errors import require
-from kura_cache_adapters.protocols import BaseEmbeddingModel
-from kura_cache_adapters.source import collect
+from kura_cache_adapters.source import StreamingEmbeddingModel
 
 if TYPE_CHECKING:
     import os
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import Role
 
 
-class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
+class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
     """Embed with a sentence-transformers model on this machine, outside the event loop.
 
     A model with a query and a document prompt (or routes) embeds the two differently; one without
@@ -82,14 +81,6 @@ class SentenceTransformerEmbeddingModel(BaseEmbeddingModel):
             "normalize_embeddings": self.normalize_embeddings,
             **described(self.model),
         }
-
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents."""
-        return await collect(self, texts, "document")
-
-    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
-        """Embed search queries."""
-        return await collect(self, texts, "query")
 
     async def embed_batches(
         self,

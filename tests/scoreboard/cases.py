@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
+import os
 import random
 import shutil
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kura_cache_adapters.testing import OpenAIServer
 from tests.scoreboard.lab import LostError, NotApplicableError, PaidTwiceError, WrongVectorError, is_nan
 from tests.systems import Ours, RedisVL
 
@@ -143,6 +147,21 @@ def duplicates(lab: Lab) -> None:
     lab.documents(["a"] * 5 + ["b"] + ["a"] * 5)
     if len(lab.asked) > 2:
         raise PaidTwiceError
+
+
+@case("OpenAI's answers out of order, as their index tells")
+def out_of_order(lab: Lab) -> None:
+    with OpenAIServer() as server:
+        server.faults = ["reversed"]
+        try:
+            lab.system.open_openai(server.url)
+        except NotImplementedError as error:
+            raise NotApplicableError from error
+        for _ in range(2):
+            if lab.system.documents(TEXTS) != server.lists(TEXTS):
+                raise WrongVectorError
+        lab.system.close()
+        del lab.system  # and with it its client, while its server is there
 
 
 @case("the provider answers one vector too few")
@@ -326,6 +345,45 @@ def killed(lab: Lab) -> None:
     lab.documents(TEXTS)
     lab.again(close=False)
     lab.nothing_asked(TEXTS, error=LostError)
+
+
+@case("the program is killed midway")
+def killed_midway(lab: Lab) -> None:
+    texts = [f"text {number}" for number in range(1024)]
+    lab.open()
+    if not lab.kind.persistent:
+        raise NotApplicableError
+
+    def work() -> None:
+        lab.system = lab.kind(lab.directory)
+        lab.open()
+        lab.before = lambda batch: os.kill(os.getpid(), signal.SIGKILL) if texts[600] in batch else None
+        lab.system.documents(texts)
+
+    lab.system.close()
+    child: Any = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(60)
+    lab.again(close=False)
+    lab.documents(texts[:1])
+    if lab.asked:
+        raise LostError
+
+
+@case("a cache of another version of the format")
+def other_version(lab: Lab) -> None:
+    if not issubclass(lab.kind, Ours):
+        raise NotApplicableError
+    lab.open()
+    lab.documents(TEXTS)
+    lab.system.close()
+    for file in lab.files:
+        content = file.read_bytes().replace(b'"version": 1', b'"version": 2')
+        content = content.replace(b"kura_cache_adapters.segment", b"kura_cache_adapters.Segment")
+        file.write_bytes(content)
+    lab.again(close=False)
+    lab.documents(TEXTS)
+    lab.nothing_asked(TEXTS)
 
 
 @case("files cut in half")
