@@ -15,7 +15,7 @@ from kura_cache_adapters.answers import as_lists, counted, exact_matrix, finite_
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.guarded import GuardedSpace
-from kura_cache_adapters.identity import text_keys
+from kura_cache_adapters.identity import TextKeys
 from kura_cache_adapters.plan import Lookup, checked_texts, merge
 from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.source import Source
@@ -94,8 +94,10 @@ class CachedEmbeddingModel:
         self._source = Source(embedding_model)
         self._identity = self._source.identity(key_kwargs)
         self._key_kwargs: dict[str, Any] = json.loads(self._identity.parameters)
-        self._heads = {role: self._identity.head(role) for role in ("document", "query")}
         self._store = as_store(cache_manager)
+        remember: int = getattr(self._store, "remembered_characters", 0)
+        roles: tuple[Role, ...] = ("document", "query")
+        self._text_keys = {r: TextKeys(self._identity.head(r), remember=remember) for r in roles}
         self._tally = Tally()
         self._space: GuardedSpace | None = None
         if self._store is not None:
@@ -272,7 +274,7 @@ class CachedEmbeddingModel:
         return answer
 
     def _keys(self, texts: list[str], role: Role) -> list[bytes]:
-        return text_keys(self._heads[self._source.role(role)], texts)
+        return self._text_keys[self._source.role(role)](texts)
 
     def _look_up(self, space: GuardedSpace, texts: list[str], role: Role) -> Lookup:
         texts = checked_texts(texts)

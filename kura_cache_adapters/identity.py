@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -110,6 +110,37 @@ def text_keys(head: bytes, texts: list[str]) -> list[bytes]:
         return [sha256(head + text.encode()).digest() for text in texts]
     except UnicodeEncodeError:
         return [sha256(head + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+
+
+class TextKeys:
+    """Computes the keys of texts, and remembers those of the last ones: hashing is most of a hit."""
+
+    def __init__(self, head: bytes, *, remember: int = 0) -> None:
+        """Take the head of the keys, and how many characters of texts may be kept in memory."""
+        self._head = head
+        self._room = self._left = remember
+        self._known: dict[str, bytes] = {}
+
+    def __call__(self, texts: list[str]) -> list[bytes]:
+        """Return the 32-byte key of each text; see `text_keys`."""
+        if not self._room:
+            return text_keys(self._head, texts)
+        known = [*map(self._known.get, texts)]
+        if None not in known:
+            return cast("list[bytes]", known)
+        fresh = [text for text, key in zip(texts, known, strict=True) if key is None]
+        keys = text_keys(self._head, fresh)
+        self._remember(fresh, keys)
+        rest = iter(keys)
+        return [next(rest) if key is None else key for key in known]
+
+    def _remember(self, texts: list[str], keys: list[bytes]) -> None:
+        size = sum(map(len, texts))
+        if size > self._left:  # start anew: what is still in use comes back with the next call
+            self._known, self._left = {}, self._room
+        if size <= self._left:
+            self._known.update(zip(texts, keys, strict=True))
+            self._left -= size
 
 
 def plain_url(text: str) -> str:

@@ -52,6 +52,8 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
             if not isinstance(text, str):
                 message = f"texts[{at}] must be a string, not {type(text).__name__}"
                 raise TypeError(message)
+        # Plain strings: a subclass may be equal to another text, and would be taken for it.
+        texts = [str.__add__(text, "") for text in texts]
     return texts
 
 

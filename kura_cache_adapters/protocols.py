@@ -142,7 +142,11 @@ class VectorSpace(Protocol):
 
 @runtime_checkable
 class EmbeddingStore(Protocol):
-    """Where vectors live: one space per model identity."""
+    """Where vectors live: one space per model identity.
+
+    A store in memory may have the attribute `remembered_characters: int`: so many characters of
+    texts may a model keep, with their keys, so as not to hash them again.
+    """
 
     def space(self, identity: ModelIdentity) -> VectorSpace:
         """Open the space of a model, the same object each time; nothing is written yet."""

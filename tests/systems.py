@@ -187,7 +187,7 @@ class LangChainFiles(System):
 
     name = "LangChain CacheBackedEmbeddings, files"
     package = "langchain-classic"
-    documentation = "https://docs.langchain.com/oss/python/integrations/text_embedding"
+    documentation = "https://reference.langchain.com/python/langchain-classic/embeddings/cache/CacheBackedEmbeddings/from_bytes_store"
 
     def open(self, embed: Embed, model_name: str, **parameters: Any) -> None:
         from langchain_classic.embeddings import CacheBackedEmbeddings
@@ -248,7 +248,7 @@ class LlamaIndexCache(System):
 
     name = "LlamaIndex embeddings_cache"
     package = "llama-index-core"
-    documentation = "https://docs.llamaindex.ai/en/stable/module_guides/models/embeddings/"
+    documentation = "https://github.com/run-llama/llama_index/blob/main/llama-index-core/llama_index/core/base/embeddings/base.py"
 
     def open(self, embed: Embed, model_name: str, **parameters: Any) -> None:
         from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -305,7 +305,7 @@ class RedisVL(System):
 
     name = "redisvl EmbeddingsCache"
     package = "redisvl"
-    documentation = "https://docs.redisvl.com/en/latest/user_guide/10_embeddings_cache.html"
+    documentation = "https://redis.io/docs/latest/develop/ai/redisvl/user_guide/how_to_guides/embeddings_cache/"
     _servers: ClassVar[dict[Path, Any]] = {}
 
     def open(self, embed: Embed, model_name: str, **parameters: Any) -> None:

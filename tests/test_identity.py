@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kura_cache_adapters import CachedEmbeddingModel
-from kura_cache_adapters.identity import ModelIdentity, text_keys
+from kura_cache_adapters.identity import ModelIdentity, TextKeys, text_keys
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 PLAIN = st.recursive(
@@ -164,3 +164,28 @@ def test_two_lone_surrogates_are_refused_where_json_would_make_them_one_characte
 def test_a_sources_field_names_must_be_strings() -> None:
     with pytest.raises(TypeError, match="must be a str"):
         ModelIdentity.of("m", {}, {1: "a"})  # type: ignore[dict-item]
+
+
+@given(st.lists(st.lists(st.text(max_size=6), max_size=6), max_size=12), st.integers(0, 20))
+def test_remembered_keys_are_the_computed_ones(calls: list[list[str]], remember: int) -> None:
+    head = ModelIdentity.of("m").head("document")
+    remembering = TextKeys(head, remember=remember)
+    for texts in calls:
+        assert remembering(texts) == text_keys(head, texts)
+        assert sum(map(len, remembering._known)) <= remember
+
+
+def test_a_string_that_claims_to_equal_another_has_its_own_key() -> None:
+    class Folded(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            return str(self).lower() == str(other).lower()
+
+        def __hash__(self) -> int:
+            return hash(str(self).lower())
+
+    model = FakeEmbeddingModel()
+    cached = CachedEmbeddingModel(model, "memory://")
+    for _ in range(2):
+        assert cached.embed_sync([Folded("a"), Folded("A"), "a"]) == model.lists(["a", "A", "a"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,10 @@ _KEEP = 0.9  # of the limit after an eviction, so that not every write evicts
 
 
 class MemoryStore:
-    """Keep vectors in this process, `max_bytes` in all (vectors and about 200 bytes per entry)."""
+    """Keep vectors in this process, `max_bytes` in all (vectors and about 200 bytes per entry).
+
+    Models over it also remember the keys of the last texts, up to `remembered_characters` of them.
+    """
 
     def __init__(self, *, max_bytes: int = 256 << 20) -> None:
         """Set the limit; raise ValueError unless it is positive."""
@@ -29,6 +33,7 @@ class MemoryStore:
             message = f"max_bytes must be positive, not {max_bytes}"
             raise ValueError(message)
         self.max_bytes = max_bytes
+        self.remembered_characters = max_bytes // 4
         self._spaces: dict[ModelIdentity, MemorySpace] = {}
         self._lock = ForkLock()
         self._clock = 0
@@ -119,12 +124,14 @@ class MemorySpace:
         """Copy the found rows out, and mark them as used."""
         wanted = list(keys)
         with self._store.locked():
-            slot = self.slots.get
-            at = np.array([slot(key, -1) for key in wanted], np.intp)
+            if len(wanted) == 1 and (slot := self.slots.get(wanted[0])) is not None:
+                self.stamps[slot] = self._store.tick()  # numpy on one key would cost more than all else
+                return Hits(np.zeros(1, np.intp), self._vectors[slot : slot + 1].copy())
+            at = np.fromiter(map(self.slots.get, wanted, repeat(-1)), np.intp, len(wanted))
             positions = np.flatnonzero(at >= 0)
             if not len(positions):
                 return Hits.none()
-            at = at[positions]
+            at = at if len(positions) == len(at) else at[positions]
             self.stamps[at] = self._store.tick()
             return Hits(positions, self._vectors.take(at, axis=0))
 

@@ -29,6 +29,7 @@ class TieredStore:
             message = "a TieredStore needs at least one store"
             raise ValueError(message)
         self.stores = stores
+        self.remembered_characters: int = getattr(stores[0], "remembered_characters", 0)
         self._spaces: dict[ModelIdentity, TieredSpace] = {}
 
     def space(self, identity: ModelIdentity) -> TieredSpace:
@@ -68,8 +69,10 @@ class TieredSpace:
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look in each tier for what those before it did not have."""
         wanted = list(keys)
-        hits = Hits.none()
-        for index, tier in enumerate(self._tiers):
+        hits = self._ask(self._tiers[0], wanted)
+        if len(hits.positions) == len(wanted):
+            return hits
+        for index, tier in enumerate(self._tiers[1:], 1):
             missing = np.setdiff1d(np.arange(len(wanted)), hits.positions, assume_unique=True)
             if not len(missing):
                 break
