@@ -171,7 +171,11 @@ def most(work: Work, found: list[type[System]], directory: Path, *, rounds: int)
         contestants: Contestants = {FLOOR: _rounds(partial(_floor_most, work, known, room), work, known)}
         for name, one in filled.open.items():
             contestants[name] = _rounds(one.documents, work, known)
-        return measured("most", contestants, work, rounds=rounds)
+        asked = work.asked
+        rows = measured("most", contestants, work, rounds=rounds)
+        new = (work.count - len(known)) * rounds * len(filled.open)
+        assert work.asked - asked == new, "the model was asked for what is new, and only for that"
+        return rows
 
 
 def _rounds(call: Callable[[list[str]], Any], work: Work, known: list[str]) -> Callable[[], float]:

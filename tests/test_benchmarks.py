@@ -1,0 +1,91 @@
+"""The benchmark runs, at a tiny size; nothing is said about times."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests import systems
+from tests.benchmarks import __main__ as benchmarks
+from tests.benchmarks import charts, contestants, large, report
+from tests.benchmarks.paths import PATHS
+from tests.benchmarks.timing import FLOOR
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TINY = ["--counts", "64", "--dimensions", "8", "--rounds", "2", "--large", "500"]
+PEERS = [systems.LangChainFiles, systems.LlamaIndexCache, systems.DiskCache]
+ABSENT = {"redisvl EmbeddingsCache": "ConnectionError('no <server> & no socket')"}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Measure those that start at once: a Redis server of its own takes seconds to stop."""
+    room = tmp_path_factory.mktemp("benchmark")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contestants, "PEERS", PEERS)
+        measured = benchmarks.measure(benchmarks.options_of(TINY), room)
+    return json.loads(json.dumps({**measured, "absent": {**measured["absent"], **ABSENT}}))
+
+
+def test_every_path_has_its_floor_and_those_that_take_part(everything: Any) -> None:
+    assert {row["path"] for row in everything["paths"]} == {*PATHS}
+    for path in PATHS:
+        rows = {row["system"]: row for row in everything["paths"] if row["path"] == path}
+        assert rows[FLOOR]["ratio"] == 1
+        assert "ours (Arrow)" in rows
+        for row in rows.values():
+            assert (row["count"], row["dimension"]) == (64, 8)
+            assert all(0 < row[name] < math.inf for name in ("median us", "minimum us", "ratio"))
+            assert row["minimum us"] <= row["median us"]
+
+
+def test_peers_take_part_or_are_absent_with_the_reason(everything: Any) -> None:
+    rows = {row["system"] for row in everything["paths"] if row["path"] == "lists"}
+    for peer in PEERS:
+        assert (peer.name in rows) != (peer.name in everything["absent"])
+    assert all(everything["absent"].values())
+    assert "redisvl EmbeddingsCache: ConnectionError" in report.markdown(everything)
+
+
+def test_the_machine_and_every_version_are_named(everything: Any) -> None:
+    about = everything["machine"]
+    assert {"cpu", "cores", "python", "date", "versions"} <= {*about}
+    assert {system.package for system in systems.PEERS} <= {*about["versions"]}
+    assert about["cpu"] in report.markdown(everything)
+
+
+def test_sizes_and_the_opened_cache_are_reported(everything: Any) -> None:
+    assert {"ours (Arrow)", "ours (Parquet, zstd)"} <= {row["system"] for row in everything["sizes"]}
+    assert all(row["relative"] > 0 for row in everything["sizes"])
+    assert {"count", "parts", "open ms", "resident MB", "first look-up ms"} <= {*everything["opening"]}
+    assert everything["growth"] == everything["peak"] == everything["minilm"] == {}
+
+
+def test_growth_and_peak_memory_are_measured(tmp_path: Path) -> None:
+    grown = large.growth((32, 64), 8, tmp_path, rounds=1)
+    assert {"growth", "growth of the floor", "minimum us"} <= {*grown}
+    peak = large.peak(500, 64, tmp_path / "peak")
+    assert peak["relative"] >= 0
+    assert peak["array MB"] == 500 * 64 * 4 / 1e6
+
+
+def test_charts_are_well_formed_and_name_machine_and_absent(everything: Any, tmp_path: Path) -> None:
+    for path in charts.draw(everything, tmp_path / "charts"):
+        content = path.read_text(encoding="utf-8")
+        texts = " ".join(each.text or "" for each in ET.fromstring(content).iter())
+        assert "prefers-color-scheme: dark" in content
+        assert "microseconds per text" in texts
+        assert everything["machine"]["python"] in texts
+        assert "absent: redisvl EmbeddingsCache" in texts
+
+
+def test_large_sizes_are_for_ours_only() -> None:
+    found = [systems.Arrow, systems.DiskCache]
+    assert contestants.entering(found, contestants.PEERS_UP_TO) == found
+    assert contestants.entering(found, contestants.PEERS_UP_TO + 1) == [systems.Arrow]
