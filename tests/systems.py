@@ -305,7 +305,9 @@ class RedisVL(System):
 
     name = "redisvl EmbeddingsCache"
     package = "redisvl"
-    documentation = "https://redis.io/docs/latest/develop/ai/redisvl/user_guide/how_to_guides/embeddings_cache/"
+    documentation = (
+        "https://redis.io/docs/latest/develop/ai/redisvl/user_guide/how_to_guides/embeddings_cache/"
+    )
     _servers: ClassVar[dict[Path, Any]] = {}
 
     def open(self, embed: Embed, model_name: str, **parameters: Any) -> None:
