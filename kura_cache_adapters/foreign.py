@@ -47,8 +47,11 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
         What decides its vectors is read from it (docs/adapters.md lists it). `model_name` replaces
         its name; `identity`, or further keywords, replace all else that is read. `symmetric` says
         that queries are embedded as documents are. Raises IdentityError for an embedder that
-        cannot be described.
+        cannot be described, ValueError for a `batch_size` below 1.
         """
+        if batch_size is not None and batch_size < 1:
+            message = f"batch_size must be at least 1, not {batch_size}"
+            raise ValueError(message)
         self.embedder = bare(embedder)
         self._use_async = use_async
         self._lock: ForkLock | nullcontext[None] = nullcontext()

@@ -319,6 +319,14 @@ def test_symmetric_says_that_a_query_is_a_document(face: Face, spy: Spy, tmp_pat
     assert spy.calls == [("document", ["a"])]
 
 
+def test_a_batch_size_of_ones_own_is_taken(face: Face, spy: Spy, tmp_path: Path) -> None:
+    adapter = face.wrap(face.embedder(spy), tmp_path, batch_size=3)
+    face.documents(adapter, ["a", "b", "c", "d"])
+    assert max(len(texts) for _, texts in spy.calls) == 3
+    with pytest.raises(ValueError, match="batch_size"):
+        face.source(face.embedder(spy), batch_size=0)
+
+
 def test_what_is_no_embedder_is_no_source(face: Face) -> None:
     with pytest.raises(TypeError, match="is no"):
         face.source("text-embedding-3-small")
