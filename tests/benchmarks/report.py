@@ -84,8 +84,9 @@ def _heading(everything: dict[str, Any]) -> str:
     return (
         f"{caption(about, [*about['versions']])}. Microseconds per text of 500 characters: the median of "
         f"{everything['rounds']} rounds, and in brackets the ratio of the minima to the floor's. "
-        f"Peers take part up to N={PEERS_UP_TO:,}. LlamaIndex's cache hands out the lists that it holds in "
-        "memory, not copies, without a hash: its hits may be below the floor. No peer calls fsync."
+        f"Peers take part up to N={PEERS_UP_TO:,}. "
+        "LlamaIndex's cache hands out the lists that it holds in memory and computes no SHA-256; "
+        "its hits may be below the floor. No peer is asked to fsync each batch."
     )
 
 
