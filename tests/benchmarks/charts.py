@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.timing import Row
 
-LEFT, WIDTH, BAR, RIGHT = 310, 380, 26, 90
+LEFT, WIDTH, BAR, RIGHT = 350, 380, 26, 90
 UNIT = "microseconds per text, median (logarithmic)"
 CHARTS = {
     "hits-as-lists": ("All hits as lists", {"lists": ""}),
