@@ -23,7 +23,7 @@ _WRAPPERS = {
     "kura_cache_adapters.llama_index.LlamaIndexCachedEmbedding": "model",
 }
 
-# Attributes that change no vector, in modules that start so; the longest start that fits counts last.
+# Attributes that change no vector, in modules that start so; those of all starts that fit.
 _TRANSPORT = {
     "langchain_aws": "region_name credentials_profile_name config",
     "langchain_community.embeddings.fastembed": "model providers",

@@ -119,10 +119,6 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
             raise TypeError(message)
         return self.__dict__
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what `__getstate__` gave."""
-        self.__dict__.update(state)
-
 
 def as_source(embedder: Any, **options: Any) -> BaseEmbeddingModel:  # noqa: ANN401 - of any framework
     """Make an embedder of either framework a source; a source is returned as it is.

@@ -17,7 +17,7 @@ from kura.checkpoints import JSONLCheckpointManager, MultiCheckpointManager
 from kura.checkpoints.hf_dataset import HFDatasetCheckpointManager
 from kura.checkpoints.parquet import ParquetCheckpointManager
 from kura.types import Cluster, Conversation, ConversationSummary, Message, ProjectedCluster
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 import kura_cache_adapters as adapters
 from kura_cache_adapters import CachedEmbeddingModel
@@ -207,6 +207,22 @@ def test_kuras_records_come_back_equal_from_our_managers(ours: str, kind: str, t
     assert loaded == KURAS[kind]
     if kind != "conversations":  # those are never embedded; pydantic's time zones print differently
         assert [str(item) for item in loaded] == [str(item) for item in KURAS[kind]]
+
+
+class Counted(BaseModel):
+    """A user's model with the names of Kura's cluster, which is none."""
+
+    chat_ids: list[str]
+    parent_id: str
+    count: int
+    metadata: dict[str, list[str]]
+
+
+@pytest.mark.parametrize("ours", OURS)
+def test_a_users_model_with_kuras_names_comes_back_equal(ours: str, tmp_path: Path) -> None:
+    records = [Counted(chat_ids=[], parent_id="", count=7, metadata={"keys": ["a"], "values": ["1"]})]
+    OURS[ours](tmp_path).save_checkpoint("counted", records)
+    assert OURS[ours](tmp_path).load_checkpoint("counted", Counted) == records
 
 
 @pytest.mark.parametrize("kind", ["conversations", "summaries", "clusters", "projected"])

@@ -23,9 +23,9 @@ _ABSENT: Fields = {
 
 
 def is_dataset(schema: pa.Schema) -> bool:
-    """Tell a dataset of Kura's HFDatasetCheckpointManager by its metadata, or its cluster counts."""
-    metadata = schema.field("metadata").type if "metadata" in schema.names else None
-    return metadata == _METADATA or {"chat_ids", "parent_id", "count"} <= {*schema.names}
+    """Tell a dataset of Kura's HFDatasetCheckpointManager by types that our managers never write."""
+    types = {field.name: field.type for field in schema}
+    return bool(types.get("metadata") == _METADATA or types.get("count") == pa.int32())
 
 
 def from_dataset(row: Fields) -> Fields:

@@ -75,7 +75,8 @@ def main() -> None:
         mine = {row[name] for name in ours} - {"n/a"}
         cells = [", ".join(sorted(mine)), *(row[kind.name] for kind in peers)]
         print(f"| {title} | {' | '.join(SIGNS.get(cell, cell) for cell in cells)} |")
-    print(f"\n{', '.join(f'{kind.name} {kind.version()}' for kind in peers)}")
+    for kind in peers:
+        print(f"\n{kind.name} {kind.version()}: {kind.documentation}")
     for name, why in missing.items():
         print(f"absent: {name}: {why}")
     if path:
