@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take where the fault suite writes its table."""
+    parser.addoption("--fault-table", metavar="FILE", help="write what the fault suite counted, as Markdown")
+
+
 @pytest.fixture
 def openai_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
     """Serve on loopback, with an environment that points the OpenAI SDK there."""
