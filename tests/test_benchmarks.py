@@ -13,6 +13,7 @@ from tests import systems
 from tests.benchmarks import __main__ as benchmarks
 from tests.benchmarks import charts, contestants, large, report
 from tests.benchmarks.paths import PATHS
+from tests.benchmarks.targets import TARGETS
 from tests.benchmarks.timing import FLOOR
 
 if TYPE_CHECKING:
@@ -65,6 +66,17 @@ def test_sizes_and_the_opened_cache_are_reported(everything: Any) -> None:
     assert all(row["relative"] > 0 for row in everything["sizes"])
     assert {"count", "parts", "open ms", "resident MB", "first look-up ms"} <= {*everything["opening"]}
     assert everything["growth"] == everything["peak"] == everything["minilm"] == {}
+
+
+def test_every_target_is_met_or_not_or_not_measured(everything: Any) -> None:
+    lines = {target.name: target.line(everything) for target in TARGETS}
+    for name, (_, _, measured, met) in lines.items():
+        assert (met == "not measured") == (not measured), name
+    assert lines["peak memory, of the returned array"][3] == "not measured"
+    assert lines["all hits as arrays, of the floor"][3] in {"yes", "no"}
+    given = {**everything, "peak": {"relative": 1.2}, "growth": {"growth": 2.1}}
+    assert TARGETS[-1].line(given) == ["peak memory, of the returned array", "≤ 1.3", "1.2", "yes"]
+    assert next(t for t in TARGETS if "1,000,000, of N" in t.name).line(given)[2:] == ["2.1", "no"]
 
 
 def test_growth_and_peak_memory_are_measured(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from kura_cache_adapters.checkpoints import (
-    JSONLCheckpointManager,
-)
+from kura_cache_adapters import open_store
+from kura_cache_adapters.checkpoints import JSONLCheckpointManager
 from kura_cache_adapters.stores import (
     ArrowStore,
     CheckpointStore,
@@ -19,6 +19,7 @@ from kura_cache_adapters.stores import (
     TieredStore,
 )
 from kura_cache_adapters.testing import StoreContract
+from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,3 +80,19 @@ class TestCheckpointStore(StoreContract):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> Callable[[], EmbeddingStore]:
         return lambda: CheckpointStore(JSONLCheckpointManager(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("scheme", ["arrow", "jsonl"])
+def test_what_is_let_go_while_it_is_read_is_read_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """A look-up of much lets the file's pages go; they come back as they were."""
+    monkeypatch.setattr("kura_cache_adapters.stores.search._MANY_BYTES", 1)
+    numbers = list(range(3000))
+    for half in (numbers[::2], numbers[1::2]):
+        open_store(f"{scheme}://{tmp_path}").space(IDENTITY).put_many(map(key_of, half), vectors_of(half))
+    space = open_store(f"{scheme}://{tmp_path}").space(IDENTITY)
+    for _ in range(2):
+        hits = space.get_many(map(key_of, [*numbers, 5000]))
+        assert hits.positions.tolist() == numbers
+        assert np.array_equal(hits.vectors, vectors_of(numbers))

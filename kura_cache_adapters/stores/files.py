@@ -160,6 +160,12 @@ def map_file(path: Path) -> mmap.mmap:
         os.close(descriptor)
 
 
+def release(mapped: mmap.mmap | None) -> None:
+    """Let go of the memory that a map's pages take, where there is a call for it."""
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def _replace(temporary: Path, path: Path) -> None:
     if not path.is_dir():
         temporary.replace(path)

@@ -150,6 +150,10 @@ class _LineSegment:
         self.vectors_at(one, vector)
         return self.keys_at(one).tobytes(), int(self.checksums_at(one)[0]), vector.tobytes()
 
+    def release(self) -> None:
+        """Let go of the memory that mapped lines take; reading them takes it again."""
+        files.release(self._map)
+
 
 def _unhex(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Decode hex digits, shape (N, 2k) to (N, k); what is no digit decodes to something wrong."""

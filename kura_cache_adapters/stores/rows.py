@@ -31,15 +31,20 @@ class Rows:
     vectors: Vectors
 
     @classmethod
-    def build(cls, keys: NDArray[np.uint8], vectors: Vectors) -> Rows:
-        """Sort entries by key, drop repeated keys, and compute the checksums."""
+    def build(
+        cls,
+        keys: NDArray[np.uint8],
+        vectors: Vectors,
+        checksums: NDArray[np.uint64] | None = None,
+    ) -> Rows:
+        """Sort entries by key, drop repeated keys, and compute the checksums unless they are given."""
         order = np.argsort(prefixes_of(keys), kind="stable")
         keys = keys[order]
         repeated = np.flatnonzero((keys[1:] == keys[:-1]).all(axis=1)) + 1
         if len(repeated):
             keys, order = np.delete(keys, repeated, axis=0), np.delete(order, repeated)
         ordered: Vectors = vectors[order]
-        return cls(keys, checksums_of(keys, ordered), ordered)
+        return cls(keys, checksums_of(keys, ordered) if checksums is None else checksums[order], ordered)
 
     def __len__(self) -> int:
         """Return N."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from kura_cache_adapters.background import in_slices
 from kura_cache_adapters.protocols import Hits
+from kura_cache_adapters.stores import files
 from kura_cache_adapters.stores.rows import checksum_of, checksums_of, chunk_rows, prefixes_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from kura_cache_adapters.protocols import Vectors
 
     Positions = NDArray[np.intp]
+
+_MANY_BYTES = 32 << 20  # of vectors read from a segment: then its pages are let go
 
 
 class Segment(Protocol):
@@ -52,6 +55,9 @@ class Segment(Protocol):
 
     def row(self, at: int) -> tuple[bytes, int, bytes]:
         """Read one row: key, checksum, and the vector's bytes."""
+
+    def release(self) -> None:
+        """Let go of the memory that mapped rows take; reading them takes it again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +100,10 @@ class ArraySegment:
         """Read one row: key, checksum, and the vector's bytes."""
         return self.keys[at].tobytes(), int(self.checksums[at]), self.vector_bytes[at].tobytes()
 
+    def release(self) -> None:
+        """Let go of the memory that mapped rows take; reading them takes it again."""
+        files.release(self.map)
+
 
 class Search:
     """A batch of keys on its way through segments; `remaining` shrinks as they are found."""
@@ -134,9 +144,9 @@ class Search:
         at, which = self._matches(segment)
         if not len(at):
             return
-        intact = self._gather(segment, at, which)
-        self.invalid += len(intact) - int(np.count_nonzero(intact))
-        self.found[which[intact]] = True
+        found = self._gather(segment, at, which)
+        self.invalid += len(at) - len(found)
+        self.found[found] = True
         self._remaining = self._remaining[~self.found[self._remaining]]
 
     def _matches(self, segment: Segment) -> tuple[Positions, Positions]:
@@ -157,11 +167,15 @@ class Search:
         found = np.flatnonzero(rows >= 0)
         return rows[found], found
 
-    def _gather(self, segment: Segment, at: Positions, which: Positions) -> NDArray[np.bool_]:
-        """Copy and verify rows, chunk by chunk; return which of them are intact."""
+    def _gather(self, segment: Segment, at: Positions, which: Positions) -> Positions:
+        """Copy and verify rows, chunk by chunk; return for which keys they are intact."""
         out = self._room_for(segment)
+        row_bytes = segment.dimension * segment.dtype.itemsize
+        step, many = chunk_rows(row_bytes), 1 + max(_MANY_BYTES, out.nbytes // 16) // row_bytes
         in_place = out.dtype == segment.dtype and which[-1] - which[0] + 1 == len(which)
-        step = chunk_rows(segment.dimension * segment.dtype.itemsize)
+        if len(at) > many:  # in the file's order, so that what has been read can be let go
+            order, in_place = np.argsort(at), False
+            at, which = at[order], which[order]
         intact = np.empty(len(at), bool)
 
         def gather(part: slice) -> None:
@@ -175,9 +189,13 @@ class Search:
                 intact[here] = sums == segment.checksums_at(rows)
                 if not in_place:
                     out[keys] = chunk
+                if (start - part.start) % many >= many - step:
+                    segment.release()
 
         in_slices(gather, len(at), least=8 * step)
-        return intact
+        if len(at) * row_bytes > _MANY_BYTES:
+            segment.release()
+        return which[intact]
 
     def _room_for(self, segment: Segment) -> Vectors:
         if self._vectors is None:

@@ -287,7 +287,7 @@ def _intact_rows(segments: list[Segment]) -> tuple[Rows, list[bool]]:
     dtype = np.result_type(*(segment.dtype for segment in segments))
     keys = np.empty((sum(counts), 32), np.uint8)
     vectors: Vectors = np.empty((len(keys), segments[0].dimension), dtype)
-    intact = np.empty(len(keys), bool)
+    sums, intact = np.empty(len(keys), np.uint64), np.empty(len(keys), bool)
     ends = np.cumsum(counts)
     for segment, end, count in zip(segments, ends, counts, strict=True):
         here = slice(end - count, end)
@@ -295,12 +295,14 @@ def _intact_rows(segments: list[Segment]) -> tuple[Rows, list[bool]]:
         keys[here] = segment.keys_at(at)
         part = vectors[here] if dtype == segment.dtype else np.empty((count, vectors.shape[1]), segment.dtype)
         segment.vectors_at(at, part)
-        intact[here] = checksums_of(keys[here], part) == segment.checksums_at(at)
+        sums[here] = checksums_of(keys[here], part)
+        intact[here] = sums[here] == segment.checksums_at(at)
         vectors[here] = part
     damaged = [not intact[end - count : end].all() for end, count in zip(ends, counts, strict=True)]
     if any(damaged):
-        keys, vectors = keys[intact], vectors[intact]
-    return Rows.build(keys, vectors), damaged
+        keys, vectors, sums = keys[intact], vectors[intact], sums[intact]
+    one_dtype = all(segment.dtype == dtype for segment in segments)
+    return Rows.build(keys, vectors, sums if one_dtype else None), damaged
 
 
 def _as_bytes(rows: Rows | Segment) -> list[bytes]:

@@ -32,6 +32,15 @@ class ZstdParquet(Ours):
         return ParquetStore(self.directory, compression="zstd")
 
 
+class AsArrays(systems.Arrow):
+    """An `ArrowStore`, asked for arrays."""
+
+    name = "ours (Arrow), arrays"
+
+    def documents(self, texts: list[str]) -> Any:
+        return self.model.embed_array_sync(texts)
+
+
 STORES: list[type[Ours]] = [systems.Arrow, systems.Parquet, ZstdParquet, systems.JSONL, systems.HFDataset]
 FAST: list[type[Ours]] = [*STORES, systems.Memory, systems.Tiers]
 ADAPTERS: list[type[Ours]] = [systems.OursInLangChain, systems.OursInLlamaIndex]

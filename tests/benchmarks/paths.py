@@ -10,7 +10,17 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tests import systems
-from tests.benchmarks.contestants import ADAPTERS, STORES, Filled, embed, entering, is_ours, room_in, start
+from tests.benchmarks.contestants import (
+    ADAPTERS,
+    STORES,
+    AsArrays,
+    Filled,
+    embed,
+    entering,
+    is_ours,
+    room_in,
+    start,
+)
 from tests.benchmarks.timing import FLOOR, corpus, measured, timed
 
 if TYPE_CHECKING:
@@ -165,6 +175,7 @@ def most(work: Work, found: list[type[System]], directory: Path, *, rounds: int)
     known = work.texts[: work.count * 9 // 10]
     with Filled(work, known, directory) as filled, room_in(directory) as room:
         filled.add(systems.Arrow, durable=True)
+        filled.add(AsArrays)
         for system in entering(found, work.count):
             if system in MOSTLY:
                 filled.add(system)

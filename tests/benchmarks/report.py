@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks.contestants import PEERS_UP_TO
 from tests.benchmarks.paths import PATHS
+from tests.benchmarks.targets import TARGETS
 from tests.systems import PEERS
 
 if TYPE_CHECKING:
@@ -75,8 +76,19 @@ def markdown(everything: dict[str, Any]) -> str:
             "Bytes on disk, relative to raw float32\n\n" + _pivot(everything["sizes"], _relative),
             *[f"- absent: {name}: {reason}" for name, reason in everything["absent"].items()],
             *[_single(name, everything[name]) for name in ("opening", "growth", "peak", "minilm")],
+            "Targets, at the sizes measured\n\n"
+            + _table(["target", "limit", "measured", "met"], _targets(everything)),
         ],
     ).strip()
+
+
+def _targets(everything: dict[str, Any]) -> list[list[str]]:
+    return [target.line(everything) for target in TARGETS]
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _heading(everything: dict[str, Any]) -> str:
@@ -111,10 +123,8 @@ def _pivot(rows: list[Row], show: Any) -> str:
     sizes = list(dict.fromkeys((row["count"], row["dimension"]) for row in rows))
     cells = {(row["system"], row["count"], row["dimension"]): show(row) for row in rows}
     heads = [f"N={count:,}, D={dimension}" for count, dimension in sizes]
-    lines = [["", *heads], ["---"] * (len(sizes) + 1)]
     names = dict.fromkeys(row["system"] for row in rows)
-    lines += [[name, *[cells.get((name, *size), "") for size in sizes]] for name in names]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _table(["", *heads], [[name, *[cells.get((name, *size), "") for size in sizes]] for name in names])
 
 
 def _single(name: str, values: dict[str, Any]) -> str:
