@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from kura_cache_adapters.errors import DamagedSegmentError, require
+from kura_cache_adapters.errors import require
 from kura_cache_adapters.stores import columns, files
 from kura_cache_adapters.stores.directory import SegmentStore
 
@@ -33,12 +33,7 @@ class HFDatasetFormat:
 
     def read(self, path: Path) -> Segment:
         """Map the data file; only its schema is read."""
-        mapped = files.map_file(path / _DATA_FILE)
-        try:
-            reader = pa.ipc.open_stream(pa.BufferReader(mapped))
-            return columns.to_segment(reader.read_next_batch(), mapped)
-        except (pa.ArrowException, ValueError, StopIteration) as error:
-            raise DamagedSegmentError(str(error)) from error
+        return columns.read_segment(files.map_file(path / _DATA_FILE))
 
 
 class HFDatasetStore(SegmentStore):
@@ -58,7 +53,7 @@ def write_dataset(path: Path, table: pa.Table) -> None:
     datasets = require("datasets", extra="datasets")
     features = datasets.Features.from_arrow_schema(table.schema)
     path.mkdir(mode=0o700)
-    schema = table.schema.with_metadata(features.arrow_schema.metadata)
+    schema = table.schema.with_metadata({**(table.schema.metadata or {}), **features.arrow_schema.metadata})
     with files.create(path / _DATA_FILE) as file, pa.ipc.new_stream(file, schema) as writer:
         writer.write_table(table.combine_chunks().replace_schema_metadata(schema.metadata))
     _write_json(path / "dataset_info.json", {"features": features.to_dict()})
