@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from kura_cache_adapters.stores.directory import SegmentStore
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
     from pathlib import Path
 
     from kura_cache_adapters.stores.rows import Rows
@@ -67,6 +69,32 @@ def write_dataset(path: Path, table: pa.Table) -> None:
         "_split": None,
     }
     _write_json(path / "state.json", state)
+
+
+def read_dataset_files(path: Path) -> list[bytes]:
+    """Read the data files of a dataset on disk, in their order; raise ValueError for names of others.
+
+    `datasets.load_from_disk` would open what the dataset names, wherever it is.
+    """
+    state = json.loads(files.read_file(path / "state.json"))
+    names = [entry["filename"] for entry in state["_data_files"]]
+    if any(name != PurePath(name).name for name in names):
+        message = f"its data is elsewhere: {names!r:.80}"
+        raise ValueError(message)
+    return [files.read_file(path / name) for name in names]
+
+
+def batches_of(content: bytes) -> Iterator[pa.RecordBatch]:
+    """Read the record batches of a data file; raise ValueError where they are longer than the file."""
+    source, values = pa.BufferReader(content), 0
+    schema = pa.ipc.read_schema(pa.ipc.read_message(source))
+    for message in pa.ipc.MessageReader.open_stream(source):
+        columns.refuse_compression(message)
+        batch = pa.ipc.read_record_batch(message, schema)
+        batch.validate(full=True)
+        values += len(batch) * max(1, batch.num_columns)
+        files.check_size(8 * values, len(content))
+        yield batch
 
 
 def _write_json(path: Path, fields: dict[str, object]) -> None:

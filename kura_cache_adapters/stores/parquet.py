@@ -61,12 +61,12 @@ class ParquetFormat:
                 max_rows_per_page=_ONE_PAGE,
                 **(squeeze if compressed else {"compression": "NONE"}),
             )
-            _seal(path, file)
+            seal(path, file)
 
     def read(self, path: Path) -> Segment:
         """Map a file whose values lie in it as they are; decompress the vectors of any other once."""
         mapped = files.map_file(path)
-        _check_seal(mapped)
+        check_seal(mapped)
         try:
             file = pq.ParquetFile(pa.BufferReader(mapped))
             chunks = _chunks(file.metadata)
@@ -105,7 +105,7 @@ def _footer(content: bytes | mmap.mmap) -> tuple[int, bytes]:
     return start, content[start:]
 
 
-def _seal(path: Path, file: BinaryIO) -> None:
+def seal(path: Path, file: BinaryIO) -> None:
     """Put a digest of the footer before it, where Parquet lets anything be.
 
     A flipped bit in a footer can make pyarrow end the process; so none is parsed that is not whole.
@@ -116,9 +116,10 @@ def _seal(path: Path, file: BinaryIO) -> None:
     file.write(sha256(footer).digest()[:_DIGEST] + footer)
 
 
-def _check_seal(mapped: mmap.mmap) -> None:
-    start, footer = _footer(mapped)
-    if mapped[start - _DIGEST : start] != sha256(footer).digest()[:_DIGEST]:
+def check_seal(content: bytes | mmap.mmap) -> None:
+    """Raise DamagedSegmentError unless the footer is as `seal` found it."""
+    start, footer = _footer(content)
+    if content[start - _DIGEST : start] != sha256(footer).digest()[:_DIGEST]:
         message = "its footer is damaged, or another program has written it"
         raise DamagedSegmentError(message)
 

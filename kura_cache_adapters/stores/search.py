@@ -38,6 +38,9 @@ class Segment(Protocol):
     def dtype(self) -> np.dtype[np.float32] | np.dtype[np.float64]:
         """The vectors' dtype."""
 
+    def __len__(self) -> int:
+        """Return N, without reading rows."""
+
     def intact(self) -> bool:
         """Tell whether the mapped files still have their size: reading a cut one kills."""
 
@@ -67,6 +70,10 @@ class ArraySegment:
     vector_bytes: NDArray[np.uint8]
     dtype: np.dtype[np.float32] | np.dtype[np.float64]
     map: mmap.mmap | None = None
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.keys)
 
     @property
     def dimension(self) -> int:

@@ -191,6 +191,7 @@ class SegmentSpace:
         """Open a segment; set a damaged or foreign one aside, in memory only."""
         try:
             segment = self._format.read(self.path / name)
+            _check_count(segment, name)
             self._dimension = self._dimension or segment.dimension
             self._check_dimension(segment)
         except DamagedSegmentError as error:
@@ -307,6 +308,13 @@ def _as_bytes(rows: Rows | Segment) -> list[bytes]:
     keys = rows.keys if isinstance(rows, Rows) else rows.keys_at(np.arange(len(rows.prefixes)))
     joined = keys.tobytes()
     return [joined[start : start + 32] for start in range(0, len(joined), 32)]
+
+
+def _check_count(segment: Segment, name: str) -> None:
+    """Refuse a name that lies about its rows: what a merge may read is decided by names."""
+    if len(segment) != _row_count(name):
+        message = f"it has {len(segment)} rows"
+        raise DamagedSegmentError(message)
 
 
 def _row_count(name: str) -> int:
