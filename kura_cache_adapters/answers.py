@@ -43,7 +43,7 @@ def exact_matrix(answer: Sequence[Any]) -> Vectors | None:
     if matrix.ndim != 2 or not matrix.shape[1]:  # noqa: PLR2004 - a matrix
         return None
     if matrix.dtype in (np.float32, np.float64):
-        if matrix is not answer and _rounded(answer, matrix):
+        if _rounded(answer, matrix):
             return None
         return narrowed(cast("Vectors", matrix))
     if matrix.dtype.kind not in "iuf":

@@ -57,7 +57,7 @@ class SegmentStore:
 def _read_identity(path: Path) -> ModelIdentity | None:
     try:
         # A larger one is cut, and then it is no JSON.
-        identity = ModelIdentity.from_json(files.map_file(path)[:_LONGEST_IDENTITY])
+        identity = ModelIdentity.from_json(files.read_file(path, most=_LONGEST_IDENTITY))
     except (OSError, ValueError) as error:
         logger.warning("Ignored %s: %s", path, error)
         return None

@@ -161,12 +161,16 @@ def map_file(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
 
 
-def read_file(path: Path) -> bytes:
-    """Read a regular file, also through a link; raise as `map_file` does, but not for an empty one."""
+def read_file(path: Path, *, most: int | None = None) -> bytes:
+    """Read a regular file, also through a link; raise as `map_file` does, but not for an empty one.
+
+    With `most`, no more bytes than that are read.
+    """
     with _open_regular(path) as file:
         status = os.fstat(file.fileno())
-        check_size(status.st_size, on_disk(status))
-        return file.read()
+        if most is None:
+            check_size(status.st_size, on_disk(status))
+        return file.read(-1 if most is None else most)
 
 
 def on_disk(status: os.stat_result) -> int:

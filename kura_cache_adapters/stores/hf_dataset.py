@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.search import Segment
 
 _DATA_FILE = "data-00000-of-00001.arrow"
+_LONGEST_STATE = 16 << 20  # bytes
 
 
 class HFDatasetFormat:
@@ -76,7 +77,7 @@ def read_dataset_files(path: Path) -> list[bytes]:
 
     `datasets.load_from_disk` would open what the dataset names, wherever it is.
     """
-    state = json.loads(files.read_file(path / "state.json"))
+    state = json.loads(files.read_file(path / "state.json", most=_LONGEST_STATE))
     names = [entry["filename"] for entry in state["_data_files"]]
     if any(name != PurePath(name).name for name in names):
         message = f"its data is elsewhere: {names!r:.80}"
