@@ -116,6 +116,11 @@ class Search:
         self._vectors: Vectors | None = None
 
     @property
+    def dimension(self) -> int | None:
+        """The dimension of what was found, which the rest must have; None when nothing was."""
+        return self._vectors.shape[1] if self._vectors is not None and self.found.any() else None
+
+    @property
     def finished(self) -> bool:
         """Tell whether every key has been found."""
         return not len(self._remaining)
@@ -125,7 +130,7 @@ class Search:
         for segment in segments:
             if self.finished:
                 return
-            if segment.intact():
+            if segment.intact() and segment.dimension == (self.dimension or segment.dimension):
                 self._visit(segment)
 
     def hits(self) -> Hits:
@@ -187,7 +192,7 @@ class Search:
         return intact
 
     def _room_for(self, segment: Segment) -> Vectors:
-        if self._vectors is None:
+        if self._vectors is None or self._vectors.shape[1] != segment.dimension:
             self._vectors = np.empty((len(self.wanted), segment.dimension), segment.dtype)
         elif self._vectors.dtype.itemsize < segment.dtype.itemsize:
             self._vectors = self._vectors.astype(np.float64)
