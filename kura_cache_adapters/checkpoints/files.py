@@ -103,7 +103,7 @@ class FileCheckpointManager(BaseCheckpointManager):
         """Read the records; raise ValueError for whatever a damaged file may do to a reader."""
         try:
             yield from self._read(path)
-        except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError) as error:
             raise ValueError(repr(error)) from error
 
     def _is_checkpoint(self, path: Path) -> bool:

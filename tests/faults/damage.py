@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import traceback
 import warnings
 from dataclasses import astuple, dataclass
 from random import Random
@@ -180,5 +181,7 @@ def _report(rounds: Callable[[], Iterator[Outcome]], writer: int) -> None:
                 signal.alarm(_SECONDS)
                 print(json.dumps(astuple(outcome)), file=lines, flush=True)
         code = 0
+    except BaseException:  # noqa: BLE001 - said, and then seen in the exit code
+        traceback.print_exc()
     finally:
         os._exit(code)
