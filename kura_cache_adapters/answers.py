@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters.protocols import Vectors
 
+_EXACT = 2.0**53  # below it, a float64 holds every integer
+
 
 def counted(answer: Any, asked: int, model_name: str) -> Sequence[Any]:  # noqa: ANN401 - whatever a model returns
     """Return the answer as a sequence of `asked` vectors; raise VectorCountError otherwise.
@@ -36,17 +38,27 @@ def exact_matrix(answer: Sequence[Any]) -> Vectors | None:
     """Return vectors as one matrix, shape (N, D), narrowed; None when they are not of one D."""
     try:
         matrix = np.asarray(answer)
-    except (ValueError, TypeError, RuntimeError):  # ragged, or objects that are no numbers
+    except (ValueError, TypeError, RuntimeError, OverflowError):  # ragged, or objects that are no numbers
         return None
     if matrix.ndim != 2 or not matrix.shape[1]:  # noqa: PLR2004 - a matrix
         return None
     if matrix.dtype in (np.float32, np.float64):
+        if _rounded(answer, matrix):
+            return None
         return narrowed(cast("Vectors", matrix))
     if matrix.dtype.kind not in "iuf":
         return None
     wide = matrix.astype(np.float64)
     exact = np.array_equal(wide.astype(matrix.dtype), matrix, equal_nan=True)
     return narrowed(wide) if exact else None
+
+
+def _rounded(answer: Sequence[Any], matrix: NDArray[Any]) -> bool:
+    """Tell whether making the matrix has rounded an integer that stood beside floats."""
+    if matrix.max(initial=0) < _EXACT and matrix.min(initial=0) > -_EXACT:
+        return False
+    large = np.argwhere(np.isfinite(matrix) & (np.abs(matrix) >= _EXACT))
+    return any(int(answer[row][column]) != int(matrix[row, column]) for row, column in large)
 
 
 def narrowed(vectors: Vectors) -> Vectors:

@@ -19,7 +19,7 @@ from kura_cache_adapters.protocols import BaseCheckpointManager
 from kura_cache_adapters.stores import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from kura_cache_adapters.protocols import ModelT
@@ -53,11 +53,10 @@ class FileCheckpointManager(BaseCheckpointManager):
         if not self.enabled:
             return None
         try:
-            texts = self._read(path)
-            return [_validated(model_class, text) for text in texts]
+            return [_validated(model_class, text) for text in self._texts(path)]
         except FileNotFoundError:
             return None
-        except (ValidationError, ValueError, OSError) as error:
+        except (ValidationError, ValueError, OSError, RecursionError) as error:
             message = f"{path} holds no checkpoint of {model_class.__name__}: {error}"
             raise CheckpointError(message) from error
 
@@ -99,6 +98,13 @@ class FileCheckpointManager(BaseCheckpointManager):
         while self.suffix and name.endswith(self.suffix):
             name = _checked(name.removesuffix(self.suffix))
         return self.checkpoint_dir / f"{name}{self.suffix}"
+
+    def _texts(self, path: Path) -> Iterator[str | bytes]:
+        """Read the records; raise ValueError for whatever a damaged file may do to a reader."""
+        try:
+            yield from self._read(path)
+        except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError) as error:
+            raise ValueError(repr(error)) from error
 
     def _is_checkpoint(self, path: Path) -> bool:
         return path.name.endswith(self.suffix) and not path.name.startswith(".") and path.is_file()

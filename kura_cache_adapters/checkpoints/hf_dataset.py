@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -11,13 +12,14 @@ from kura_cache_adapters.checkpoints import columns
 from kura_cache_adapters.checkpoints.files import Fields, FileCheckpointManager
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.stores import HFDatasetStore, files
-from kura_cache_adapters.stores.hf_dataset import write_dataset
+from kura_cache_adapters.stores.hf_dataset import batches_of, read_dataset_files, write_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
     from pathlib import Path
 
 
+_DIGEST_FILE = "data.sha256"
 _TRIES = 5  # a save may exchange the directory while it is read
 
 
@@ -48,21 +50,40 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
 
     def _write(self, path: Path, records: list[Fields]) -> None:
         write_dataset(path, columns.to_table(records))
+        with files.create(path / _DIGEST_FILE) as file:
+            file.write(_digest(read_dataset_files(path)))
 
-    def _read(self, path: Path) -> Iterable[str]:
-        datasets = require("datasets", extra="datasets")
-        try:
-            for _ in range(_TRIES):
-                if not path.exists():
-                    self._settle()
-                with suppress(FileNotFoundError):
-                    dataset = datasets.load_from_disk(str(path), keep_in_memory=True)
-                    return list(columns.to_texts(dataset.with_format("arrow")[:]))
-            raise FileNotFoundError(path)
-        except (pa.ArrowException, KeyError, TypeError) as error:
-            raise ValueError(str(error)) from error
+    def _read(self, path: Path) -> Iterator[str]:
+        contents = self._contents(path)
+        for content in contents:
+            for batch in batches_of(content):
+                yield from columns.to_texts(pa.Table.from_batches([batch]))
+
+    def _contents(self, path: Path) -> list[bytes]:
+        for _ in range(_TRIES):
+            if not path.exists():
+                self._settle()
+            with suppress(FileNotFoundError):
+                return _verified(path, read_dataset_files(path))
+        if self._is_checkpoint(path):
+            message = "its data is gone"
+            raise ValueError(message)
+        raise FileNotFoundError(path)
 
     def _settle(self) -> None:
         """Put back what a killed save had moved aside."""
         if self.checkpoint_dir.is_dir():
             files.restore_previous(self.checkpoint_dir)
+
+
+def _verified(path: Path, contents: list[bytes]) -> list[bytes]:
+    """Return the contents of a dataset's files if their digest, which only our datasets have, is right."""
+    digest = path / _DIGEST_FILE
+    if digest.exists() and files.read_file(digest) != _digest(contents):
+        message = "its data is damaged"
+        raise ValueError(message)
+    return contents
+
+
+def _digest(contents: list[bytes]) -> bytes:
+    return sha256(b"".join(contents)).hexdigest().encode()

@@ -28,4 +28,4 @@ class JSONLCheckpointManager(FileCheckpointManager):
                 file.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
 
     def _read(self, path: Path) -> Iterable[bytes]:
-        return path.read_bytes().splitlines()
+        return files.read_file(path).splitlines()

@@ -10,11 +10,14 @@ import pyarrow.parquet as pq
 from kura_cache_adapters.checkpoints import columns
 from kura_cache_adapters.checkpoints.files import Fields, FileCheckpointManager
 from kura_cache_adapters.stores import ParquetStore, files
+from kura_cache_adapters.stores.parquet import check_seal, seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
     from pathlib import Path
 
+_MARK = b"kura_cache_adapters.checkpoint"
+_BATCH = 1024  # rows
 Compression = Literal["none", "snappy", "gzip", "brotli", "lz4", "zstd"]
 
 
@@ -47,11 +50,27 @@ class ParquetCheckpointManager(FileCheckpointManager):
         return ParquetStore(self.checkpoint_dir, compression=compression)
 
     def _write(self, path: Path, records: list[Fields]) -> None:
+        table = columns.to_table(records).replace_schema_metadata({_MARK: b"1"})
         with files.create(path) as file:
-            pq.write_table(columns.to_table(records), file, compression=self.compression)
+            pq.write_table(table, file, compression=self.compression, write_page_checksum=True)
+            seal(path, file)
 
-    def _read(self, path: Path) -> Iterable[str]:
-        try:
-            return list(columns.to_texts(pq.read_table(pa.BufferReader(path.read_bytes()))))
-        except pa.ArrowException as error:
-            raise ValueError(str(error)) from error
+    def _read(self, path: Path) -> Iterator[str]:
+        content = files.read_file(path)
+        if _MARK in content:  # a footer that is ours, as Kura's are not
+            check_seal(content)
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        _check_claims(file.metadata, len(content))
+        read = 0
+        for batch in file.iter_batches(_BATCH):
+            read += batch.nbytes  # a dictionary may hide more than the footer claims
+            files.check_size(read, len(content))
+            yield from columns.to_texts(pa.Table.from_batches([batch]))
+
+
+def _check_claims(metadata: pq.FileMetaData, stored: int) -> None:
+    """Refuse a bomb by its footer: by its bytes, its values, and its rows."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
+    claimed = sum(chunk.total_uncompressed_size + 8 * chunk.num_values for chunk in chunks)
+    files.check_size(claimed + 8 * metadata.num_rows, stored)

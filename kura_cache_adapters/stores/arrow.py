@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.stores import columns, files
 from kura_cache_adapters.stores.directory import SegmentStore
 
@@ -31,15 +30,7 @@ class ArrowFormat:
 
     def read(self, path: Path) -> Segment:
         """Map a file; only its schema is read."""
-        mapped = files.map_file(path)
-        try:
-            reader = pa.ipc.open_file(pa.BufferReader(mapped))
-            if reader.num_record_batches != 1:
-                message = f"it has {reader.num_record_batches} batches instead of 1"
-                raise DamagedSegmentError(message)
-            return columns.to_segment(reader.get_batch(0), mapped)
-        except (pa.ArrowException, ValueError) as error:
-            raise DamagedSegmentError(str(error)) from error
+        return columns.read_segment(files.map_file(path))
 
 
 class ArrowStore(SegmentStore):

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("prefix", "key", "checksum", "vector")
 
-_FORMAT = {b"kura_cache_adapters.segment": b"1"}
+_VERSION_KEY, _VERSION = b"kura_cache_adapters.segment", b"1"
+_MAGIC = b"ARROW1\0\0"  # what an Arrow file begins with; a stream follows
 _DTYPES: dict[pa.DataType, np.dtype[np.float32] | np.dtype[np.float64]] = {
     pa.float32(): np.dtype(np.float32),
     pa.float64(): np.dtype(np.float64),
@@ -43,12 +44,56 @@ def to_batch(rows: Rows) -> pa.RecordBatch:
         _array(pa.uint64(), count, rows.checksums),
         pa.Array.from_buffers(vector, count, [None], children=[values]),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata=_FORMAT))
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata={_VERSION_KEY: _VERSION}))
 
 
 def _array(type_: pa.DataType, count: int, numbers: NDArray[Any]) -> pa.Array:
     """Wrap an array's memory; `pa.array` would import pandas, where it is installed."""
     return pa.Array.from_buffers(type_, count, [None, pa.py_buffer(np.ascontiguousarray(numbers))])
+
+
+def read_segment(mapped: mmap.mmap) -> ArraySegment:
+    """View the first record batch of a mapped Arrow file or stream as a segment, without a copy.
+
+    Raises DamagedSegmentError if it is none.
+    """
+    source = pa.BufferReader(mapped)
+    if mapped[: len(_MAGIC)] == _MAGIC:
+        source.seek(len(_MAGIC))
+    try:
+        schema = pa.ipc.read_schema(pa.ipc.read_message(source))
+        message = pa.ipc.read_message(source)
+        refuse_compression(message)
+        return to_segment(pa.ipc.read_record_batch(message, schema), mapped)
+    except (pa.ArrowException, EOFError, ValueError) as error:
+        raise DamagedSegmentError(str(error)) from error
+
+
+def refuse_compression(message: pa.ipc.Message) -> None:
+    """Raise ValueError for a message with compressed columns: they are as long as they claim to be.
+
+    pyarrow does not tell, so this looks up the field `compression` in the FlatBuffer of the message
+    (Message.fbs in Arrow's format directory: the fourth field of `RecordBatch`).
+    """
+    content = message.metadata.to_pybytes()
+    batch = _field(content, _offset(content, 0), 2)  # the header of the message
+    if batch and _field(content, batch + _offset(content, batch), 3):
+        text = "its columns are compressed"
+        raise ValueError(text)
+
+
+def _field(content: bytes, table: int, number: int) -> int:
+    """Return where a field of a FlatBuffer's table is; 0 where the table lacks it."""
+    vtable = table - int.from_bytes(content[table : table + 4], "little", signed=True)
+    slot = 4 + 2 * number
+    if slot >= int.from_bytes(content[vtable : vtable + 2], "little"):
+        return 0
+    offset = int.from_bytes(content[vtable + slot : vtable + slot + 2], "little")
+    return table + offset if offset else 0
+
+
+def _offset(content: bytes, at: int) -> int:
+    return int.from_bytes(content[at : at + 4], "little")
 
 
 def to_segment(batch: pa.RecordBatch, mapped: mmap.mmap | None = None) -> ArraySegment:
@@ -71,6 +116,10 @@ def to_segment(batch: pa.RecordBatch, mapped: mmap.mmap | None = None) -> ArrayS
 
 def vector_type_of(schema: pa.Schema) -> pa.FixedSizeListType:
     """Return the type of the vectors; raise DamagedSegmentError for a schema of something else."""
+    version = (schema.metadata or {}).get(_VERSION_KEY, _VERSION)
+    if version != _VERSION:
+        message = f"its format has the version {version!r:.20}; this release reads {_VERSION!r}"
+        raise DamagedSegmentError(message)
     types = [schema.field(name).type for name in COLUMNS] if schema.names == list(COLUMNS) else []
     if types[:3] != [pa.uint64(), pa.binary(KEY_BYTES), pa.uint64()]:
         message = f"its columns are not those of a segment: {schema.names}"

@@ -25,6 +25,8 @@ except ImportError:  # Windows
 _TEMPORARY = ".tmp"
 _PREVIOUS = ".previous"
 _STALE_SECONDS = 3600
+_SMALL = 1 << 30  # bytes
+_RATIO = 64
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_BLOCK = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
 
@@ -147,17 +149,53 @@ def remove_stale_temporaries(directory: Path) -> None:
 def map_file(path: Path) -> mmap.mmap:
     """Map a regular file for reading.
 
-    Raises DamagedSegmentError when it is empty, a link, or no regular file; OSError as `open` does.
+    Raises DamagedSegmentError when it is empty, a link, no regular file, or hardly more than a hole;
+    OSError as `open` does.
     """
-    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _NO_BLOCK)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            message = f"{path} is empty or not a regular file"
+    with _open_regular(path, _NO_FOLLOW) as file:
+        status = os.fstat(file.fileno())
+        if not status.st_size:
+            message = f"{path} is empty"
             raise DamagedSegmentError(message)
-        return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_READ)
-    finally:
-        os.close(descriptor)
+        check_size(status.st_size, on_disk(status))
+        return mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
+
+
+def read_file(path: Path, *, most: int | None = None) -> bytes:
+    """Read a regular file, also through a link; raise as `map_file` does, but not for an empty one.
+
+    With `most`, no more bytes than that are read.
+    """
+    with _open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        if most is None:
+            check_size(status.st_size, on_disk(status))
+        return file.read(-1 if most is None else most)
+
+
+def on_disk(status: os.stat_result) -> int:
+    """Return how many bytes of a file are on disk: its holes do not count."""
+    blocks: int | None = getattr(status, "st_blocks", None)
+    return status.st_size if blocks is None else min(status.st_size, 512 * blocks)
+
+
+def check_size(claimed: int, stored: int) -> None:
+    """Raise DamagedSegmentError where so few stored bytes claim to be so many: that is a bomb.
+
+    Up to 1 GiB is believed, and whatever is at most 64 times what is stored.
+    """
+    if claimed > max(_SMALL, _RATIO * stored):
+        message = f"its {stored} bytes claim to be {claimed}"
+        raise DamagedSegmentError(message)
+
+
+def _open_regular(path: Path, flags: int = 0) -> BinaryIO:
+    descriptor = os.open(path, os.O_RDONLY | _NO_BLOCK | flags)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return cast("BinaryIO", os.fdopen(descriptor, "rb", buffering=0))
+    os.close(descriptor)
+    message = f"{path} is not a regular file"
+    raise DamagedSegmentError(message)
 
 
 def release(mapped: mmap.mmap | None) -> None:

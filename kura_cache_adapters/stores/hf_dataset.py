@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import secrets
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from kura_cache_adapters.errors import DamagedSegmentError, require
+from kura_cache_adapters.errors import require
 from kura_cache_adapters.stores import columns, files
 from kura_cache_adapters.stores.directory import SegmentStore
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
     from pathlib import Path
 
     from kura_cache_adapters.stores.rows import Rows
     from kura_cache_adapters.stores.search import Segment
 
 _DATA_FILE = "data-00000-of-00001.arrow"
+_LONGEST_STATE = 16 << 20  # bytes
 
 
 class HFDatasetFormat:
@@ -33,12 +36,7 @@ class HFDatasetFormat:
 
     def read(self, path: Path) -> Segment:
         """Map the data file; only its schema is read."""
-        mapped = files.map_file(path / _DATA_FILE)
-        try:
-            reader = pa.ipc.open_stream(pa.BufferReader(mapped))
-            return columns.to_segment(reader.read_next_batch(), mapped)
-        except (pa.ArrowException, ValueError, StopIteration) as error:
-            raise DamagedSegmentError(str(error)) from error
+        return columns.read_segment(files.map_file(path / _DATA_FILE))
 
 
 class HFDatasetStore(SegmentStore):
@@ -58,7 +56,7 @@ def write_dataset(path: Path, table: pa.Table) -> None:
     datasets = require("datasets", extra="datasets")
     features = datasets.Features.from_arrow_schema(table.schema)
     path.mkdir(mode=0o700)
-    schema = table.schema.with_metadata(features.arrow_schema.metadata)
+    schema = table.schema.with_metadata({**(table.schema.metadata or {}), **features.arrow_schema.metadata})
     with files.create(path / _DATA_FILE) as file, pa.ipc.new_stream(file, schema) as writer:
         writer.write_table(table.combine_chunks().replace_schema_metadata(schema.metadata))
     _write_json(path / "dataset_info.json", {"features": features.to_dict()})
@@ -72,6 +70,32 @@ def write_dataset(path: Path, table: pa.Table) -> None:
         "_split": None,
     }
     _write_json(path / "state.json", state)
+
+
+def read_dataset_files(path: Path) -> list[bytes]:
+    """Read the data files of a dataset on disk, in their order; raise ValueError for names of others.
+
+    `datasets.load_from_disk` would open what the dataset names, wherever it is.
+    """
+    state = json.loads(files.read_file(path / "state.json", most=_LONGEST_STATE))
+    names = [entry["filename"] for entry in state["_data_files"]]
+    if any(name != PurePath(name).name for name in names):
+        message = f"its data is elsewhere: {names!r:.80}"
+        raise ValueError(message)
+    return [files.read_file(path / name) for name in names]
+
+
+def batches_of(content: bytes) -> Iterator[pa.RecordBatch]:
+    """Read the record batches of a data file; raise ValueError where they are longer than the file."""
+    source, values = pa.BufferReader(content), 0
+    schema = pa.ipc.read_schema(pa.ipc.read_message(source))
+    for message in pa.ipc.MessageReader.open_stream(source):
+        columns.refuse_compression(message)
+        batch = pa.ipc.read_record_batch(message, schema)
+        batch.validate(full=True)
+        values += len(batch) * max(1, batch.num_columns)
+        files.check_size(8 * values, len(content))
+        yield batch
 
 
 def _write_json(path: Path, fields: dict[str, object]) -> None:

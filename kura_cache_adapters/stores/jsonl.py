@@ -114,6 +114,10 @@ class _LineSegment:
             raise ValueError(message)
         self._lines = np.frombuffer(mapped, np.uint8, rows * width, start).reshape(rows, width)
 
+    def __len__(self) -> int:
+        """Return the number of lines."""
+        return len(self._lines)
+
     @cached_property
     def prefixes(self) -> NDArray[np.uint64]:
         """The rows' key prefixes, read from all lines at the first look-up."""

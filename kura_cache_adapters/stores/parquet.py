@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from kura_cache_adapters.protocols import Vectors
     from kura_cache_adapters.stores.rows import Rows
     from kura_cache_adapters.stores.search import Segment
@@ -30,6 +33,7 @@ _ONE_PAGE = 1 << 30  # bytes and rows: more than any segment has
 _VECTOR = "vector.list.element"
 _MAGIC = b"PAR1"
 _DIGEST = 16  # bytes of SHA-256
+_PAGE_HEADER = re.compile(rb"\x15\0" + 2 * rb"\x15([\x80-\xff]{0,4}[\0-\x7f])")
 
 
 class ParquetFormat:
@@ -44,11 +48,8 @@ class ParquetFormat:
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new file."""
         batch = columns.to_batch(rows)
-        squeeze = {
-            "compression": {"vector.list.element": "zstd"},
-            "column_encoding": {_VECTOR: "BYTE_STREAM_SPLIT"},
-        }
-        plain = {"compression": "NONE"}
+        compressed = self.compression and 2 * rows.vectors.nbytes < _ONE_PAGE
+        squeeze = {"compression": {_VECTOR: "zstd"}, "column_encoding": {_VECTOR: "BYTE_STREAM_SPLIT"}}
         with files.create(path) as file:
             pq.write_table(
                 pa.Table.from_batches([batch]),
@@ -58,17 +59,19 @@ class ParquetFormat:
                 write_statistics=False,
                 data_page_size=_ONE_PAGE,
                 max_rows_per_page=_ONE_PAGE,
-                **(squeeze if self.compression else plain),
+                **(squeeze if compressed else {"compression": "NONE"}),
             )
-            _seal(path, file)
+            seal(path, file)
 
     def read(self, path: Path) -> Segment:
-        """Map a file whose values lie in it as they are; decode any other once."""
+        """Map a file whose values lie in it as they are; decompress the vectors of any other once."""
         mapped = files.map_file(path)
-        _check_seal(mapped)
+        check_seal(mapped)
         try:
             file = pq.ParquetFile(pa.BufferReader(mapped))
-            return _mapped(file, mapped) or _decoded(file)
+            chunks = _chunks(file.metadata)
+            longest = max(chunk.total_uncompressed_size for chunk in chunks)
+            return _decoded(file, chunks, mapped) if longest >= _ONE_PAGE else _segment(file, chunks, mapped)
         except (pa.ArrowException, ValueError, OSError) as error:
             raise DamagedSegmentError(str(error)) from error
 
@@ -102,7 +105,7 @@ def _footer(content: bytes | mmap.mmap) -> tuple[int, bytes]:
     return start, content[start:]
 
 
-def _seal(path: Path, file: BinaryIO) -> None:
+def seal(path: Path, file: BinaryIO) -> None:
     """Put a digest of the footer before it, where Parquet lets anything be.
 
     A flipped bit in a footer can make pyarrow end the process; so none is parsed that is not whole.
@@ -113,41 +116,75 @@ def _seal(path: Path, file: BinaryIO) -> None:
     file.write(sha256(footer).digest()[:_DIGEST] + footer)
 
 
-def _check_seal(mapped: mmap.mmap) -> None:
-    start, footer = _footer(mapped)
-    if mapped[start - _DIGEST : start] != sha256(footer).digest()[:_DIGEST]:
+def check_seal(content: bytes | mmap.mmap) -> None:
+    """Raise DamagedSegmentError unless the footer is as `seal` found it."""
+    start, footer = _footer(content)
+    if content[start - _DIGEST : start] != sha256(footer).digest()[:_DIGEST]:
         message = "its footer is damaged, or another program has written it"
         raise DamagedSegmentError(message)
 
 
-def _mapped(file: pq.ParquetFile, mapped: mmap.mmap) -> ArraySegment | None:
-    """View the columns in place; None when they are encoded, or do not prove right."""
-    metadata = file.metadata
-    if metadata.num_row_groups != 1 or not metadata.num_rows:
-        return None
+def _chunks(metadata: pq.FileMetaData) -> list[pq.ColumnChunkMetaData]:
+    if metadata.num_row_groups != 1 or metadata.num_columns != len(columns.COLUMNS):
+        message = f"it has {metadata.num_columns} columns in {metadata.num_row_groups} groups of rows"
+        raise DamagedSegmentError(message)
+    return [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
+
+
+def _segment(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], mapped: mmap.mmap) -> ArraySegment:
+    """View the columns in place, but for vectors that are compressed."""
     vector = columns.vector_type_of(file.schema_arrow)
-    count, dimension = metadata.num_rows, vector.list_size
-    dtype = columns.dtype_of(vector)
-    chunks = [metadata.row_group(0).column(index) for index in range(4)]
-    if any(c.compression != "UNCOMPRESSED" or {*c.encodings} - {"PLAIN", "RLE"} for c in chunks):
-        return None
-    widths = [8, KEY_BYTES, 8, dimension * dtype.itemsize]
-    starts = [_values_start(c, count * width) for c, width in zip(chunks, widths, strict=True)]
-    if any(not 0 <= s <= len(mapped) - count * w for s, w in zip(starts, widths, strict=True)):
-        return None
-    prefix, key, checksum, vectors = (
-        np.frombuffer(mapped, np.uint8, count * width, start).reshape(count, width)
-        for start, width in zip(starts, widths, strict=True)
+    count, dtype = file.metadata.num_rows, columns.dtype_of(vector)
+    read = _plain if chunks[3].compression == "UNCOMPRESSED" else _decompressed
+    prefix, key, checksum = (
+        _plain(chunk, mapped, count, width)
+        for chunk, width in zip(chunks[:3], (8, KEY_BYTES, 8), strict=True)
     )
+    vectors = read(chunks[3], mapped, count, vector.list_size * dtype.itemsize)
     # Numbers must be aligned to be searched, which nothing in a Parquet file is: copy these.
     numbers = [column.copy().view(np.uint64)[:, 0] for column in (prefix, checksum)]
     segment = ArraySegment(numbers[0], key, numbers[1], vectors, dtype, mapped)
-    return segment if _proves_right(segment) else None
+    if not count or not _proves_right(segment):
+        message = f"its {count} rows are not where they should be"
+        raise DamagedSegmentError(message)
+    return segment
 
 
-def _values_start(chunk: pq.ColumnChunkMetaData, size: int) -> int:
-    """Return where the plain values of a one-page column chunk start: they are its last bytes."""
-    return int(chunk.data_page_offset + chunk.total_compressed_size) - size
+def _plain(chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, count: int, width: int) -> NDArray[np.uint8]:
+    """View the plain values of a one-page column chunk, shape (count, width): they are its last bytes."""
+    start = chunk.data_page_offset + chunk.total_compressed_size - count * width
+    return np.frombuffer(mapped, np.uint8, count * width, start).reshape(count, width)
+
+
+def _decompressed(
+    chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, count: int, width: int
+) -> NDArray[np.uint8]:
+    """Decompress the vectors of a one-page column chunk, and put the bytes of each together.
+
+    Not by pyarrow's reader, which makes room for whatever the page says of itself.
+    """
+    start, end = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
+    size, packed = _page_sizes(mapped[start : start + 16])
+    files.check_size(size, packed)
+    page = pa.Codec("zstd").decompress(mapped[end - packed : end], size, asbytes=True)
+    streams = np.frombuffer(page, np.uint8, count * width, size - count * width)
+    itemsize = 4 if chunk.physical_type == "FLOAT" else 8
+    # BYTE_STREAM_SPLIT: the first bytes of all elements, then the second bytes of all, ...
+    return np.ascontiguousarray(streams.reshape(itemsize, -1).T).reshape(count, width)
+
+
+def _page_sizes(header: bytes) -> tuple[int, int]:
+    """Return a page's size before and after compression, the second and third field of its header.
+
+    Thrift's compact protocol: each is a byte 0x15 and a zigzag varint, seven bits a byte.
+    """
+    if not (sizes := _PAGE_HEADER.match(header)):
+        message = "its page does not begin as a page does"
+        raise DamagedSegmentError(message)
+    before, after = (
+        sum((byte & 127) << 7 * place for place, byte in enumerate(size)) // 2 for size in sizes.groups()
+    )
+    return before, after
 
 
 def _proves_right(segment: ArraySegment) -> bool:
@@ -159,10 +196,9 @@ def _proves_right(segment: ArraySegment) -> bool:
     return bool((sums == segment.checksums_at(ends)).all())
 
 
-def _decoded(file: pq.ParquetFile) -> ArraySegment:
-    columns.vector_type_of(file.schema_arrow)
-    batches = file.read().combine_chunks().to_batches()
-    if len(batches) != 1:
-        message = f"it has {len(batches)} batches instead of 1"
+def _decoded(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], mapped: mmap.mmap) -> ArraySegment:
+    """Decode what is so large that a column has more than one page."""
+    if any(c.compression != "UNCOMPRESSED" or c.total_uncompressed_size > len(mapped) for c in chunks):
+        message = "it claims to be larger than it is"
         raise DamagedSegmentError(message)
-    return columns.to_segment(batches[0])
+    return columns.to_segment(file.read().combine_chunks().to_batches()[0])

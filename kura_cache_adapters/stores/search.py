@@ -41,6 +41,9 @@ class Segment(Protocol):
     def dtype(self) -> np.dtype[np.float32] | np.dtype[np.float64]:
         """The vectors' dtype."""
 
+    def __len__(self) -> int:
+        """Return N, without reading rows."""
+
     def intact(self) -> bool:
         """Tell whether the mapped files still have their size: reading a cut one kills."""
 
@@ -73,6 +76,10 @@ class ArraySegment:
     vector_bytes: NDArray[np.uint8]
     dtype: np.dtype[np.float32] | np.dtype[np.float64]
     map: mmap.mmap | None = None
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.keys)
 
     @property
     def dimension(self) -> int:
@@ -119,6 +126,11 @@ class Search:
         self._vectors: Vectors | None = None
 
     @property
+    def dimension(self) -> int | None:
+        """The dimension of what was found, which the rest must have; None when nothing was."""
+        return self._vectors.shape[1] if self._vectors is not None and self.found.any() else None
+
+    @property
     def finished(self) -> bool:
         """Tell whether every key has been found."""
         return not len(self._remaining)
@@ -128,7 +140,7 @@ class Search:
         for segment in segments:
             if self.finished:
                 return
-            if segment.intact():
+            if segment.intact() and segment.dimension == (self.dimension or segment.dimension):
                 self._visit(segment)
 
     def hits(self) -> Hits:
@@ -198,7 +210,7 @@ class Search:
         return which[intact]
 
     def _room_for(self, segment: Segment) -> Vectors:
-        if self._vectors is None:
+        if self._vectors is None or self._vectors.shape[1] != segment.dimension:
             self._vectors = np.empty((len(self.wanted), segment.dimension), segment.dtype)
         elif self._vectors.dtype.itemsize < segment.dtype.itemsize:
             self._vectors = self._vectors.astype(np.float64)

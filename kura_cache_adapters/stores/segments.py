@@ -74,7 +74,7 @@ class SegmentSpace:
         self._names: frozenset[str] = frozenset()
         self._unusable: set[str] = set()
         self._volatile: set[str] = set()
-        self._dimension: int | None = None
+        self._dimension: int | None = None  # of what was found or stored here: a file may be another model's
         self._merge_after = 0.0
         self._trouble = Trouble(logger)
 
@@ -83,6 +83,7 @@ class SegmentSpace:
         wanted = list(keys)
         known = self._open  # once: another thread may replace it
         if len(wanted) == 1 and (row := find_one(wanted[0], known.values())) is not None:
+            self._dimension = row.shape[1]
             return Hits(np.zeros(1, np.intp), row)
         search = Search(key_matrix(wanted))
         search.visit(known.values())
@@ -90,7 +91,10 @@ class SegmentSpace:
             self._look_further(search, known)
         if search.invalid:
             self._trouble.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
-        return search.hits()
+        hits = search.hits()
+        if len(hits.positions):
+            self._dimension = hits.vectors.shape[1]
+        return hits
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
         """Write one new segment; merge segments when enough have come together."""
@@ -98,7 +102,7 @@ class SegmentSpace:
         check_shapes(matrix, vectors)
         if not len(matrix):
             return
-        if self._dimension is None:
+        if not self._names:
             self._refresh()
         check_dimension(self._dimension, vectors, str(self.path))
         name = self._write(Rows.build(matrix, vectors), durable=durable)
@@ -139,7 +143,7 @@ class SegmentSpace:
             rows=sum(_row_count(name) for name in self._open),
             nbytes=sum(files.size(self.path / name) for name in self._open),
             parts=len(self._open),
-            dimension=self._dimension,
+            dimension=self._dimension or next((part.dimension for part in self._open.values()), None),
         )
 
     def close(self) -> None:
@@ -191,8 +195,7 @@ class SegmentSpace:
         """Open a segment; set a damaged or foreign one aside, in memory only."""
         try:
             segment = self._format.read(self.path / name)
-            self._dimension = self._dimension or segment.dimension
-            self._check_dimension(segment)
+            _check_count(segment, name)
         except DamagedSegmentError as error:
             self._unusable.add(name)
             logger.warning("Ignored the segment %s: %s", self.path / name, error)
@@ -207,11 +210,6 @@ class SegmentSpace:
             self._trouble.report("open", "Could not open the segment %s: %s", self.path / name, error)
             return None
         return segment
-
-    def _check_dimension(self, segment: Segment) -> None:
-        if segment.dimension != self._dimension:
-            message = f"it has {segment.dimension} dimensions, its space {self._dimension}"
-            raise DamagedSegmentError(message)
 
     def _write(self, rows: Rows, *, durable: bool) -> str:
         name = f"{len(rows):09d}-{secrets.token_hex(8)}{self._format.suffix}"
@@ -256,7 +254,8 @@ class SegmentSpace:
         for name in names:
             segment = self._open.get(name)
             size += _row_count(name) * (self._dimension or 1) * 8  # at most, for float64
-            if segment is not None and segment.intact() and size <= MAX_MERGED_BYTES:
+            fits = size <= MAX_MERGED_BYTES and segment is not None and segment.dimension == self._dimension
+            if segment is not None and fits and segment.intact():
                 parts[name] = segment
         if len(parts) < 2:  # noqa: PLR2004 - nothing to merge
             return
@@ -309,6 +308,13 @@ def _as_bytes(rows: Rows | Segment) -> list[bytes]:
     keys = rows.keys if isinstance(rows, Rows) else rows.keys_at(np.arange(len(rows.prefixes)))
     joined = keys.tobytes()
     return [joined[start : start + 32] for start in range(0, len(joined), 32)]
+
+
+def _check_count(segment: Segment, name: str) -> None:
+    """Refuse a name that lies about its rows: what a merge may read is decided by names."""
+    if len(segment) != _row_count(name):
+        message = f"it has {len(segment)} rows"
+        raise DamagedSegmentError(message)
 
 
 def _row_count(name: str) -> int:
