@@ -11,7 +11,7 @@ from kura_cache_adapters.checkpoints import columns
 from kura_cache_adapters.checkpoints.files import Fields, FileCheckpointManager
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.stores import HFDatasetStore, files
-from kura_cache_adapters.stores.hf_dataset import write_dataset
+from kura_cache_adapters.stores.hf_dataset import read_dataset, write_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,14 +29,14 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
 
     suffix = ""
 
-    def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True) -> None:
+    def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True, shared: bool = False) -> None:
         """Keep checkpoints in a directory; raise MissingExtraError without `datasets`."""
         require("datasets", extra="datasets")
-        super().__init__(checkpoint_dir, enabled=enabled)
+        super().__init__(checkpoint_dir, enabled=enabled, shared=shared)
 
     def open_store(self) -> HFDatasetStore:
         """Open the vector store below this directory."""
-        return HFDatasetStore(self.checkpoint_dir)
+        return HFDatasetStore(self.checkpoint_dir, shared=self.shared)
 
     def list_checkpoints(self) -> list[str]:
         """List the saved names, sorted; load and delete accept them."""
@@ -47,19 +47,17 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         return not path.name.startswith(".") and (path / "state.json").is_file()
 
     def _write(self, path: Path, records: list[Fields]) -> None:
-        write_dataset(path, columns.to_table(records))
+        write_dataset(path, columns.to_table(records), shared=self.shared)
 
     def _read(self, path: Path) -> Iterable[str]:
-        datasets = require("datasets", extra="datasets")
         try:
             for _ in range(_TRIES):
                 if not path.exists():
                     self._settle()
                 with suppress(FileNotFoundError):
-                    dataset = datasets.load_from_disk(str(path), keep_in_memory=True)
-                    return list(columns.to_texts(dataset.with_format("arrow")[:]))
+                    return list(columns.to_texts(read_dataset(path)))
             raise FileNotFoundError(path)
-        except (pa.ArrowException, KeyError, TypeError) as error:
+        except (pa.ArrowException, KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
 
     def _settle(self) -> None:

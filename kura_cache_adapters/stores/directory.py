@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.stores import files
 from kura_cache_adapters.stores.segments import IDENTITY_FILE, SegmentSpace
 
 if TYPE_CHECKING:
     from kura_cache_adapters.stores.segments import SegmentFormat
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_IDENTITY = 1 << 20  # bytes: what is longer is none, and is not read
 
 
 class SegmentStore:
@@ -53,7 +56,8 @@ class SegmentStore:
 
 def _read_identity(path: Path) -> ModelIdentity | None:
     try:
-        identity = ModelIdentity.from_json(path.read_bytes())
+        files.refuse_link(path.parent)
+        identity = ModelIdentity.from_json(files.map_file(path)[:_LONGEST_IDENTITY])
     except (OSError, ValueError) as error:
         logger.warning("Ignored %s: %s", path, error)
         return None

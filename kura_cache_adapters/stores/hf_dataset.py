@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -14,7 +15,6 @@ from kura_cache_adapters.stores.directory import SegmentStore
 
 if TYPE_CHECKING:
     import os
-    from pathlib import Path
 
     from kura_cache_adapters.stores.rows import Rows
     from kura_cache_adapters.stores.search import Segment
@@ -27,12 +27,17 @@ class HFDatasetFormat:
 
     suffix = ".hf"
 
+    def __init__(self, *, shared: bool = False) -> None:
+        """Choose between files for all that the umask allows and files for their owner."""
+        self.shared = shared
+
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new directory; needs the extra `datasets`."""
-        write_dataset(path, pa.Table.from_batches([columns.to_batch(rows)]))
+        write_dataset(path, pa.Table.from_batches([columns.to_batch(rows)]), shared=self.shared)
 
     def read(self, path: Path) -> Segment:
         """Map the data file; only its schema is read."""
+        files.refuse_link(path)
         mapped = files.map_file(path / _DATA_FILE)
         try:
             reader = pa.ipc.open_stream(pa.BufferReader(mapped))
@@ -44,24 +49,27 @@ class HFDatasetFormat:
 class HFDatasetStore(SegmentStore):
     """Keep vectors in a directory as HuggingFace datasets; writing needs the extra `datasets`."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Name the directory; raise MissingExtraError without `datasets`, which writing needs."""
+    def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
+        """Name the directory; raise MissingExtraError without `datasets`, which writing needs.
+
+        With shared, the umask decides who else may read and write what is stored.
+        """
         require("datasets", extra="datasets")
-        super().__init__(path, HFDatasetFormat())
+        super().__init__(path, HFDatasetFormat(shared=shared))
 
 
-def write_dataset(path: Path, table: pa.Table) -> None:
+def write_dataset(path: Path, table: pa.Table, *, shared: bool) -> None:
     """Write a table to a new directory that `datasets.load_from_disk` opens.
 
     `Dataset.save_to_disk` would cut the rows into batches of 1,000, which cannot be mapped as one.
     """
     datasets = require("datasets", extra="datasets")
     features = datasets.Features.from_arrow_schema(table.schema)
-    path.mkdir(mode=0o700)
+    path.mkdir(mode=0o777 if shared else 0o700)
     schema = table.schema.with_metadata(features.arrow_schema.metadata)
-    with files.create(path / _DATA_FILE) as file, pa.ipc.new_stream(file, schema) as writer:
+    with files.create(path / _DATA_FILE, shared=shared) as file, pa.ipc.new_stream(file, schema) as writer:
         writer.write_table(table.combine_chunks().replace_schema_metadata(schema.metadata))
-    _write_json(path / "dataset_info.json", {"features": features.to_dict()})
+    _write_json(path / "dataset_info.json", {"features": features.to_dict()}, shared=shared)
     state: dict[str, object] = {
         "_data_files": [{"filename": _DATA_FILE}],
         "_fingerprint": secrets.token_hex(8),
@@ -71,9 +79,26 @@ def write_dataset(path: Path, table: pa.Table) -> None:
         "_output_all_columns": False,
         "_split": None,
     }
-    _write_json(path / "state.json", state)
+    _write_json(path / "state.json", state, shared=shared)
 
 
-def _write_json(path: Path, fields: dict[str, object]) -> None:
-    with files.create(path) as file:
+def read_dataset(path: Path) -> pa.Table:
+    """Read a directory that `datasets` or `write_dataset` has written.
+
+    Done without `datasets`, which imports what a dataset's own files name, and follows them anywhere.
+    Raises FileNotFoundError when there is none, KeyError, TypeError, ValueError, OSError or
+    ArrowException for something else.
+    """
+    state = json.loads((path / "state.json").read_bytes())
+    names = [str(file["filename"]) for file in state["_data_files"]]
+    if any(Path(name).name != name for name in names):
+        message = f"{path} names data files outside of itself"
+        raise ValueError(message)
+    maps = [files.map_file(path / name) for name in names]
+    tables = [pa.ipc.open_stream(pa.BufferReader(mapped)).read_all() for mapped in maps]
+    return pa.concat_tables(tables) if tables else pa.table({})
+
+
+def _write_json(path: Path, fields: dict[str, object], *, shared: bool) -> None:
+    with files.create(path, shared=shared) as file:
         file.write(json.dumps(fields, indent=2).encode())
