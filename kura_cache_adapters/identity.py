@@ -66,7 +66,7 @@ class ModelIdentity:
         try:
             fields = json.loads(text)
             if fields["version"] != KEY_VERSION:
-                message = f"key version {fields['version']!r} is not {KEY_VERSION}"
+                message = f"its key version is not {KEY_VERSION}"
                 raise ValueError(message)
             return cls.of(_name(fields["model_name"]), fields["parameters"], fields["source"])
         except (KeyError, TypeError, AttributeError, RecursionError) as error:

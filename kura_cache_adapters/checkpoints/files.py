@@ -8,6 +8,7 @@ import re
 import unicodedata
 from abc import abstractmethod
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
@@ -143,11 +144,21 @@ class FileCheckpointManager(BaseCheckpointManager):
 
 def _dumped(item: BaseModel, at: int, path: Path) -> Fields:
     try:
-        fields: Fields = item.model_dump(mode="json", by_alias=False, round_trip=True)
+        fields = _fields(item, at, path)
         json.dumps(fields, ensure_ascii=False).encode()
     except (PydanticSerializationError, ValueError, TypeError) as error:
         message = f"item {at} ({type(item).__name__}) cannot be saved to {path}: {told(error)}"
         raise CheckpointError(message) from None  # it quotes the item
+    return fields
+
+
+def _fields(item: BaseModel, at: int, path: Path) -> Fields:
+    dump = partial(item.model_dump, mode="json", by_alias=False, round_trip=True)
+    try:
+        return dump(warnings="error")
+    except PydanticSerializationError:  # pydantic's own warning would quote the values
+        fields: Fields = dump(warnings=False)
+    logger.warning("Item %d (%s) of %s has values of other types than its fields'", at, type(item).__name__, path)
     return fields
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.stores import files
 from kura_cache_adapters.stores.segments import IDENTITY_FILE, SegmentSpace
+from kura_cache_adapters.trouble import told
 
 if TYPE_CHECKING:
     from kura_cache_adapters.stores.segments import SegmentFormat
@@ -59,6 +60,6 @@ def _read_identity(path: Path) -> ModelIdentity | None:
         files.refuse_link(path.parent)
         identity = ModelIdentity.from_json(files.map_file(path)[:_LONGEST_IDENTITY])
     except (OSError, ValueError) as error:
-        logger.warning("Ignored %s: %s", path, error)
+        logger.warning("Ignored %s: %s", path, told(error))
         return None
     return identity if identity.directory == path.parent.name else None
