@@ -158,7 +158,9 @@ def _fields(item: BaseModel, at: int, path: Path) -> Fields:
         return dump(warnings="error")
     except PydanticSerializationError:  # pydantic's own warning would quote the values
         fields: Fields = dump(warnings=False)
-    logger.warning("Item %d (%s) of %s has values of other types than its fields'", at, type(item).__name__, path)
+    logger.warning(
+        "Item %d (%s) of %s has values of other types than its fields'", at, type(item).__name__, path
+    )
     return fields
 
 
@@ -167,7 +169,9 @@ def _why(error: ValueError | OSError, model_class: type[BaseModel]) -> str:
     if not isinstance(error, ValidationError):
         return told(error)
     wrong = [
-        f"{name}: {each['type']}" if (name := (*each["loc"], "")[0]) in model_class.model_fields else each["type"]
+        f"{name}: {each['type']}"
+        if (name := (*each["loc"], "")[0]) in model_class.model_fields
+        else each["type"]
         for each in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     return f"{', '.join(dict.fromkeys(wrong)):.300}"

@@ -172,7 +172,8 @@ def _replace(temporary: Path, path: Path) -> None:
     if not path.is_dir() and not (temporary.is_dir() and os.path.lexists(path)):
         temporary.replace(path)
         return
-    # No call replaces a full directory, or anything else by a directory: between the two renames a crash leaves only the one aside.
+    # No call replaces a full directory, or anything by a directory: between the two renames a crash
+    # leaves only the one aside.
     aside = path.with_name(f".{path.name}{_PREVIOUS}")
     with _patient_lock(path.parent):
         remove(aside)

@@ -231,9 +231,12 @@ class SegmentSpace:
         path = self.path / IDENTITY_FILE
         if path.exists():
             return
-        with files.published(path, durable=durable) as temporary:
-            with files.create(temporary, shared=self._format.shared) as file:
-                file.write(self.identity.to_json().encode())
+        shared = self._format.shared
+        with (
+            files.published(path, durable=durable) as temporary,
+            files.create(temporary, shared=shared) as file,
+        ):
+            file.write(self.identity.to_json().encode())
 
     def _merge(self, *, durable: bool) -> None:
         """Merge the segments of a size that has come together; a failure only postpones it."""

@@ -40,7 +40,11 @@ class Embedder:
 def langchain_openai(url: str) -> tuple[Any, Callable[[], object]]:
     """Make an embedder, and what hangs up for it."""
     package = pytest.importorskip("langchain_openai")
-    options = {"default_headers": {"x": KEY}, "default_query": {"k": KEY}, "check_embedding_ctx_length": False}
+    options = {
+        "default_headers": {"x": KEY},
+        "default_query": {"k": KEY},
+        "check_embedding_ctx_length": False,
+    }
     embedder = package.OpenAIEmbeddings(api_key=KEY, base_url=url, **options)
     return embedder, embedder.client._client.close
 
@@ -48,7 +52,7 @@ def langchain_openai(url: str) -> tuple[Any, Callable[[], object]]:
 def llama_index_openai(url: str) -> tuple[Any, Callable[[], object]]:
     package = pytest.importorskip("llama_index.embeddings.openai")
     embedder = package.OpenAIEmbedding(api_key=KEY, api_base=url, default_headers={"x": KEY})
-    return embedder, lambda: embedder._client.close()
+    return embedder, embedder._client.close
 
 
 def own_openai(url: str) -> tuple[Any, Callable[[], object]]:
@@ -69,7 +73,10 @@ def assert_marked_nowhere(shown: list[object], path: Path, caplog: Any) -> None:
 
 @pytest.mark.parametrize("make", [langchain_openai, llama_index_openai, own_openai])
 def test_an_adapter_shows_and_stores_no_key(
-    make: Callable[[str], tuple[Any, Callable[[], object]]], openai_server: OpenAIServer, tmp_path: Path, caplog: Any
+    make: Callable[[str], tuple[Any, Callable[[], object]]],
+    openai_server: OpenAIServer,
+    tmp_path: Path,
+    caplog: Any,
 ) -> None:
     langchain = pytest.importorskip("kura_cache_adapters.langchain", exc_type=ImportError)
     llama_index = pytest.importorskip("kura_cache_adapters.llama_index", exc_type=ImportError)
@@ -87,7 +94,9 @@ def test_an_adapter_shows_and_stores_no_key(
     assert_marked_nowhere([*shown, *(model.embedding_model.slug() for model in models)], tmp_path, caplog)
 
 
-@pytest.mark.parametrize("name", ["api_key", "openai_api_key", "token", "headers", "client", "credentials", "_secret"])
+@pytest.mark.parametrize(
+    "name", ["api_key", "openai_api_key", "token", "headers", "client", "credentials", "_secret"]
+)
 def test_an_embedder_that_holds_a_key_shows_none(name: str, tmp_path: Path, caplog: Any) -> None:
     langchain = pytest.importorskip("kura_cache_adapters.langchain", exc_type=ImportError)
     held = {name: {"authorization": KEY} if name == "headers" else object() if name == "client" else KEY}
@@ -97,7 +106,9 @@ def test_an_embedder_that_holds_a_key_shows_none(name: str, tmp_path: Path, capl
         cached = langchain.LangChainCachedEmbeddings.from_embeddings(embedder, tmp_path)
     except (IdentityError, TypeError) as error:  # it cannot be told what decides its vectors
         shown.append(error)
-        cached = langchain.LangChainCachedEmbeddings.from_embeddings(embedder, tmp_path, model_name="m", identity={"v": 1})
+        cached = langchain.LangChainCachedEmbeddings.from_embeddings(
+            embedder, tmp_path, model_name="m", identity={"v": 1}
+        )
     assert cached.embed_documents(TEXTS) == FakeEmbeddingModel().lists(TEXTS)
     assert_marked_nowhere([*shown, cached, cached.model, cached.model.identity()], tmp_path, caplog)
 
@@ -107,7 +118,7 @@ def test_a_model_whose_repr_has_its_key_is_named_by_its_class(tmp_path: Path, ca
         def __repr__(self) -> str:
             return f"Model({KEY})"
 
-        def embed_sync(self, texts: list[str]) -> list[list[float]]:
+        def embed_sync(self, _: list[str]) -> list[list[float]]:
             raise StopIteration
 
     cached = CachedEmbeddingModel(FakeEmbeddingModel(), str(tmp_path))

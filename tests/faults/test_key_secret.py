@@ -5,8 +5,7 @@ from __future__ import annotations
 import hmac
 import pickle
 from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,9 +13,14 @@ from kura_cache_adapters import CachedEmbeddingModel, CacheOptions
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.faults.lab import WAYS, Ledger
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kura_cache_adapters.identity import Role
+
 SECRET = "a secret of the team: 3fb1c2"
 TEXTS = [f"guessable {at}" for at in range(12)] + ["é", "\ud800", ""]
-ROLES = ("document", "query")
+ROLES: tuple[Role, ...] = ("document", "query")
 
 
 def with_secret(secret: str | bytes | None) -> CacheOptions:
@@ -34,7 +38,9 @@ def asked(cached: CachedEmbeddingModel) -> list[str]:
     return model.texts
 
 
-@pytest.mark.parametrize("secret", [SECRET, SECRET.encode(), b"x" * 16, b"x" * 64, b"x" * 65, "ü" * 99, "\ud800" * 9])
+@pytest.mark.parametrize(
+    "secret", [SECRET, SECRET.encode(), b"x" * 16, b"x" * 64, b"x" * 65, "ü" * 99, "\ud800" * 9]
+)
 @pytest.mark.parametrize("cache", [None, "memory://"])
 def test_a_key_is_the_hmac_of_what_is_hashed_without_a_secret(secret: str | bytes, cache: str | None) -> None:
     cached, plain = cached_by(secret, cache), cached_by(None, cache)
@@ -87,12 +93,12 @@ def test_all_that_stores_and_finds_uses_the_secret(way: str, tmp_path: Path) -> 
     assert asked(again) == []
     keys = [cached.cache_key("embedded"), cached.cache_key("added"), cached.cache_key("asked", role="query")]
     space = cached._store.space(cached.identity())  # type: ignore[union-attr]
-    assert sorted(key.hex() for key in space.keys()) == sorted(keys)
+    assert sorted(key.hex() for key in set(space.keys())) == sorted(keys)
 
 
 def test_a_stored_secret_would_be_found_here(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text(SECRET)
     with pytest.raises(AssertionError, match="secret"):
-        (tmp_path / "x").write_text(SECRET)
         assert_not_below(tmp_path)
 
 
@@ -109,7 +115,13 @@ def assert_not_below(path: Path) -> None:
     hidden = [SECRET.encode(), sha256(SECRET.encode()).digest(), sha256(SECRET.encode()).hexdigest().encode()]
     for text in TEXTS:
         key = bytes.fromhex(plain.cache_key(text))
-        hidden += [key, key.hex().encode(), sha256(text.encode("utf-8", "surrogatepass")).digest(), key[:8], key[7::-1]]
+        hidden += [
+            key,
+            key.hex().encode(),
+            sha256(text.encode("utf-8", "surrogatepass")).digest(),
+            key[:8],
+            key[7::-1],
+        ]
     for file in path.rglob("*"):
         content = str(file).encode() + (file.read_bytes() if file.is_file() else b"")
         assert not [part for part in hidden if part in content], "a secret, or what tells a text, is stored"
@@ -118,7 +130,14 @@ def assert_not_below(path: Path) -> None:
 def test_a_secret_is_in_no_repr_and_travels_in_a_pickle(tmp_path: Path) -> None:
     cached = cached_by(SECRET, str(tmp_path))
     vectors = cached.embed_sync(TEXTS)
-    for thing in (cached, cached.options, cached.identity(), cached.__reduce__(), cached.stats, cached._text_keys):
+    for thing in (
+        cached,
+        cached.options,
+        cached.identity(),
+        cached.__reduce__(),
+        cached.stats,
+        cached._text_keys,
+    ):
         assert "3fb1c2" not in f"{thing!r} {thing!s}"
     copy = pickle.loads(pickle.dumps(cached))
     assert copy.options == cached.options
@@ -131,7 +150,9 @@ def test_adapters_and_imports_use_the_secret(tmp_path: Path) -> None:
     langchain = pytest.importorskip("kura_cache_adapters.langchain", exc_type=ImportError)
     llama_index = pytest.importorskip("kura_cache_adapters.llama_index", exc_type=ImportError)
     model, options = FakeEmbeddingModel(), with_secret(SECRET)
-    langchain.LangChainCachedEmbeddings.from_embeddings(model, tmp_path, options=options).embed_documents(["a"])
+    langchain.LangChainCachedEmbeddings.from_embeddings(model, tmp_path, options=options).embed_documents(
+        ["a"]
+    )
     embedding = llama_index.LlamaIndexCachedEmbedding.from_embedding(model, tmp_path, options=options)
     assert embedding.get_text_embedding("a") == model.lists(["a"])[0]
     assert model.texts == ["a"]

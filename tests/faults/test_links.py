@@ -127,7 +127,9 @@ def test_a_link_in_place_of_a_dataset_is_not_followed(way: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_killed_writers_left_is_removed_and_not_followed(way: str, tmp_path: Path, outside: Path) -> None:
+def test_what_killed_writers_left_is_removed_and_not_followed(
+    way: str, tmp_path: Path, outside: Path
+) -> None:
     ledger = filled(way, tmp_path)
     for space in spaces(ledger.path):
         for name, target in [(".a.arrow.1-00.tmp", "empty"), (".identity.json.1-00.tmp", "file")]:
@@ -152,7 +154,11 @@ def test_a_checkpoint_that_is_a_link_is_replaced_and_deleted_and_its_target_is_n
     elsewhere, manager = WAYS[way](outside / "other"), WAYS[way](tmp_path / "cache")
     elsewhere.save_checkpoint("checkpoint", [Record(text="theirs")])
     manager.save_checkpoint("x", [Record(text="first")])
-    managers = [*zip(getattr(manager, "managers", [manager]), getattr(elsewhere, "managers", [elsewhere]), strict=True)]
+    managers = [
+        *zip(
+            getattr(manager, "managers", [manager]), getattr(elsewhere, "managers", [elsewhere]), strict=True
+        )
+    ]
 
     def link() -> None:
         for mine, theirs in managers:

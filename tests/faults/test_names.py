@@ -1,7 +1,10 @@
 """Names of checkpoints: all managers of ours refuse the same ones, and no other leaves its directory."""
 
+# ruff: noqa: RUF001 - look-alikes are under test
+
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +21,9 @@ from tests.faults.lab import MANAGERS, WAYS
 
 MINE = [way for way in MANAGERS if way in WAYS]
 PIECES = [
-    *["..", ".", "/", "\\", "\0", "~", "C:", "//host/share/", "%2e%2e%2f", "$HOME", "*", "?", "|", "a", "B", " ", "-"],
-    *["con", "NUL", "com1", "lpt9", "conout$", ".txt", ".jsonl", ".parquet", ".tmp", ".previous", "x" * 199, "ü" * 100],
-    *["．", "／", "＼", "∕", "⁄", "∖", "꞉", "․", "‥", "ﬁ", "é", "e\u0301", "\u200d", "\u202e", "\ufeff", "\udcff", "\n"],
+    *["..", ".", "/", "\\", "\0", "~", "C:", "//host/share/", "%2e%2e%2f", "$HOME", "*", "?", "|", "a", "B"],
+    *["con", "NUL", "com1", "lpt9", "conout$", ".txt", ".jsonl", ".parquet", ".tmp", ".previous", " ", "-"],
+    *["e\u0301", "\u200d", "\u202e", "\ufeff", "\udcff", "\n", "x" * 199, "ü" * 100, *"．／＼∕⁄∖꞉․‥ﬁé"],
 ]
 NAMES = st.lists(st.sampled_from(PIECES), max_size=4).map("".join) | st.text(max_size=12)
 
@@ -34,9 +37,7 @@ def refusal(operation: Any) -> str | None:
     try:
         operation()
     except ValueError as error:
-        assert type(error) is ValueError
-        assert "is no name for a checkpoint" in str(error)
-        return str(error)
+        return f"{type(error).__name__}: {error}"
     return None
 
 
@@ -70,15 +71,20 @@ def test_a_name_is_refused_by_all_or_stays_inside(name: str) -> None:
         (answer,) = set.union(*answers.values())
         assert below(root) == before  # what was saved, was deleted
         if answer is not None:
+            assert answer.startswith("ValueError: ")
+            assert "is no name for a checkpoint" in answer
             return
         for way, manager in managers.items():
             manager.save_checkpoint(name, [Record(text=way)])
             listed = manager.list_checkpoints()  # several managers may call it by several names
-            assert [manager.load_checkpoint(each, Record) for each in listed] == [[Record(text=way)]] * len(listed)
+            assert [manager.load_checkpoint(each, Record) for each in listed] == [[Record(text=way)]] * len(
+                listed
+            )
             inside = root / "inside" / way
             assert all(path.is_relative_to(inside) for path in below(root) - before if way in path.parts)
             assert listed
-            assert all([manager.delete_checkpoint(each) for each in listed])
+            deleted = [manager.delete_checkpoint(each) for each in listed]
+            assert any(deleted)
         assert below(root) == before
 
 
@@ -110,9 +116,7 @@ def test_no_checkpoint_takes_the_place_of_a_caches_vectors(way: str, tmp_path: P
     cached = CachedEmbeddingModel(model, manager)
     cached.embed_sync(["a"])
     for one in getattr(manager, "managers", [manager]):
-        try:
+        with suppress(CheckpointError):  # or it lies beside
             one.save_checkpoint(cached.identity().directory, [Record(text="a")])
-        except CheckpointError as error:
-            assert cached.identity().directory in str(error)
     assert CachedEmbeddingModel(model, WAYS[way](tmp_path)).embed_sync(["a"]) == model.lists(["a"])
     assert len(model.calls) == 1

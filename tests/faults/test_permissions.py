@@ -39,7 +39,10 @@ SHARED: dict[str, Callable[[Path], Any]] = {
     "Parquet manager": lambda path: ParquetCheckpointManager(path, shared=True),
     "HF manager": lambda path: HFDatasetCheckpointManager(path, shared=True),
     "Multi manager": lambda path: MultiCheckpointManager(
-        [JSONLCheckpointManager(path / "one", shared=True), ParquetCheckpointManager(path / "two", shared=True)]
+        [
+            JSONLCheckpointManager(path / "one", shared=True),
+            ParquetCheckpointManager(path / "two", shared=True),
+        ]
     ),
 }
 

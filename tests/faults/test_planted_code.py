@@ -206,7 +206,9 @@ def test_what_a_dataset_names_is_not_imported(tmp_path: Path, asked: list[str]) 
     assert asked == []
 
 
-@pytest.mark.parametrize("name", ["../elsewhere.arrow", "{}/elsewhere.arrow", "..", "", "sub/../../elsewhere.arrow"])
+@pytest.mark.parametrize(
+    "name", ["../elsewhere.arrow", "{}/elsewhere.arrow", "..", "", "sub/../../elsewhere.arrow"]
+)
 def test_a_dataset_that_points_out_of_its_directory_is_an_error(name: str, tmp_path: Path) -> None:
     manager, path = dataset(tmp_path)
     (data,) = path.glob("*.arrow")

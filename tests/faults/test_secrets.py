@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
-import traceback
-import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,40 +20,19 @@ from kura_cache_adapters import (
 from kura_cache_adapters.stores import CheckpointStore
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.faults.lab import MANAGERS, WAYS
+from tests.faults.witness import Witness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 TEXTS = [f"MARKED-text-{at}-of-the-patient" for at in range(10)]
 KEY = "sk-MARKED-key-0123456789"
-EVERY = {**WAYS, "entries": lambda path: CheckpointStore(JSONLCheckpointManager(path))}
+EVERY: dict[str, Callable[[Path], Any]] = {
+    **WAYS,
+    "entries": lambda path: CheckpointStore(JSONLCheckpointManager(path)),
+}
 VECTORS = FakeEmbeddingModel().array(TEXTS)
-
-
-class Witness:
-    """Collects all that a user may see: log lines, warnings, exceptions, reprs, output, file names."""
-
-    def __init__(self, caplog: Any, capfd: Any) -> None:
-        self._caplog, self._capfd = caplog, capfd
-        self.seen: list[str] = []
-
-    @contextmanager
-    def watching(self, *things: object) -> Iterator[None]:
-        """Collect what is said meanwhile; an exception is kept, not raised."""
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            try:
-                yield
-            except Exception as error:  # noqa: BLE001 - of whichever kind: it is read below
-                self.seen += [*traceback.format_exception(error), repr(error), *map(repr, error.args)]
-        self.seen += [str(warning.message) for warning in warned]
-        self.seen += [f"{thing!r} {thing!s}" for thing in things]
-
-    def said(self) -> str:
-        formatter = logging.Formatter()
-        lines = [formatter.format(record) for record in self._caplog.records if record.levelno >= logging.INFO]
-        return "\n".join([*self.seen, *lines, *self._capfd.readouterr()])
 
 
 @pytest.fixture
@@ -93,11 +68,11 @@ def leave_out_all_but_ours(seen: list[str]) -> list[str]:
 MISBEHAVIOURS: dict[str, Callable[[list[str]], Any]] = {
     "strings": lambda texts: [[*texts[0]] for _ in texts],
     "texts": list,
-    "none": lambda texts: None,
+    "none": lambda _: None,
     "holes": lambda texts: [VECTORS[0].tolist(), *[None] * (len(texts) - 1)],
     "ragged": lambda texts: [VECTORS[0, : at + 1].tolist() for at in range(len(texts))],
     "nan": lambda texts: np.where(VECTORS[: len(texts)] > 0.5, np.nan, VECTORS[: len(texts)]),
-    "too many": lambda texts: [*VECTORS.tolist(), *VECTORS.tolist()],
+    "too many": lambda _: [*VECTORS.tolist(), *VECTORS.tolist()],
     "a dict": lambda texts: {text: VECTORS[0].tolist() for text in texts},
     "another dimension": lambda texts: VECTORS[: len(texts), :3],
 }
@@ -147,15 +122,15 @@ def forms(text: str) -> list[bytes]:
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
-    "texts": lambda content: "\n".join(TEXTS).encode(),
-    "records": lambda content: b"".join(b'{"format":"%s","version":"x"}\n' % text.encode() for text in TEXTS),
-    "a header": lambda content: (
+    "texts": lambda _: "\n".join(TEXTS).encode(),
+    "records": lambda _: b"".join(b'{"format":"%s","version":"x"}\n' % text.encode() for text in TEXTS),
+    "a header": lambda _: (
         b'{"format":"kura_cache_adapters.segment","version":1,"rows":"%s","dimension":1,"dtype":"%s"}\n'
         % (TEXTS[0].encode(), TEXTS[1].encode())
     ),
     "a flipped bit": lambda content: content[:-40] + bytes([content[-40] ^ 1]) + content[-39:],
     "cut": lambda content: content[: len(content) // 2],
-    "an identity": lambda content: b'{"version":"%s"}' % TEXTS[0].encode(),
+    "an identity": lambda _: b'{"version":"%s"}' % TEXTS[0].encode(),
 }
 
 
@@ -171,7 +146,7 @@ def test_damaged_files_are_not_quoted(way: str, damage: str, tmp_path: Path, wit
         assert again.embed_sync(TEXTS) == model.lists(TEXTS)
         again._store.spaces()  # type: ignore[union-attr]
     said = witness.said()
-    assert "WARNING" in {record.levelname for record in witness._caplog.records}
+    assert "WARNING" in {record.levelname for record in witness.records}
     assert_nothing_shown(said)
 
 
@@ -189,7 +164,9 @@ class Quoting(MemoryStore):
         raise ValueError([*vectors.tolist(), KEY, *TEXTS])
 
 
-@pytest.mark.parametrize("cache", [Quoting(), TieredStore(MemoryStore(), Quoting()), TieredStore(Quoting(), Quoting())])
+@pytest.mark.parametrize(
+    "cache", [Quoting(), TieredStore(MemoryStore(), Quoting()), TieredStore(Quoting(), Quoting())]
+)
 def test_what_a_foreign_store_says_when_it_fails_is_not_repeated(cache: Any, witness: Witness) -> None:
     model = FakeEmbeddingModel()
     cached = CachedEmbeddingModel(model, cache)
@@ -201,7 +178,9 @@ def test_what_a_foreign_store_says_when_it_fails_is_not_repeated(cache: Any, wit
     assert_nothing_shown(said)
 
 
-@pytest.mark.parametrize("wrong", ["a text", "bytes", "a number", "a hole", "too few", "NaN", "ragged", "words"])
+@pytest.mark.parametrize(
+    "wrong", ["a text", "bytes", "a number", "a hole", "too few", "NaN", "ragged", "words"]
+)
 def test_wrong_arguments_are_not_quoted(wrong: str, tmp_path: Path, witness: Witness) -> None:
     cached = CachedEmbeddingModel(FakeEmbeddingModel(), str(tmp_path))
     calls: dict[str, Callable[[], object]] = {
@@ -242,7 +221,8 @@ def test_records_are_not_quoted(way: str, tmp_path: Path, witness: Witness) -> N
     with witness.watching():
         manager.save_checkpoint("y", [*records, Record(text=f"{TEXTS[0]}\ud800")])
     with witness.watching():
-        manager.save_checkpoint("z", [Record.model_construct(text=7, vector=TEXTS), Record(text="", other=failing)])  # type: ignore[call-arg]
+        unlike = Record.model_construct(text=7, vector=TEXTS, other=failing)
+        manager.save_checkpoint("z", [unlike])
     for file in below(tmp_path):
         file.write_bytes("\n".join(TEXTS).encode())
     with witness.watching():
