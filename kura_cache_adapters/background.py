@@ -233,5 +233,5 @@ def _no_stop(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs)
         return function(*args, **kwargs)
     except StopIteration as error:
         # A future cannot carry it: its waiter would wait for ever.
-        message = f"{function!r} raised StopIteration"
+        message = f"{getattr(function, '__qualname__', type(function).__name__)} raised StopIteration"
         raise RuntimeError(message) from error

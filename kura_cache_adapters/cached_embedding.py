@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +41,8 @@ _T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
+_SHORTEST_SECRET = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheOptions:
@@ -49,16 +51,26 @@ class CacheOptions:
     `chunk_size`: texts per call of the model, each chunk stored before the next is asked for (a
     model that streams chooses its own). `durable`: what is stored outlives a power cut; without,
     it outlives the process only, and storing is faster. `progress`: show a progress bar.
+    `key_secret`: at least 16 bytes (a str counts as UTF-8) that make the keys HMAC-SHA-256, so that
+    who can read the cache, but not the secret, cannot tell whether a text is in it. What was stored
+    under another secret, or under none, is not found.
     """
 
     chunk_size: int = 256
     durable: bool = True
     progress: bool = False
+    key_secret: str | bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a chunk size below 1."""
+        """Refuse a chunk size below 1, and a secret that is none."""
         if self.chunk_size < 1:
             message = f"chunk_size must be at least 1, not {self.chunk_size}"
+            raise ValueError(message)
+        if not isinstance(self.key_secret, (str, bytes, type(None))):
+            message = f"key_secret must be a str, bytes or None, not {type(self.key_secret).__name__}"
+            raise TypeError(message)
+        if self.key_secret is not None and len(_secret_bytes(self.key_secret)) < _SHORTEST_SECRET:
+            message = f"key_secret must have at least {_SHORTEST_SECRET} bytes: secrets.token_hex() makes one"
             raise ValueError(message)
 
 
@@ -97,7 +109,10 @@ class CachedEmbeddingModel:
         self._store = as_store(cache_manager)
         remember: int = getattr(self._store, "remembered_characters", 0)
         roles: tuple[Role, ...] = ("document", "query")
-        self._text_keys = {r: TextKeys(self._identity.head(r), remember=remember) for r in roles}
+        secret = _secret_bytes(options.key_secret or b"")
+        self._text_keys = {
+            role: TextKeys(self._identity.head(role), remember=remember, secret=secret) for role in roles
+        }
         self._tally = Tally()
         self._space: GuardedSpace | None = None
         if self._store is not None:
@@ -313,6 +328,10 @@ class CachedEmbeddingModel:
         answer = counted(await self._source.embed(texts, lookup.role), len(texts), self.model_name)
         matrix = exact_matrix(answer)
         return answer if matrix is None else matrix
+
+
+def _secret_bytes(secret: str | bytes) -> bytes:
+    return secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
 
 
 def _dimensions(parts: list[Part]) -> set[int]:

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters.protocols import Hits
-from kura_cache_adapters.trouble import Trouble
+from kura_cache_adapters.trouble import Trouble, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MESSAGE = "Could not %s the cache %r: %r; going on without"
+_MESSAGE = "Could not %s the cache %r: %s; going on without"
 
 
 class GuardedSpace:
@@ -47,9 +47,10 @@ class GuardedSpace:
         """Look keys up; nothing is found where the store fails."""
         try:
             hits = self._space().get_many(keys).checked(len(keys))
-        except Exception as error:  # noqa: BLE001 - any store's any trouble: the model answers instead
+        except Exception as error:
             self._tally.add(load_failures=1)
-            self._trouble.report("read", _MESSAGE, "read", self._store, error)
+            self._trouble.report("read", _MESSAGE, "read", self._store, told(error))
+            logger.debug("It could not be read because of this", exc_info=error)
             return Hits.none()
         self._trouble.over("read")
         if hits.invalid:
@@ -60,9 +61,10 @@ class GuardedSpace:
         """Store a batch, if the store can; tell whether it did."""
         try:
             self._space().put_many(keys, vectors, durable=self._durable)
-        except Exception as error:  # noqa: BLE001 - any store's any trouble: the caller has the vectors
+        except Exception as error:
             self._tally.add(save_failures=1)
-            self._trouble.report("write", _MESSAGE, "write", self._store, error)
+            self._trouble.report("write", _MESSAGE, "write", self._store, told(error))
+            logger.debug("It could not be written because of this", exc_info=error)
             return False
         self._trouble.over("write")
         self._tally.add(stored=len(keys))

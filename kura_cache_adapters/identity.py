@@ -18,6 +18,8 @@ Role = Literal["document", "query"]
 KEY_VERSION = 1
 """Version of the key's encoding (docs/format.md); it is hashed into every key."""
 
+_HMAC_BLOCK = 64  # bytes of SHA-256's block
+
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -64,7 +66,7 @@ class ModelIdentity:
         try:
             fields = json.loads(text)
             if fields["version"] != KEY_VERSION:
-                message = f"key version {fields['version']!r} is not {KEY_VERSION}"
+                message = f"its key version is not {KEY_VERSION}"
                 raise ValueError(message)
             return cls.of(_name(fields["model_name"]), fields["parameters"], fields["source"])
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -101,35 +103,46 @@ class ModelIdentity:
         return f"{readable or 'model'}-{self.digest[:16]}"
 
 
-def text_keys(head: bytes, texts: list[str]) -> list[bytes]:
+def text_keys(head: bytes, texts: list[str], secret: bytes = b"") -> list[bytes]:
     """Compute the 32-byte key of each text: SHA-256 over the head, then the text as UTF-8.
 
-    Lone surrogates are encoded with "surrogatepass", so that every str has a key of its own.
+    With a secret it is HMAC-SHA-256 over the same bytes. Lone surrogates are encoded with
+    "surrogatepass", so that every str has a key of its own.
     """
+    inner, outer = _hmac_pads(secret) if secret else (b"", b"")
+    head = inner + head
     try:
-        return [sha256(head + text.encode()).digest() for text in texts]
+        digests = [sha256(head + text.encode()).digest() for text in texts]
     except UnicodeEncodeError:
-        return [sha256(head + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+        digests = [sha256(head + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+    return [sha256(outer + digest).digest() for digest in digests] if secret else digests
+
+
+def _hmac_pads(secret: bytes) -> tuple[bytes, bytes]:
+    """Return what RFC 2104 puts before the message and before its digest: `hmac` takes twice as long."""
+    block = (secret if len(secret) <= _HMAC_BLOCK else sha256(secret).digest()).ljust(_HMAC_BLOCK, b"\0")
+    return bytes(byte ^ 0x36 for byte in block), bytes(byte ^ 0x5C for byte in block)
 
 
 class TextKeys:
     """Computes the keys of texts, and remembers those of the last ones: hashing is most of a hit."""
 
-    def __init__(self, head: bytes, *, remember: int = 0) -> None:
-        """Take the head of the keys, and how many characters of texts may be kept in memory."""
+    def __init__(self, head: bytes, *, remember: int = 0, secret: bytes = b"") -> None:
+        """Take the head of the keys, how many characters of texts may be kept in memory, and a secret."""
         self._head = head
+        self._secret = secret
         self._room = self._left = remember
         self._known: dict[str, bytes] = {}
 
     def __call__(self, texts: list[str]) -> list[bytes]:
         """Return the 32-byte key of each text; see `text_keys`."""
         if not self._room:
-            return text_keys(self._head, texts)
+            return text_keys(self._head, texts, self._secret)
         known = [*map(self._known.get, texts)]
         if None not in known:
             return cast("list[bytes]", known)
         fresh = [text for text, key in zip(texts, known, strict=True) if key is None]
-        keys = text_keys(self._head, fresh)
+        keys = text_keys(self._head, fresh, self._secret)
         self._remember(fresh, keys)
         rest = iter(keys)
         return [next(rest) if key is None else key for key in known]

@@ -196,9 +196,12 @@ class BaseCheckpointManager(ABC):
     def setup_checkpoint_dir(self) -> None:
         """Make the directory; a failure is logged here and raised by the first save."""
         try:
-            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+            self._make_directory()
         except OSError as error:
             logger.warning("No checkpoint directory %s: %s", self.checkpoint_dir, error)
+
+    def _make_directory(self) -> None:
+        self.checkpoint_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @abstractmethod
     def load_checkpoint(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from kura_cache_adapters.errors import KuraCacheError
+
 
 class Trouble:
     """Report trouble: a warning the first time, a debug line after that, until it is over."""
@@ -22,3 +24,13 @@ class Trouble:
     def over(self, kind: str) -> None:
         """Note that it works again: the next failure is news."""
         self._known.discard(kind)
+
+
+def told(error: BaseException) -> str:
+    """Say what went wrong, without what was read or embedded: a foreign message may quote it."""
+    name = type(error).__name__
+    if isinstance(error, KuraCacheError):
+        return f"{name}: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{name}: {error.strerror}: {error.filename!r}"
+    return name

@@ -312,16 +312,6 @@ def test_a_merge_sets_damaged_rows_aside_and_never_deletes_them(tmp_path: Path) 
     ]
 
 
-def test_files_are_their_owners_alone(tmp_path: Path, scheme: str) -> None:
-    before = os.umask(0)
-    try:
-        CachedEmbeddingModel(FakeEmbeddingModel(), f"{scheme}://{tmp_path}/cache").embed_sync(TEXTS)
-    finally:
-        os.umask(before)
-    for path in (tmp_path / "cache").rglob("*"):
-        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
-
-
 def test_compressed_parquet_is_smaller_than_the_raw_vectors(tmp_path: Path) -> None:
     space = ParquetStore(tmp_path, compression="zstd").space(IDENTITY)
     vectors = vectors_of(list(range(400)), 384) / 20

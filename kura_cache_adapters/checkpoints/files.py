@@ -8,6 +8,7 @@ import re
 import unicodedata
 from abc import abstractmethod
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
@@ -17,6 +18,8 @@ from kura_cache_adapters.checkpoints import kura_layout
 from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.protocols import BaseCheckpointManager
 from kura_cache_adapters.stores import files
+from kura_cache_adapters.stores.segments import IDENTITY_FILE
+from kura_cache_adapters.trouble import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,14 +33,27 @@ Fields = dict[str, Any]
 """One record in JSON's types."""
 
 _LONGEST = 200  # bytes; file systems take 255, and temporary files need the rest
-_FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_LOOK_ALIKES = r"\u2044\u2215\u2216\u2236\u29f5\u29f8\u29f9\ua789"  # of / \ and : which NFKC leaves alone
+_FORBIDDEN = re.compile(rf'[/\\:*?"<>|\x00-\x1f\x7f{_LOOK_ALIKES}]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|conin\$|conout\$)\s*(\..*)?", re.IGNORECASE)
+_ENDINGS = re.compile(r"(\.(jsonl|parquet))+$")  # a name may carry its file's
 
 
 class FileCheckpointManager(BaseCheckpointManager):
     """A manager with one file or directory per checkpoint, `<name><suffix>`."""
 
     suffix: ClassVar[str]
+
+    def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True, shared: bool = False) -> None:
+        """Keep checkpoints in a directory, made at once when enabled.
+
+        With shared, the umask decides who else may read and write what is saved.
+        """
+        self.shared = shared
+        super().__init__(checkpoint_dir, enabled=enabled)
+
+    def _make_directory(self) -> None:
+        files.make_directory(self.checkpoint_dir, durable=True, shared=self.shared)
 
     def load_checkpoint(
         self,
@@ -57,8 +73,8 @@ class FileCheckpointManager(BaseCheckpointManager):
         except FileNotFoundError:
             return None
         except (ValidationError, ValueError, OSError, RecursionError) as error:
-            message = f"{path} holds no checkpoint of {model_class.__name__}: {error}"
-            raise CheckpointError(message) from error
+            message = f"{path} holds no checkpoint of {model_class.__name__}: {_why(error, model_class)}"
+            raise CheckpointError(message) from None  # pydantic's error quotes what it has read
 
     def save_checkpoint(self, filename: str, data: Sequence[BaseModel], **kwargs: Any) -> None:  # noqa: ARG002
         """Save models: the checkpoint is replaced as a whole, or not at all.
@@ -69,7 +85,8 @@ class FileCheckpointManager(BaseCheckpointManager):
         if not self.enabled:
             return
         records = [_dumped(item, at, path) for at, item in enumerate(data)]
-        files.make_directory(self.checkpoint_dir, durable=True)
+        self._refuse_a_cache(path)
+        self._make_directory()
         with files.published(path, durable=True) as temporary:
             self._write(temporary, records)
         logger.info("Saved %d items to %s", len(records), path)
@@ -78,8 +95,8 @@ class FileCheckpointManager(BaseCheckpointManager):
         """List the saved names, sorted; load and delete accept them."""
         if not self.enabled or not self.checkpoint_dir.is_dir():
             return []
-        names = (path.name for path in self.checkpoint_dir.iterdir() if self._is_checkpoint(path))
-        return sorted(name.removesuffix(self.suffix) for name in names)
+        paths = (path for path in self.checkpoint_dir.iterdir() if self._is_checkpoint(path))
+        return sorted(name for path in paths if (name := self._name_of(path)) is not None)
 
     def delete_checkpoint(self, filename: str) -> bool:
         """Delete a checkpoint; tell whether it was there."""
@@ -94,9 +111,9 @@ class FileCheckpointManager(BaseCheckpointManager):
 
         Raises ValueError for a name that could leave the directory or that some system forbids.
         """
-        name = _checked(filename)
+        name = checked_name(filename)
         while self.suffix and name.endswith(self.suffix):
-            name = _checked(name.removesuffix(self.suffix))
+            name = name.removesuffix(self.suffix)
         return self.checkpoint_dir / f"{name}{self.suffix}"
 
     def _texts(self, path: Path) -> Iterator[str | bytes]:
@@ -105,6 +122,19 @@ class FileCheckpointManager(BaseCheckpointManager):
             yield from self._read(path)
         except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, EOFError) as error:
             raise ValueError(repr(error)) from error
+
+    def _name_of(self, path: Path) -> str | None:
+        """Return the name under which a file loads; None where another program's file has none."""
+        name = path.name.removesuffix(self.suffix)
+        with suppress(ValueError):
+            return name if self.get_checkpoint_path(name).name == path.name else None
+        return None
+
+    def _refuse_a_cache(self, path: Path) -> None:
+        """Raise CheckpointError where the name is that of a directory of vectors."""
+        if (path / IDENTITY_FILE).exists():
+            message = f"{path} holds the vectors of a model: give the checkpoint another name"
+            raise CheckpointError(message)
 
     def _is_checkpoint(self, path: Path) -> bool:
         return path.name.endswith(self.suffix) and not path.name.startswith(".") and path.is_file()
@@ -120,12 +150,37 @@ class FileCheckpointManager(BaseCheckpointManager):
 
 def _dumped(item: BaseModel, at: int, path: Path) -> Fields:
     try:
-        fields: Fields = item.model_dump(mode="json", by_alias=False, round_trip=True)
+        fields = _fields(item, at, path)
         json.dumps(fields, ensure_ascii=False).encode()
     except (PydanticSerializationError, ValueError, TypeError) as error:
-        message = f"item {at} ({type(item).__name__}) cannot be saved to {path}: {error}"
-        raise CheckpointError(message) from error
+        message = f"item {at} ({type(item).__name__}) cannot be saved to {path}: {told(error)}"
+        raise CheckpointError(message) from None  # it quotes the item
     return fields
+
+
+def _fields(item: BaseModel, at: int, path: Path) -> Fields:
+    dump = partial(item.model_dump, mode="json", by_alias=False, round_trip=True)
+    try:
+        return dump(warnings="error")
+    except PydanticSerializationError:  # pydantic's own warning would quote the values
+        fields: Fields = dump(warnings=False)
+    logger.warning(
+        "Item %d (%s) of %s has values of other types than its fields'", at, type(item).__name__, path
+    )
+    return fields
+
+
+def _why(error: ValueError | OSError, model_class: type[BaseModel]) -> str:
+    """Say why records are no models: which fields have what wrong, never what they hold."""
+    if not isinstance(error, ValidationError):
+        return told(error)
+    wrong = [
+        f"{name}: {each['type']}"
+        if (name := (*each["loc"], "")[0]) in model_class.model_fields
+        else each["type"]
+        for each in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return f"{', '.join(dict.fromkeys(wrong)):.300}"
 
 
 def _validated(model_class: type[ModelT], text: str | bytes) -> ModelT:
@@ -139,21 +194,24 @@ def _validated(model_class: type[ModelT], text: str | bytes) -> ModelT:
     return model_class.model_validate_json(kura_layout.unpacked(text, failed), by_alias=False, by_name=True)
 
 
-def _checked(name: object) -> str:
+def checked_name(name: object) -> str:
     """Return a checkpoint's name; raise ValueError unless it is one plain file name everywhere."""
     plain = unicodedata.normalize("NFKC", name) if isinstance(name, str) else ""
+    bare = _ENDINGS.sub("", plain)
     if (
-        not plain.strip(". ")
-        or plain.startswith(".")
+        not isinstance(name, str)
+        or not bare.strip(". ")
+        or bare.startswith(".")
         or plain.endswith((".", " "))
+        or bare.endswith((".", " "))
         or _FORBIDDEN.search(plain)
         or _DEVICES.fullmatch(plain)
-        or not isinstance(name, str)
         or not name.isprintable()
+        or not unicodedata.is_normalized("NFC", name)
         or len(name.encode("utf-8", "replace")) > _LONGEST
     ):
         message = (
-            f"{name!r:.80} is no name for a checkpoint: use letters, digits, spaces, '-', '_' and "
+            f"{name!a:.80} is no name for a checkpoint: use letters, digits, spaces, '-', '_' and "
             f"'.', not at the ends, at most {_LONGEST} bytes"
         )
         raise ValueError(message)

@@ -31,14 +31,14 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
 
     suffix = ""
 
-    def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True) -> None:
+    def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True, shared: bool = False) -> None:
         """Keep checkpoints in a directory; raise MissingExtraError without `datasets`."""
         require("datasets", extra="datasets")
-        super().__init__(checkpoint_dir, enabled=enabled)
+        super().__init__(checkpoint_dir, enabled=enabled, shared=shared)
 
     def open_store(self) -> HFDatasetStore:
         """Open the vector store below this directory."""
-        return HFDatasetStore(self.checkpoint_dir)
+        return HFDatasetStore(self.checkpoint_dir, shared=self.shared)
 
     def list_checkpoints(self) -> list[str]:
         """List the saved names, sorted; load and delete accept them."""
@@ -49,8 +49,8 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         return not path.name.startswith(".") and (path / "state.json").is_file()
 
     def _write(self, path: Path, records: list[Fields]) -> None:
-        write_dataset(path, columns.to_table(records))
-        with files.create(path / _DIGEST_FILE) as file:
+        write_dataset(path, columns.to_table(records), shared=self.shared)
+        with files.create(path / _DIGEST_FILE, shared=self.shared) as file:
             file.write(_digest(read_dataset_files(path)))
 
     def _read(self, path: Path) -> Iterator[str]:

@@ -20,10 +20,10 @@ class JSONLCheckpointManager(FileCheckpointManager):
 
     def open_store(self) -> JSONLStore:
         """Open the vector store below this directory."""
-        return JSONLStore(self.checkpoint_dir)
+        return JSONLStore(self.checkpoint_dir, shared=self.shared)
 
     def _write(self, path: Path, records: list[Fields]) -> None:
-        with files.create(path) as file:
+        with files.create(path, shared=self.shared) as file:
             for fields in records:
                 file.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
 

@@ -36,22 +36,23 @@ class ParquetCheckpointManager(FileCheckpointManager):
         *,
         enabled: bool = True,
         compression: Compression = "snappy",
+        shared: bool = False,
     ) -> None:
         """Choose a compression; raise ValueError for an unknown one."""
         if compression not in get_args(Compression):
             message = f"compression must be one of {get_args(Compression)}, not {compression!r}"
             raise ValueError(message)
         self.compression = compression
-        super().__init__(checkpoint_dir, enabled=enabled)
+        super().__init__(checkpoint_dir, enabled=enabled, shared=shared)
 
     def open_store(self) -> ParquetStore:
         """Open the vector store below this directory."""
         compression: Literal["zstd"] | None = "zstd" if self.compression == "zstd" else None
-        return ParquetStore(self.checkpoint_dir, compression=compression)
+        return ParquetStore(self.checkpoint_dir, compression=compression, shared=self.shared)
 
     def _write(self, path: Path, records: list[Fields]) -> None:
         table = columns.to_table(records).replace_schema_metadata({_MARK: b"1"})
-        with files.create(path) as file:
+        with files.create(path, shared=self.shared) as file:
             pq.write_table(table, file, compression=self.compression, write_page_checksum=True)
             seal(path, file)
 

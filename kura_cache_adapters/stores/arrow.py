@@ -22,10 +22,14 @@ class ArrowFormat:
 
     suffix = ".arrow"
 
+    def __init__(self, *, shared: bool = False) -> None:
+        """Choose between files for all that the umask allows and files for their owner."""
+        self.shared = shared
+
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new file."""
         batch = columns.to_batch(rows)
-        with files.create(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
+        with files.create(path, shared=self.shared) as file, pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch)
 
     def read(self, path: Path) -> Segment:
@@ -36,6 +40,9 @@ class ArrowFormat:
 class ArrowStore(SegmentStore):
     """Keep vectors in a directory as memory-mapped Arrow IPC files."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Name the directory; it is made by the first write."""
-        super().__init__(path, ArrowFormat())
+    def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
+        """Name the directory; it is made by the first write.
+
+        With shared, the umask decides who else may read and write what is stored.
+        """
+        super().__init__(path, ArrowFormat(shared=shared))

@@ -12,7 +12,7 @@ from kura_cache_adapters.answers import narrowed
 from kura_cache_adapters.protocols import Hits, SpaceStats
 from kura_cache_adapters.stores.carriers import carrier_for
 from kura_cache_adapters.stores.rows import KEY_BYTES, check_dimension, check_shapes, key_matrix
-from kura_cache_adapters.trouble import Trouble
+from kura_cache_adapters.trouble import Trouble, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -118,8 +118,9 @@ class CheckpointSpace:
             if not records:
                 return None
             name, identity, vector = self._carrier.unpack(records[0])
-        except Exception as error:  # noqa: BLE001 - a foreign manager: what it cannot read is a miss
-            self._trouble.report("read", "Could not read an entry from %r: %r", self._manager, error)
+        except Exception as error:
+            self._trouble.report("read", "Could not read an entry from %r: %s", self._manager, told(error))
+            logger.debug("It could not be read because of this", exc_info=error)
             return _INVALID
         if (len(records), name, identity) != (1, key.hex(), self._identity) or not len(vector):
             return _INVALID

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.stores import files
 from kura_cache_adapters.stores.segments import IDENTITY_FILE, SegmentSpace
+from kura_cache_adapters.trouble import told
 
 if TYPE_CHECKING:
     from kura_cache_adapters.stores.segments import SegmentFormat
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_IDENTITY = 1 << 20  # bytes
+_LONGEST_IDENTITY = 1 << 20  # bytes: what is longer is none, and is not read
 
 
 class SegmentStore:
@@ -56,9 +57,9 @@ class SegmentStore:
 
 def _read_identity(path: Path) -> ModelIdentity | None:
     try:
-        # A larger one is cut, and then it is no JSON.
+        files.refuse_link(path.parent)
         identity = ModelIdentity.from_json(files.read_file(path, most=_LONGEST_IDENTITY))
     except (OSError, ValueError) as error:
-        logger.warning("Ignored %s: %s", path, error)
+        logger.warning("Ignored %s: %s", path, told(error))
         return None
     return identity if identity.directory == path.parent.name else None

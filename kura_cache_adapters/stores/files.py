@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import secrets
@@ -31,23 +32,30 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_BLOCK = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
 
 
-def make_directory(path: Path, *, durable: bool) -> None:
+def make_directory(path: Path, *, durable: bool, shared: bool = False) -> None:
     """Make a directory and its parents, readable by their owner alone; an existing one is fine.
 
-    With durable, the names of those that were made are on disk before this returns.
+    With durable, the names of those that were made are on disk before this returns. With shared
+    the umask decides who may read and write them.
     """
     made = [directory for directory in (path, *path.parents) if not directory.exists()]
     for directory in reversed(made):
-        directory.mkdir(mode=0o700, exist_ok=True)
+        directory.mkdir(mode=0o777 if shared else 0o700, exist_ok=True)
         if durable:
             _sync(directory.parent)
-    path.mkdir(exist_ok=True)  # raises where something else has the name
+    path.mkdir(mode=0o700, exist_ok=True)  # raises where something else has the name
 
 
-def create(path: Path) -> BinaryIO:
-    """Open a new file for writing, readable by its owner alone; it must not exist."""
+def create(path: Path, *, shared: bool = False) -> BinaryIO:
+    """Open a new file for writing; it must not exist. Only its owner may read it, see `make_directory`."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
-    return cast("BinaryIO", os.fdopen(os.open(path, flags, 0o600), "wb"))
+    return cast("BinaryIO", os.fdopen(os.open(path, flags, 0o666 if shared else 0o600), "wb"))
+
+
+def refuse_link(path: Path) -> None:
+    """Raise OSError for a symbolic link: what it leads to is not part of the cache."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "a symbolic link is not followed", str(path))
 
 
 @contextmanager
@@ -205,10 +213,11 @@ def release(mapped: mmap.mmap | None) -> None:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    if not path.is_dir():
+    if not path.is_dir() and not (temporary.is_dir() and os.path.lexists(path)):
         temporary.replace(path)
         return
-    # No call replaces a full directory: between the two renames a crash leaves only the one aside.
+    # No call replaces a full directory, or anything by a directory: between the two renames a crash
+    # leaves only the one aside.
     aside = path.with_name(f".{path.name}{_PREVIOUS}")
     with _patient_lock(path.parent):
         remove(aside)

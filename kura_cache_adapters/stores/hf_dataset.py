@@ -30,36 +30,44 @@ class HFDatasetFormat:
 
     suffix = ".hf"
 
+    def __init__(self, *, shared: bool = False) -> None:
+        """Choose between files for all that the umask allows and files for their owner."""
+        self.shared = shared
+
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new directory; needs the extra `datasets`."""
-        write_dataset(path, pa.Table.from_batches([columns.to_batch(rows)]))
+        write_dataset(path, pa.Table.from_batches([columns.to_batch(rows)]), shared=self.shared)
 
     def read(self, path: Path) -> Segment:
         """Map the data file; only its schema is read."""
+        files.refuse_link(path)
         return columns.read_segment(files.map_file(path / _DATA_FILE))
 
 
 class HFDatasetStore(SegmentStore):
     """Keep vectors in a directory as HuggingFace datasets; writing needs the extra `datasets`."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Name the directory; raise MissingExtraError without `datasets`, which writing needs."""
+    def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
+        """Name the directory; raise MissingExtraError without `datasets`, which writing needs.
+
+        With shared, the umask decides who else may read and write what is stored.
+        """
         require("datasets", extra="datasets")
-        super().__init__(path, HFDatasetFormat())
+        super().__init__(path, HFDatasetFormat(shared=shared))
 
 
-def write_dataset(path: Path, table: pa.Table) -> None:
+def write_dataset(path: Path, table: pa.Table, *, shared: bool) -> None:
     """Write a table to a new directory that `datasets.load_from_disk` opens.
 
     `Dataset.save_to_disk` would cut the rows into batches of 1,000, which cannot be mapped as one.
     """
     datasets = require("datasets", extra="datasets")
     features = datasets.Features.from_arrow_schema(table.schema)
-    path.mkdir(mode=0o700)
+    path.mkdir(mode=0o777 if shared else 0o700)
     schema = table.schema.with_metadata({**(table.schema.metadata or {}), **features.arrow_schema.metadata})
-    with files.create(path / _DATA_FILE) as file, pa.ipc.new_stream(file, schema) as writer:
+    with files.create(path / _DATA_FILE, shared=shared) as file, pa.ipc.new_stream(file, schema) as writer:
         writer.write_table(table.combine_chunks().replace_schema_metadata(schema.metadata))
-    _write_json(path / "dataset_info.json", {"features": features.to_dict()})
+    _write_json(path / "dataset_info.json", {"features": features.to_dict()}, shared=shared)
     state: dict[str, object] = {
         "_data_files": [{"filename": _DATA_FILE}],
         "_fingerprint": secrets.token_hex(8),
@@ -69,7 +77,7 @@ def write_dataset(path: Path, table: pa.Table) -> None:
         "_output_all_columns": False,
         "_split": None,
     }
-    _write_json(path / "state.json", state)
+    _write_json(path / "state.json", state, shared=shared)
 
 
 def read_dataset_files(path: Path) -> list[bytes]:
@@ -98,6 +106,6 @@ def batches_of(content: bytes) -> Iterator[pa.RecordBatch]:
         yield batch
 
 
-def _write_json(path: Path, fields: dict[str, object]) -> None:
-    with files.create(path) as file:
+def _write_json(path: Path, fields: dict[str, object], *, shared: bool) -> None:
+    with files.create(path, shared=shared) as file:
         file.write(json.dumps(fields, indent=2).encode())

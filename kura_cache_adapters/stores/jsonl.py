@@ -43,6 +43,10 @@ class JSONLFormat:
 
     suffix = ".jsonl"
 
+    def __init__(self, *, shared: bool = False) -> None:
+        """Choose between files for all that the umask allows and files for their owner."""
+        self.shared = shared
+
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new file."""
         header = {
@@ -52,7 +56,7 @@ class JSONLFormat:
             "dimension": rows.vectors.shape[1],
             "rows": len(rows),
         }
-        with files.create(path) as file:
+        with files.create(path, shared=self.shared) as file:
             file.write(json.dumps(header).encode() + b"\n")
             for key, checksum, vector in zip(rows.keys, rows.checksums, rows.vectors, strict=True):
                 file.write(_line(key.tobytes(), int(checksum), vector.tobytes()))
@@ -64,7 +68,7 @@ class JSONLFormat:
         try:
             header = json.loads(mapped[:start])
             if (header["format"], header["version"]) != ("kura_cache_adapters.segment", 1):
-                message = f"its header is {header}"
+                message = "its header is that of another format"
                 raise DamagedSegmentError(message)
             return _LineSegment(
                 mapped,
@@ -74,16 +78,19 @@ class JSONLFormat:
                 _DTYPES[header["dtype"]],
             )
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-            message = f"its header does not describe its lines: {error!r}"
+            message = f"its header does not describe its lines: {type(error).__name__}"
             raise DamagedSegmentError(message) from error
 
 
 class JSONLStore(SegmentStore):
     """Keep vectors in a directory as JSON lines, readable by anything."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Name the directory; it is made by the first write."""
-        super().__init__(path, JSONLFormat())
+    def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
+        """Name the directory; it is made by the first write.
+
+        With shared, the umask decides who else may read and write what is stored.
+        """
+        super().__init__(path, JSONLFormat(shared=shared))
 
 
 def _line(key: bytes, checksum: int, vector: bytes) -> bytes:

@@ -41,16 +41,17 @@ class ParquetFormat:
 
     suffix = ".parquet"
 
-    def __init__(self, compression: Compression | None) -> None:
-        """Choose between mappable files (None) and small ones ("zstd")."""
+    def __init__(self, compression: Compression | None, *, shared: bool = False) -> None:
+        """Choose between mappable files (None) and small ones ("zstd"), and who may read them."""
         self.compression = compression
+        self.shared = shared
 
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new file."""
         batch = columns.to_batch(rows)
         compressed = self.compression and 2 * rows.vectors.nbytes < _ONE_PAGE
         squeeze = {"compression": {_VECTOR: "zstd"}, "column_encoding": {_VECTOR: "BYTE_STREAM_SPLIT"}}
-        with files.create(path) as file:
+        with files.create(path, shared=self.shared) as file:
             pq.write_table(
                 pa.Table.from_batches([batch]),
                 file,
@@ -88,12 +89,16 @@ class ParquetStore(SegmentStore):
         path: str | os.PathLike[str],
         *,
         compression: Compression | None = None,
+        shared: bool = False,
     ) -> None:
-        """Name the directory; it is made by the first write."""
+        """Name the directory; it is made by the first write.
+
+        With shared, the umask decides who else may read and write what is stored.
+        """
         if compression not in {None, "zstd"}:
             message = f"compression must be None or 'zstd', not {compression!r}"
             raise ValueError(message)
-        super().__init__(path, ParquetFormat(compression))
+        super().__init__(path, ParquetFormat(compression, shared=shared))
 
 
 def _footer(content: bytes | mmap.mmap) -> tuple[int, bytes]:

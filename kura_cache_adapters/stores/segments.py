@@ -53,6 +53,10 @@ class SegmentFormat(Protocol):
     def suffix(self) -> str:
         """The ending of a segment's name, with its dot."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether the umask decides who may read what is written, or only its owner may."""
+
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new file or directory at `path`."""
 
@@ -179,6 +183,7 @@ class SegmentSpace:
 
     def _list(self) -> set[str]:
         """List segment names. A name may move during a listing: two must agree."""
+        files.refuse_link(self.path)
         names: set[str] = set()
         for _ in range(_LISTINGS):
             before = names
@@ -213,7 +218,8 @@ class SegmentSpace:
 
     def _write(self, rows: Rows, *, durable: bool) -> str:
         name = f"{len(rows):09d}-{secrets.token_hex(8)}{self._format.suffix}"
-        files.make_directory(self.path, durable=durable)
+        files.make_directory(self.path, durable=durable, shared=self._format.shared)
+        files.refuse_link(self.path)
         self._write_identity(durable=durable)
         with files.published(self.path / name, durable=durable) as temporary:
             self._format.write(temporary, rows)
@@ -223,7 +229,11 @@ class SegmentSpace:
         path = self.path / IDENTITY_FILE
         if path.exists():
             return
-        with files.published(path, durable=durable) as temporary, files.create(temporary) as file:
+        shared = self._format.shared
+        with (
+            files.published(path, durable=durable) as temporary,
+            files.create(temporary, shared=shared) as file,
+        ):
             file.write(self.identity.to_json().encode())
 
     def _merge(self, *, durable: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters.protocols import Hits, SpaceStats
-from kura_cache_adapters.trouble import Trouble
+from kura_cache_adapters.trouble import Trouble, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -109,13 +109,13 @@ class TieredSpace:
             try:
                 tier.put_many(keys, vectors, durable=False)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot be filled is only slow
-                self._trouble.report(f"fill {tier!r}", "Could not fill %r: %r", tier, error)
+                self._trouble.report(f"fill {tier!r}", "Could not fill %r: %s", tier, told(error))
 
     def _ask(self, tier: VectorSpace, keys: list[bytes]) -> Hits:
         try:
             hits = tier.get_many(keys).checked(len(keys))
         except Exception as error:  # noqa: BLE001 - a foreign store that fails has nothing; the next may
-            self._trouble.report(f"read {tier!r}", "Could not read from %r: %r", tier, error)
+            self._trouble.report(f"read {tier!r}", "Could not read from %r: %s", tier, told(error))
             return Hits.none()
         self._trouble.over(f"read {tier!r}")
         return hits

@@ -174,6 +174,32 @@ class CheckpointManagerContract:
         [
             *["", ".", "..", "../up", "/absolute", "a/b", "a\\b", "C:x", "nul", "COM1.txt", "a\0b"],
             *["a\nb", "x" * 300, "．．", "a／b", "a∕../b", ".hidden", "trailing.", "\udcff", None],
+            *[
+                "ü" * 101,
+                "a∕b",
+                "a⁄b",
+                "a﹨b",
+                "C꞉x",
+                "․․",
+                "…",
+                "e\u0301",
+                "a\u200b",
+                "\u202egnp.x",
+                "\ufeffx",
+            ],
+            *[
+                "CON",
+                "con .txt",
+                "COM¹",
+                "conin$",
+                "trailing ",
+                " ",
+                ".jsonl",
+                "a..parquet",
+                "a .jsonl",
+                b"x",
+                1,
+            ],
         ],
     )
     def test_no_name_leaves_the_directory(self, manager: Any, name: str) -> None:
@@ -183,9 +209,12 @@ class CheckpointManagerContract:
             lambda: manager.delete_checkpoint(name),
             lambda: manager.get_checkpoint_path(name),
         ]
+        refusals = set()
         for operation in operations:
-            with pytest.raises(ValueError, match="is no name for a checkpoint"):
+            with pytest.raises(ValueError, match="is no name for a checkpoint") as refusal:
                 operation()
+            refusals.add((type(refusal.value), str(refusal.value)))
+        assert len(refusals) == 1
         assert manager.list_checkpoints() == []
 
     def test_a_failing_save_leaves_the_old_checkpoint(self, manager: Any) -> None:
