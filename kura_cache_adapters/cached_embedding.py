@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from kura_cache_adapters import background
-from kura_cache_adapters.answers import as_lists, counted, exact_matrix, finite_rows
+from kura_cache_adapters.answers import as_lists, counted, exact_matrix, finite_rows, merged
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.guarded import GuardedSpace
@@ -150,7 +151,7 @@ class CachedEmbeddingModel:
         """
         texts = checked_texts(texts)
         keys = self._keys(texts, role)
-        found = set() if self._space is None else set(self._space.load(keys).positions.tolist())
+        found = set() if self._space is None else set(self._space.load(keys, count=False).positions.tolist())
         first = {key: at for at, key in reversed([*enumerate(keys)])}
         return sorted(at for at in first.values() if at not in found)
 
@@ -310,9 +311,9 @@ class CachedEmbeddingModel:
             self._store,
         )
         texts = [lookup.texts[at] for at in lookup.hits.positions]
-        answer = counted(await self._source.embed(texts, lookup.role), len(texts), self.model_name)
-        matrix = exact_matrix(answer)
-        return answer if matrix is None else matrix
+        answers = self._source.ask(texts, lookup.role, self.options.chunk_size)
+        async with aclosing(answers):
+            return merged(len(texts), [part async for part in answers])
 
 
 def _dimensions(parts: list[Part]) -> set[int]:

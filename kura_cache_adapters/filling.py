@@ -7,12 +7,14 @@ import logging
 import os
 import threading
 from contextlib import aclosing, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from kura_cache_adapters.answers import exact_matrix, finite_rows
 from kura_cache_adapters.background import in_thread
+from kura_cache_adapters.errands import errand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     Part = tuple[Sequence[bytes], Kept]
 
 logger = logging.getLogger(__name__)
+
+# What the callers above this one are embedding: by whom, and which keys.
+_above: ContextVar[tuple[tuple[Flights, dict[bytes, str]], ...]] = ContextVar("kura_cache_above", default=())
 
 
 class _Bar(tqdm):  # type: ignore[misc]
@@ -120,12 +125,13 @@ class Filler:
         parts: list[Part] = []
         left = missing
         while left:
+            self._refuse_to_wait_for_itself(left)
             mine = self._flights.claim(left)
             theirs = left.keys() - mine if len(mine) < len(left) else ()
             others = {key: self._flights.wait(key) for key in theirs}
             if mine:
                 owed = {key: left[key] for key in mine} if others else dict(left)
-                parts += await self._lead(owed, role, generation)
+                parts += await errand(self._lead(owed, role, generation))
             vectors = {key: await future for key, future in others.items()}
             shared = {key: vector for key, vector in vectors.items() if vector is not None}
             if shared:
@@ -134,9 +140,19 @@ class Filler:
             left = {key: left[key] for key, vector in vectors.items() if vector is None}
         return parts
 
+    def _refuse_to_wait_for_itself(self, keys: Iterable[bytes]) -> None:
+        for flights, owed in _above.get():
+            if flights is self._flights and not owed.keys().isdisjoint(keys):
+                message = (
+                    f"{self._source.name} asked the cache around itself for a text that it is just "
+                    "embedding for it; call the model, not its cache."
+                )
+                raise RuntimeError(message)
+
     async def _lead(self, owed: dict[bytes, str], role: Role, generation: int) -> list[Part]:
         """Embed claimed keys; each leaves `owed` as it lands, and what is left in the end is released."""
         parts: list[Part] = []
+        _above.set((*_above.get(), (self._flights, owed)))
         try:
             if self._space.generation != generation:
                 parts += await self._found_since(owed)
@@ -165,22 +181,14 @@ class Filler:
             async with aclosing(answers) as stream:
                 async for positions, vectors in stream:
                     here = [keys[at] for at in positions]
+                    kept = await in_thread("store", self._store, here, vectors)
+                    self._flights.land(here, kept)
                     for key in here:
                         del owed[key]
-                    # Shielded: what has been paid for is stored, even if the caller is leaving.
-                    keeping = asyncio.ensure_future(self._keep(here, vectors))
-                    parts.append((here, await asyncio.shield(keeping)))
+                    parts.append((here, kept))
                     if bar is not None:
                         bar.update(len(here))
         return parts
-
-    async def _keep(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
-        try:
-            kept = await in_thread("store", self._store, keys, vectors)
-            self._flights.land(keys, kept)
-        finally:
-            self._flights.release(keys)
-        return kept
 
     def _store(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
         """Store what is fit to be stored; return a matrix, or the answer itself if it makes none."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from kura_cache_adapters import background
 from kura_cache_adapters.answers import exact_matrix
+from kura_cache_adapters.errands import stop_if_left
 from kura_cache_adapters.errors import VectorCountError, require
 from kura_cache_adapters.identity import plain_url
 from kura_cache_adapters.protocols import BaseEmbeddingModel
@@ -110,11 +111,12 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         try:
             while True:
                 free = 0 if failure else self._n_concurrent_jobs - len(running)
-                for batch in islice(left, free):
-                    running.add(asyncio.create_task(self._request(line, texts, batch)))
-                if not running:
-                    break
                 try:
+                    stop_if_left()
+                    for batch in islice(left, free):
+                        running.add(asyncio.create_task(self._request(line, texts, batch)))
+                    if not running:
+                        break
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 except asyncio.CancelledError as cancelled:
                     failure = cancelled
