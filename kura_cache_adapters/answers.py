@@ -49,6 +49,12 @@ def exact_matrix(answer: Sequence[Any]) -> Vectors | None:
     return narrowed(wide) if exact else None
 
 
+def matrix_or_list(answer: Sequence[Any]) -> Vectors | list[Any]:
+    """Return vectors as one exact matrix, or as a list where they make none."""
+    matrix = exact_matrix(answer)
+    return list(answer) if matrix is None else matrix
+
+
 def narrowed(vectors: Vectors) -> Vectors:
     """Return float64 vectors as float32 where that loses nothing, C-contiguous."""
     if vectors.dtype == np.float64:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from kura_cache_adapters import background
-from kura_cache_adapters.answers import as_lists, counted, exact_matrix, finite_rows, merged
+from kura_cache_adapters.answers import as_lists, counted, exact_matrix, finite_rows, matrix_or_list, merged
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.guarded import GuardedSpace
@@ -313,7 +313,7 @@ class CachedEmbeddingModel:
         texts = [lookup.texts[at] for at in lookup.hits.positions]
         answers = self._source.ask(texts, lookup.role, self.options.chunk_size)
         async with aclosing(answers):
-            return merged(len(texts), [part async for part in answers])
+            return merged(len(texts), [(at, matrix_or_list(some)) async for at, some in answers])
 
 
 def _dimensions(parts: list[Part]) -> set[int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from kura_cache_adapters.answers import exact_matrix, finite_rows
+from kura_cache_adapters.answers import exact_matrix, finite_rows, matrix_or_list
 from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errands import errand
 
@@ -136,7 +136,7 @@ class Filler:
             shared = {key: vector for key, vector in vectors.items() if vector is not None}
             if shared:
                 self._tally.add(duplicates=len(shared))
-                parts.append(([*shared], _kept([*shared.values()])))
+                parts.append(([*shared], matrix_or_list([*shared.values()])))
             left = {key: left[key] for key, vector in vectors.items() if vector is None}
         return parts
 
@@ -195,8 +195,8 @@ class Filler:
         self._tally.add(misses=len(keys))
         matrix = exact_matrix(vectors)
         if matrix is None:
-            self._warn("vectors that are no matrix of numbers", len(keys))
-            return vectors
+            self._store_fit(keys, vectors)
+            return list(vectors)
         finite = finite_rows(matrix)
         if finite.all():
             self._space.save(keys, matrix)
@@ -206,13 +206,20 @@ class Filler:
             self._space.save([k for k, fit in zip(keys, finite, strict=True) if fit], matrix[finite])
         return matrix
 
+    def _store_fit(self, keys: list[bytes], vectors: Sequence[Any]) -> None:
+        """Store those of a batch with holes that are vectors; none if they differ in dimension."""
+        rows = [(at, exact_matrix([vector])) for at, vector in enumerate(vectors)]
+        fit = [at for at, row in rows if row is not None and finite_rows(row).all()]
+        matrix = exact_matrix([vectors[at] for at in fit])
+        self._warn(
+            "what is no vector, or vectors of several dimensions,",
+            len(keys) - len(fit) * (matrix is not None),
+        )
+        if matrix is not None:
+            self._space.save([keys[at] for at in fit], matrix)
+
     def _warn(self, what: str, count: int) -> None:
         logger.warning("%s returned %s for %d texts; not stored", self._source.name, what, count)
 
     def _bar(self, total: int) -> _Bar | nullcontext[None]:
         return _Bar(total=total, desc=self._source.name, unit="text") if self._progress else nullcontext()
-
-
-def _kept(vectors: Sequence[Any]) -> Kept:
-    matrix = exact_matrix(vectors)
-    return vectors if matrix is None else matrix
