@@ -14,6 +14,7 @@ from kura_cache_adapters import (
     CachedEmbeddingModel,
     CacheOptions,
     CallableEmbeddingModel,
+    MemoryStore,
     OpenAIEmbeddingModel,
     VectorCountError,
 )
@@ -285,3 +286,40 @@ def test_an_api_that_misbehaves(openai_server: OpenAIServer, tmp_path: Path, fau
     openai_server.embed, before = None, len(openai_server.texts)
     assert ask() == right
     assert openai_server.texts[before:] == (TEXTS[4:8] if fault == "NaN" else TEXTS[4:])
+
+
+class Reluctant(MemoryStore):
+    """A store that stores the first batch when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storing, self.go_on = threading.Event(), threading.Event()
+
+    def space(self, identity: Any) -> Any:
+        space = super().space(identity)
+        put_many = space.put_many
+
+        def put(*values: Any, **options: Any) -> None:
+            self.storing.set()
+            assert self.go_on.wait(20)
+            put_many(*values, **options)
+
+        space.put_many = put  # type: ignore[method-assign]
+        return space
+
+
+async def test_what_an_api_has_answered_is_kept_though_the_caller_leaves_while_it_is_stored(
+    openai_server: OpenAIServer,
+) -> None:
+    store = Reluctant()
+    model = OpenAIEmbeddingModel(model_batch_size=BATCH, n_concurrent_jobs=3)
+    cached = CachedEmbeddingModel(model, store, options=OPTIONS)
+    leaving = asyncio.ensure_future(cached.embed(TEXTS))
+    while not store.storing.is_set() or model.usage.requests < 3:
+        await asyncio.sleep(0.001)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(leaving, 5)
+    store.go_on.set()
+    assert await cached.embed(TEXTS) == OpenAIServer.lists(TEXTS)
+    assert len(openai_server.requests) == 3
