@@ -249,10 +249,10 @@ class CachedEmbeddingModel:
     ) -> _T:
         if self._space is None:
             return convert(await self._bare(texts, role))
-        lookup = await background.in_thread("store", self._look_up, self._space, texts, role)
-        vectors: Kept = lookup.hits.vectors
-        if not lookup.complete:
-            vectors = await background.hop(self._complete(lookup))
+        found = await background.in_thread("store", self._found, self._space, texts, role, convert)
+        if not isinstance(found, Lookup):
+            return found
+        vectors = await background.hop(self._complete(found))
         return await background.in_thread("store", convert, vectors)
 
     def _answer_sync(
@@ -263,10 +263,21 @@ class CachedEmbeddingModel:
     ) -> _T:
         if self._space is None:
             return convert(background.run(self._bare(texts, role)))
-        lookup = self._look_up(self._space, texts, role)
-        if lookup.complete:
-            return convert(lookup.hits.vectors)
-        return convert(background.run(self._complete(lookup)))
+        found = self._found(self._space, texts, role, convert)
+        if not isinstance(found, Lookup):
+            return found
+        return convert(background.run(self._complete(found)))
+
+    def _found(
+        self,
+        space: GuardedSpace,
+        texts: list[str],
+        role: Role,
+        convert: Callable[[Kept], _T],
+    ) -> _T | Lookup:
+        """Answer when everything is found, in one go: each change of threads costs a hit its time."""
+        lookup = self._look_up(space, texts, role)
+        return convert(lookup.hits.vectors) if lookup.complete else lookup
 
     async def _bare(self, texts: list[str], role: Role) -> Kept:
         """Ask the model as if there were no cache."""
