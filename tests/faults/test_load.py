@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ PROCESSES, THREADS = 4, 8
 ROLES: tuple[Role, ...] = ("document", "query")
 PAUSE = 1 / 6  # between a thread's calls: one in a second, an hour in ten minutes
 SHARED = 3000  # texts that are there before the traffic
-MEMORY = 8 << 20
+MEMORY = 16 << 20
 SLACK = 24 << 20  # what an allocator keeps, and thirty-two threads' work at hand
 LONG = float(os.environ.get("KURA_CACHE_LOAD_SECONDS", "600"))
 
@@ -117,16 +118,25 @@ class Traffic:
         except Exception as error:  # noqa: BLE001 - none may come out
             self.errors.append(repr(error))
 
+    def pings(self) -> Iterator[float]:
+        """Time what any hit from a loop does twice: go to a thread and back."""
+        with ThreadPoolExecutor(1) as pool:
+            while time.monotonic() < self.end:
+                time.sleep(PAUSE / 4)
+                began = time.perf_counter()
+                pool.submit(int).result()
+                yield time.perf_counter() - began
+
     def run(self, report: Path) -> None:
         threads = [threading.Thread(target=self.serve, args=(thread,)) for thread in range(THREADS)]
         for thread in threads:
             thread.start()
         time.sleep((self.end - time.monotonic()) / 5)
-        before = anonymous_memory()
+        before, pings = anonymous_memory(), [*self.pings()]
         for thread in threads:
             thread.join()
         grown = anonymous_memory() - before
-        told = {"grown": grown, "hits": self.hits, "asked": self.asked, "wrong": self.wrong}
+        told = {"grown": grown, "hits": self.hits, "asked": self.asked, "wrong": self.wrong, "pings": pings}
         report.write_text(json.dumps({**told, "errors": self.errors}))
 
 
@@ -151,8 +161,9 @@ def test_an_hours_traffic(seconds: float, tiered: bool, tmp_path: Path) -> None:
         process.join()
     told = [json.loads(report.read_text()) for report in reports]
     half, most = np.percentile(np.concatenate([one["hits"] for one in told]) * 1e6, [50, 99])
+    ping = np.percentile(np.concatenate([one["pings"] for one in told]) * 1e6, 99)
     grown, files = max(one["grown"] for one in told), len([*path.rglob("*")])
-    way = f"{'memory, arrow' if tiered else 'arrow'}; p50 {half:.0f} us, p99 {most:.0f} us, {files} files, "
+    way = f"{'memory, arrow' if tiered else 'arrow'}; p50 {half:.0f} us, p99 {most:.0f} us (of bare threads: {ping:.0f} us), {files} files, "
     outcome = Outcome(f"traffic for {seconds:.0f} s", f"{way}grown by {grown >> 20} MB")
     outcome.rounds, outcome.acknowledged = 1, sum(one["asked"] for one in told)
     outcome.wrong = sum(one["wrong"] for one in told)
@@ -162,8 +173,8 @@ def test_an_hours_traffic(seconds: float, tiered: bool, tmp_path: Path) -> None:
     assert outcome.acknowledged > 300 * seconds
     assert grown < MEMORY * tiered + SLACK
     assert files < 100
-    if seconds == LONG:  # too few calls otherwise, on a machine that does other things
-        assert most < 20 * half
+    if seconds == LONG:  # where other programs keep a bare thread waiting, they keep a hit waiting too
+        assert most < 20 * max(half, ping / 5)
 
 
 MANY, FEW, BATCH = 10_000_000, 10_000, 100_000
