@@ -163,7 +163,8 @@ def test_an_hours_traffic(seconds: float, tiered: bool, tmp_path: Path) -> None:
     half, most = np.percentile(np.concatenate([one["hits"] for one in told]) * 1e6, [50, 99])
     ping = np.percentile(np.concatenate([one["pings"] for one in told]) * 1e6, 99)
     grown, files = max(one["grown"] for one in told), len([*path.rglob("*")])
-    way = f"{'memory, arrow' if tiered else 'arrow'}; p50 {half:.0f} us, p99 {most:.0f} us (of bare threads: {ping:.0f} us), {files} files, "
+    times = f"p50 {half:.0f} us, p99 {most:.0f} us, of bare threads {ping:.0f} us"
+    way = f"{'memory, arrow' if tiered else 'arrow'}; {times}; {files} files, "
     outcome = Outcome(f"traffic for {seconds:.0f} s", f"{way}grown by {grown >> 20} MB")
     outcome.rounds, outcome.acknowledged = 1, sum(one["asked"] for one in told)
     outcome.wrong = sum(one["wrong"] for one in told)
