@@ -61,6 +61,12 @@ def _rounded(answer: Sequence[Any], matrix: NDArray[Any]) -> bool:
     return any(int(answer[row][column]) != int(matrix[row, column]) for row, column in large)
 
 
+def matrix_or_list(answer: Sequence[Any]) -> Vectors | list[Any]:
+    """Return vectors as one exact matrix, or as a list where they make none."""
+    matrix = exact_matrix(answer)
+    return list(answer) if matrix is None else matrix
+
+
 def narrowed(vectors: Vectors) -> Vectors:
     """Return float64 vectors as float32 where that loses nothing, C-contiguous."""
     if vectors.dtype == np.float64:

@@ -7,14 +7,18 @@ on the same one, whichever loop or thread calls, so that one client serves them 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from weakref import WeakSet
+
+from kura_cache_adapters.errands import own_errand, settle, stop_if_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -23,14 +27,45 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _CORES = os.cpu_count() or 1
 _WORKERS = min(32, _CORES + 4)
-
-
 _MODELS = 128  # calls of models at once, at each depth of calls inside calls
 _depth: contextvars.ContextVar[int] = contextvars.ContextVar("kura_cache_depth", default=0)
 
 
 def _pool(name: str, workers: int = _WORKERS) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix=f"kura-cache-{name}")
+
+
+class _ModelThreads:
+    """Threads that end with the process: after Ctrl-C nobody waits ten minutes for a model's call.
+
+    (The interpreter joins the threads of a ThreadPoolExecutor, which suits stores.)
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._count = 0
+
+    def submit(self, call: Callable[[], _T]) -> Future[_T]:
+        future: Future[_T] = Future()
+        if self._count >= _MODELS or self._idle.acquire(blocking=False):
+            self._calls.put((future, call))
+            return future
+        thread = threading.Thread(target=self._serve, args=(future, call), name=self._name, daemon=True)
+        thread.start()
+        self._count += 1
+        return future
+
+    def _serve(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        while True:
+            _fulfil(future, call)
+            del future, call  # what it returned belongs to its caller, while this thread waits
+            try:
+                future, call = self._calls.get_nowait()
+            except Empty:
+                self._idle.release()
+                future, call = self._calls.get()
 
 
 @dataclass(slots=True)
@@ -42,17 +77,18 @@ class _Runtime:
     """
 
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
-    models: dict[int, ThreadPoolExecutor] = field(default_factory=dict)
+    models: dict[int, _ModelThreads] = field(default_factory=dict)
     store: ThreadPoolExecutor = field(default_factory=partial(_pool, "store"))
     slices: ThreadPoolExecutor = field(default_factory=partial(_pool, "slices", _CORES))
 
     def __post_init__(self) -> None:
         threading.Thread(target=self._serve, name="kura-cache-loop", daemon=True).start()
+        atexit.register(settle)
 
-    def model(self, depth: int) -> ThreadPoolExecutor:
-        """Return the pool for models that are called from so many models."""
+    def model(self, depth: int) -> _ModelThreads:
+        """Return the threads for models that are called from so many models."""
         if depth not in self.models:
-            self.models.setdefault(depth, _pool(f"model-{depth}", _MODELS))
+            self.models.setdefault(depth, _ModelThreads(f"kura-cache-model-{depth}"))
         return self.models[depth]
 
     def _serve(self) -> None:
@@ -190,12 +226,14 @@ async def in_thread(
 ) -> _T:
     """Run a blocking function in a pool of this package, with the caller's context variables."""
     context, depth, runtime = contextvars.copy_context(), _depth.get(), _current()
-    workers = runtime.store
+    workers: ThreadPoolExecutor | _ModelThreads = runtime.store
     if pool == "model":
+        stop_if_left()
         context.run(_depth.set, depth + 1)
         workers = runtime.model(depth)
     call = partial(context.run, _no_stop, function, *args, **kwargs)
-    return await asyncio.wrap_future(_submit(workers, call))
+    future, errand = _submit(workers, call), own_errand()
+    return await (asyncio.wrap_future(future) if errand is None else errand.wait(future))
 
 
 def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> None:
@@ -215,17 +253,26 @@ def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> N
         other.result()
 
 
-def _submit(pool: ThreadPoolExecutor, call: Callable[[], _T]) -> Future[_T]:
+def _submit(pool: ThreadPoolExecutor | _ModelThreads, call: Callable[[], _T]) -> Future[_T]:
     """Submit a call; once the interpreter shuts down, pools take none, and it runs here."""
     try:
         return pool.submit(call)
     except RuntimeError:
         future: Future[_T] = Future()
-        try:
-            future.set_result(call())
-        except Exception as error:  # noqa: BLE001 - the future carries it to its waiter, as a pool's would
-            future.set_exception(error)
+        _fulfil(future, call)
         return future
+
+
+def _fulfil(future: Future[_T], call: Callable[[], _T]) -> None:
+    """Call, unless nobody wants it any more; the future carries the answer to its waiter."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        answer = call()
+    except BaseException as error:  # noqa: BLE001 - and the failure, as a pool's would
+        future.set_exception(error)
+    else:
+        future.set_result(answer)
 
 
 def _no_stop(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from kura_cache_adapters import background
-from kura_cache_adapters.answers import as_lists, counted, exact_matrix, finite_rows
+from kura_cache_adapters.answers import as_lists, counted, exact_matrix, finite_rows, matrix_or_list, merged
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.guarded import GuardedSpace
@@ -165,7 +166,7 @@ class CachedEmbeddingModel:
         """
         texts = checked_texts(texts)
         keys = self._keys(texts, role)
-        found = set() if self._space is None else set(self._space.load(keys).positions.tolist())
+        found = set() if self._space is None else set(self._space.load(keys, count=False).positions.tolist())
         first = {key: at for at, key in reversed([*enumerate(keys)])}
         return sorted(at for at in first.values() if at not in found)
 
@@ -263,10 +264,10 @@ class CachedEmbeddingModel:
     ) -> _T:
         if self._space is None:
             return convert(await self._bare(texts, role))
-        lookup = await background.in_thread("store", self._look_up, self._space, texts, role)
-        vectors: Kept = lookup.hits.vectors
-        if not lookup.complete:
-            vectors = await background.hop(self._complete(lookup))
+        found = await background.in_thread("store", self._found, self._space, texts, role, convert)
+        if not isinstance(found, Lookup):
+            return found
+        vectors = await background.hop(self._complete(found))
         return await background.in_thread("store", convert, vectors)
 
     def _answer_sync(
@@ -277,10 +278,21 @@ class CachedEmbeddingModel:
     ) -> _T:
         if self._space is None:
             return convert(background.run(self._bare(texts, role)))
-        lookup = self._look_up(self._space, texts, role)
-        if lookup.complete:
-            return convert(lookup.hits.vectors)
-        return convert(background.run(self._complete(lookup)))
+        found = self._found(self._space, texts, role, convert)
+        if not isinstance(found, Lookup):
+            return found
+        return convert(background.run(self._complete(found)))
+
+    def _found(
+        self,
+        space: GuardedSpace,
+        texts: list[str],
+        role: Role,
+        convert: Callable[[Kept], _T],
+    ) -> _T | Lookup:
+        """Answer when everything is found, in one go: each change of threads costs a hit its time."""
+        lookup = self._look_up(space, texts, role)
+        return convert(lookup.hits.vectors) if lookup.complete else lookup
 
     async def _bare(self, texts: list[str], role: Role) -> Kept:
         """Ask the model as if there were no cache."""
@@ -325,9 +337,9 @@ class CachedEmbeddingModel:
             self._store,
         )
         texts = [lookup.texts[at] for at in lookup.hits.positions]
-        answer = counted(await self._source.embed(texts, lookup.role), len(texts), self.model_name)
-        matrix = exact_matrix(answer)
-        return answer if matrix is None else matrix
+        answers = self._source.ask(texts, lookup.role, self.options.chunk_size)
+        async with aclosing(answers):
+            return merged(len(texts), [(at, matrix_or_list(some)) async for at, some in answers])
 
 
 def _secret_bytes(secret: str | bytes) -> bytes:

@@ -7,12 +7,14 @@ import logging
 import os
 import threading
 from contextlib import aclosing, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from kura_cache_adapters.answers import exact_matrix, finite_rows
+from kura_cache_adapters.answers import exact_matrix, finite_rows, matrix_or_list
 from kura_cache_adapters.background import in_thread
+from kura_cache_adapters.errands import errand
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     Part = tuple[Sequence[bytes], Kept]
 
 logger = logging.getLogger(__name__)
+
+# What the callers above this one are embedding: by whom, and which keys.
+_above: ContextVar[tuple[tuple[Flights, dict[bytes, str]], ...]] = ContextVar("kura_cache_above", default=())
 
 
 class _Bar(tqdm):  # type: ignore[misc]
@@ -120,23 +125,34 @@ class Filler:
         parts: list[Part] = []
         left = missing
         while left:
+            self._refuse_to_wait_for_itself(left)
             mine = self._flights.claim(left)
             theirs = left.keys() - mine if len(mine) < len(left) else ()
             others = {key: self._flights.wait(key) for key in theirs}
             if mine:
                 owed = {key: left[key] for key in mine} if others else dict(left)
-                parts += await self._lead(owed, role, generation)
+                parts += await errand(self._lead(owed, role, generation))
             vectors = {key: await future for key, future in others.items()}
             shared = {key: vector for key, vector in vectors.items() if vector is not None}
             if shared:
                 self._tally.add(duplicates=len(shared))
-                parts.append(([*shared], _kept([*shared.values()])))
+                parts.append(([*shared], matrix_or_list([*shared.values()])))
             left = {key: left[key] for key, vector in vectors.items() if vector is None}
         return parts
+
+    def _refuse_to_wait_for_itself(self, keys: Iterable[bytes]) -> None:
+        for flights, owed in _above.get():
+            if flights is self._flights and not owed.keys().isdisjoint(keys):
+                message = (
+                    f"{self._source.name} asked the cache around itself for a text that it is just "
+                    "embedding for it; call the model, not its cache."
+                )
+                raise RuntimeError(message)
 
     async def _lead(self, owed: dict[bytes, str], role: Role, generation: int) -> list[Part]:
         """Embed claimed keys; each leaves `owed` as it lands, and what is left in the end is released."""
         parts: list[Part] = []
+        _above.set((*_above.get(), (self._flights, owed)))
         try:
             if self._space.generation != generation:
                 parts += await self._found_since(owed)
@@ -165,30 +181,22 @@ class Filler:
             async with aclosing(answers) as stream:
                 async for positions, vectors in stream:
                     here = [keys[at] for at in positions]
+                    kept = await in_thread("store", self._store, here, vectors)
+                    self._flights.land(here, kept)
                     for key in here:
                         del owed[key]
-                    # Shielded: what has been paid for is stored, even if the caller is leaving.
-                    keeping = asyncio.ensure_future(self._keep(here, vectors))
-                    parts.append((here, await asyncio.shield(keeping)))
+                    parts.append((here, kept))
                     if bar is not None:
                         bar.update(len(here))
         return parts
-
-    async def _keep(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
-        try:
-            kept = await in_thread("store", self._store, keys, vectors)
-            self._flights.land(keys, kept)
-        finally:
-            self._flights.release(keys)
-        return kept
 
     def _store(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
         """Store what is fit to be stored; return a matrix, or the answer itself if it makes none."""
         self._tally.add(misses=len(keys))
         matrix = exact_matrix(vectors)
         if matrix is None:
-            self._warn("vectors that are no matrix of numbers", len(keys))
-            return vectors
+            self._store_fit(keys, vectors)
+            return list(vectors)
         finite = finite_rows(matrix)
         if finite.all():
             self._space.save(keys, matrix)
@@ -198,13 +206,20 @@ class Filler:
             self._space.save([k for k, fit in zip(keys, finite, strict=True) if fit], matrix[finite])
         return matrix
 
+    def _store_fit(self, keys: list[bytes], vectors: Sequence[Any]) -> None:
+        """Store those of a batch with holes that are vectors; none if they differ in dimension."""
+        rows = [(at, exact_matrix([vector])) for at, vector in enumerate(vectors)]
+        fit = [at for at, row in rows if row is not None and finite_rows(row).all()]
+        matrix = exact_matrix([vectors[at] for at in fit])
+        self._warn(
+            "what is no vector, or vectors of several dimensions,",
+            len(keys) - len(fit) * (matrix is not None),
+        )
+        if matrix is not None:
+            self._space.save([keys[at] for at in fit], matrix)
+
     def _warn(self, what: str, count: int) -> None:
         logger.warning("%s returned %s for %d texts; not stored", self._source.name, what, count)
 
     def _bar(self, total: int) -> _Bar | nullcontext[None]:
         return _Bar(total=total, desc=self._source.name, unit="text") if self._progress else nullcontext()
-
-
-def _kept(vectors: Sequence[Any]) -> Kept:
-    matrix = exact_matrix(vectors)
-    return vectors if matrix is None else matrix

@@ -43,17 +43,17 @@ class GuardedSpace:
         self._opened: VectorSpace | None = None
         self._trouble = Trouble(logger)
 
-    def load(self, keys: Sequence[bytes]) -> Hits:
-        """Look keys up; nothing is found where the store fails."""
+    def load(self, keys: Sequence[bytes], *, count: bool = True) -> Hits:
+        """Look keys up; nothing is found where the store fails. Trouble counts in the stats."""
         try:
             hits = self._space().get_many(keys).checked(len(keys))
         except Exception as error:
-            self._tally.add(load_failures=1)
+            self._tally.add(load_failures=int(count))
             self._trouble.report("read", _MESSAGE, "read", self._store, told(error))
             logger.debug("It could not be read because of this", exc_info=error)
             return Hits.none()
         self._trouble.over("read")
-        if hits.invalid:
+        if hits.invalid and count:
             self._tally.add(invalid_entries=hits.invalid)
         return hits
 

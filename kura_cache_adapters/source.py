@@ -10,6 +10,7 @@ import numpy as np
 
 from kura_cache_adapters.answers import as_lists, counted, merged
 from kura_cache_adapters.background import in_thread
+from kura_cache_adapters.errands import stop_if_left
 from kura_cache_adapters.errors import VectorCountError
 from kura_cache_adapters.identity import ModelIdentity, plain_url
 from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, StreamsBatches
@@ -72,6 +73,7 @@ class Source:
             return
         for start in range(0, len(texts), chunk_size):
             chunk = texts[start : start + chunk_size]
+            stop_if_left()
             answer = await self.embed(chunk, role)
             yield range(start, start + len(chunk)), counted(answer, len(chunk), self.name)
 

@@ -226,14 +226,14 @@ class Answering(FakeEmbeddingModel):
     "answer",
     [
         [[1.0, 2.0], [3.0]],
-        [[1.0, 2.0], None],
+        [None, None],
         [["1.0", "2.0"], ["3.0", "4.0"]],
         [[], []],
         [1.0, 2.0],
-        [[1 << 60 | 1, 1], [1, 1]],
+        [[1 << 60 | 1, 1], [1 << 60 | 1, 1]],
         [[[1.0]], [[2.0]]],
     ],
-    ids=["ragged", "hole", "strings", "empty", "flat", "not exact", "deep"],
+    ids=["ragged", "holes", "strings", "empty", "flat", "not exact", "deep"],
 )
 async def test_what_makes_no_matrix_is_handed_over_with_a_warning_and_not_stored(
     tmp_path: Path,
@@ -276,6 +276,25 @@ async def test_a_result_never_mixes_two_dimensions(tmp_path: Path, caplog: Any) 
     assert (await changed.embed_array(["c", "a", "a"])).tolist() == large.lists(["c", "a", "a"])
     assert changed.stats.save_failures == 2
     assert await CachedEmbeddingModel(small, tmp_path).embed(["a"]) == small.lists(["a"])
+
+
+async def test_texts_that_are_embedded_again_come_in_chunks_too(tmp_path: Path) -> None:
+    small, large = FakeEmbeddingModel(dimension=4), FakeEmbeddingModel(dimension=6)
+    await CachedEmbeddingModel(small, tmp_path).embed(texts := [f"{at}" for at in range(10)])
+    changed = CachedEmbeddingModel(large, tmp_path, options=CacheOptions(chunk_size=3))
+    assert await changed.embed(["new", *texts]) == large.lists(["new", *texts])
+    assert max(map(len, large.calls)) == 3
+
+
+def test_asking_what_is_missing_counts_nothing(cached: Any, tmp_path: Path) -> None:
+    cached.embed_sync(["a"])
+    [file] = tmp_path.rglob("*.arrow")
+    content = bytearray(file.read_bytes())
+    content[content.index(cached.embedding_model.array(["a"]).tobytes())] ^= 1
+    file.write_bytes(content)
+    again = CachedEmbeddingModel(cached.embedding_model, tmp_path / "cache")
+    assert again.missing(["a", "b"]) == [0, 1]
+    assert again.stats == CacheStats()
 
 
 @pytest.mark.parametrize(

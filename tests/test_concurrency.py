@@ -56,11 +56,6 @@ def test_ten_threads_embed_each_text_once(cached: Any, model: Any) -> None:
         check(model, list(threads.map(cached.embed_sync, TEXTS)))
 
 
-def test_ten_threads_with_loops_of_their_own_embed_each_text_once(cached: Any, model: Any) -> None:
-    with ThreadPoolExecutor(10) as threads:
-        check(model, list(threads.map(lambda texts: asyncio.run(cached.embed(texts)), TEXTS)))
-
-
 async def test_tasks_and_threads_mixed_embed_each_text_once(cached: Any, model: Any) -> None:
     half = [asyncio.to_thread(cached.embed_sync, texts) for texts in TEXTS[:5]]
     check(model, await asyncio.gather(*half, *map(cached.embed, TEXTS[5:])))
@@ -320,21 +315,6 @@ def test_nothing_is_started_before_the_first_miss(tmp_path: Path) -> None:
     import sys
 
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
-
-
-async def test_what_a_cancelled_call_had_been_given_is_stored(cached: Any, model: Any) -> None:
-    texts = [f"text {at}" for at in range(30)]
-    for pause in (0.0, 0.02, 0.03, 0.05, 0.07):
-        embedding = asyncio.ensure_future(cached.embed(texts))
-        await asyncio.sleep(pause)
-        embedding.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await embedding
-    await asyncio.sleep(0.2)
-    answered = cached.stats.misses
-    assert cached.stats.stored == answered
-    assert await cached.embed(texts) == model.lists(texts)
-    assert cached.stats.misses == len(texts)
 
 
 def test_a_model_may_fork_while_it_holds_a_lock() -> None:

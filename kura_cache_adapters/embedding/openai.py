@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kura_cache_adapters import background
-from kura_cache_adapters.answers import exact_matrix
+from kura_cache_adapters.answers import matrix_or_list
+from kura_cache_adapters.errands import stop_if_left
 from kura_cache_adapters.errors import VectorCountError, require
 from kura_cache_adapters.identity import plain_url
 from kura_cache_adapters.protocols import BaseEmbeddingModel
@@ -110,11 +111,12 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         try:
             while True:
                 free = 0 if failure else self._n_concurrent_jobs - len(running)
-                for batch in islice(left, free):
-                    running.add(asyncio.create_task(self._request(line, texts, batch)))
-                if not running:
-                    break
                 try:
+                    stop_if_left()
+                    for batch in islice(left, free):
+                        running.add(asyncio.create_task(self._request(line, texts, batch)))
+                    if not running:
+                        break
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 except asyncio.CancelledError as cancelled:
                     failure = cancelled
@@ -214,9 +216,7 @@ def _in_order(data: Sequence[Any], asked: int, model_name: str) -> Any:  # noqa:
     if sorted(item.index for item in data) != list(range(asked)):
         answered = f"{len(data)} vectors for the texts {sorted(item.index for item in data)!r:.100}"
         raise VectorCountError(model_name, asked, answered)
-    vectors = [_decoded(item.embedding) for item in sorted(data, key=lambda item: item.index)]
-    matrix = exact_matrix(vectors)
-    return vectors if matrix is None else matrix
+    return matrix_or_list([_decoded(item.embedding) for item in sorted(data, key=lambda item: item.index)])
 
 
 def _decoded(embedding: str | list[float]) -> Any:  # noqa: ANN401 - an array or the server's list

@@ -104,10 +104,11 @@ class MemorySpace:
 
     def clear(self) -> None:
         """Forget everything."""
+        # First what points to rows, here and below: Ctrl-C or no memory in between leaves misses.
         self.slots: dict[bytes, int] = {}
+        self._free: list[int] = []
         self.stamps = np.empty(0, np.int64)
         self._keys: list[bytes] = []
-        self._free: list[int] = []
         self._vectors: Vectors = np.empty((0, 0), np.float32)
 
     @property
@@ -170,12 +171,14 @@ class MemorySpace:
 
     def shrink(self) -> None:
         """Give memory back when most slots are free; the caller holds the lock."""
-        if len(self._free) <= 2 * len(self.slots):
+        if len(self._vectors) <= 3 * len(self.slots):
             return
         at = np.fromiter(self.slots.values(), np.intp, len(self.slots))
-        self._vectors, self.stamps = self._vectors[at], self.stamps[at]
-        self._keys, self._free = list(self.slots), []
-        self.slots = {key: slot for slot, key in enumerate(self._keys)}
+        keys, vectors, stamps = list(self.slots), self._vectors[at], self.stamps[at]
+        slots = {key: slot for slot, key in enumerate(keys)}
+        self.clear()
+        self._keys, self._vectors, self.stamps = keys, vectors, stamps
+        self.slots = slots
 
     def _insert(self, keys: list[bytes], vectors: Vectors) -> None:
         fresh = list(dict.fromkeys(key for key in keys if key not in self.slots))
@@ -198,11 +201,11 @@ class MemorySpace:
         missing = count - len(self._free)
         if missing <= 0:
             return
-        old = len(self._keys)
+        old = max(len(self._keys), len(self.stamps), len(self._vectors))
         new = old + max(missing, old // 4)
-        self._free.extend(range(new - 1, old - 1, -1))
-        self._keys.extend([b""] * (new - old))
-        self.stamps = np.concatenate([self.stamps, np.zeros(new - old, np.int64)])
         grown: Vectors = np.empty((new, vectors.shape[1]), dtype)
-        grown[:old] = self._vectors
+        grown[: len(self._vectors)] = self._vectors
         self._vectors = grown
+        self.stamps = np.concatenate([self.stamps, np.zeros(new - len(self.stamps), np.int64)])
+        self._keys.extend([b""] * (new - len(self._keys)))
+        self._free.extend(range(new - 1, old - 1, -1))

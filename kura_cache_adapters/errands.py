@@ -1,0 +1,98 @@
+"""Errands: tasks that outlive a cancelled caller for as long as a thread works for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from concurrent.futures import Future
+
+_T = TypeVar("_T")
+_LAST_WAIT = 2.0  # seconds that an ending process waits for models whose callers have left
+_leaving: set[asyncio.Task[Any]] = set()
+_errand: contextvars.ContextVar[Errand | None] = contextvars.ContextVar("kura_cache_errand", default=None)
+
+
+class Errand:
+    """A task that is asked to leave before it is cancelled.
+
+    A thread's work cannot be cancelled: an errand that waits for one leaves when it has the answer.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
+        self.leaving = False
+        self._busy = self._told = False
+        token = _errand.set(self)
+        self.task = asyncio.ensure_future(work)
+        _errand.reset(token)
+
+    def leave(self) -> None:
+        """Cancel the task once, as soon as no thread works for it."""
+        self.leaving = True
+        _leaving.add(self.task)
+        self.task.add_done_callback(_left)
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self._busy and not self._told:
+            self._told = True
+            self.task.cancel()
+
+    async def wait(self, future: Future[_T]) -> _T:
+        """Wait for a thread."""
+        self._busy = True
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            self._busy = False
+            if self.leaving:
+                asyncio.get_running_loop().call_soon(self._tell)
+
+
+def _left(task: asyncio.Task[Any]) -> None:
+    _leaving.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody is there to hear of it
+
+
+def own_errand() -> Errand | None:
+    """Return the errand that the current task is, not one that it was started by."""
+    errand = _errand.get()
+    return errand if errand is not None and errand.task is asyncio.current_task() else None
+
+
+async def errand(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine to its end, or until the caller is cancelled and it has what threads owe it.
+
+    The cancelled caller does not wait for that.
+    """
+    running = Errand(work)
+    try:
+        await asyncio.wait([running.task])
+    except asyncio.CancelledError:
+        running.leave()
+        raise
+    answer: _T = running.task.result()
+    return answer
+
+
+def stop_if_left() -> None:
+    """Raise CancelledError in an errand whose caller has left: nothing more is to be asked for."""
+    if (errand := own_errand()) is not None and errand.leaving:
+        raise asyncio.CancelledError
+
+
+def settle() -> None:
+    """Wait a moment, as the process ends, for what has been paid for and is not stored yet."""
+    end = time.monotonic() + _LAST_WAIT
+    while _leaving and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leaving.clear)
