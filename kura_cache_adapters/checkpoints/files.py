@@ -70,7 +70,9 @@ class FileCheckpointManager(BaseCheckpointManager):
         if not self.enabled:
             return
         records = [_dumped(item, at, path) for at, item in enumerate(data)]
-        files.make_directory(self.checkpoint_dir, durable=True)
+        files.make_directory(self.checkpoint_dir)
+        files.anchor(self.checkpoint_dir)
+        files.remove_stale_temporaries(self.checkpoint_dir)
         with files.published(path, durable=True) as temporary:
             self._write(temporary, records)
         logger.info("Saved %d items to %s", len(records), path)

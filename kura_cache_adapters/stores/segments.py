@@ -74,6 +74,8 @@ class SegmentSpace:
         self._names: frozenset[str] = frozenset()
         self._unusable: set[str] = set()
         self._volatile: set[str] = set()
+        self._merged: set[str] = set()  # but not removed: merging them again would only fill the disk
+        self._anchored = False
         self._dimension: int | None = None
         self._merge_after = 0.0
         self._trouble = Trouble(logger)
@@ -215,7 +217,11 @@ class SegmentSpace:
 
     def _write(self, rows: Rows, *, durable: bool) -> str:
         name = f"{len(rows):09d}-{secrets.token_hex(8)}{self._format.suffix}"
-        files.make_directory(self.path, durable=durable)
+        if files.make_directory(self.path):
+            self._anchored = False
+        if durable and not self._anchored:
+            files.anchor(self.path)
+            self._anchored = True
         self._write_identity(durable=durable)
         with files.published(self.path / name, durable=durable) as temporary:
             self._format.write(temporary, rows)
@@ -230,7 +236,7 @@ class SegmentSpace:
 
     def _merge(self, *, durable: bool) -> None:
         """Merge the segments of a size that has come together; a failure only postpones it."""
-        due = self._due(self._names if durable else self._names & self._volatile)
+        due = self._due((self._names if durable else self._names & self._volatile) - self._merged)
         if not due or time.monotonic() < self._merge_after:
             return
         try:
@@ -265,7 +271,11 @@ class SegmentSpace:
         if not durable:
             self._volatile.add(merged)
         for name, broken in zip(parts, damaged, strict=True):
-            self._retire(name, broken=broken)
+            try:
+                self._retire(name, broken=broken)
+            except OSError as error:
+                self._merged.add(name)
+                self._trouble.report("retire", "Could not remove %s: %s", self.path / name, error)
         files.remove_stale_temporaries(self.path)
         with self._lock:
             self._names = self._names - set(parts) | {merged}
