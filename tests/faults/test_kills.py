@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.lab import MANAGERS, WAYS, Ledger
+from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger
 from tests.faults.workers import Item, Job, Workers, items_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def kill_again_and_again(workers: Workers, ledger: Ledger, *, durable: bool, rou
 
 
 @durable_or_fast
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", FORMATS)
 def test_a_kill_at_any_moment_loses_nothing(
     tmp_path: Path,
     plain_workers: Workers,
