@@ -13,17 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.lab import TIERS, WAYS, Ledger
+from tests.faults.lab import FORMATS, MANAGERS, TIERS, WAYS, Ledger
+from tests.faults.workers import Item, items_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from kura_cache_adapters import CachedEmbeddingModel
+
 NOBODY = 65534
 OLD = [f"old {at}" for at in range(20)]
 MEANWHILE = [f"asked meanwhile {at}" for at in range(20)]
 
-every_way = pytest.mark.parametrize("way", WAYS)
+every_way = pytest.mark.parametrize(
+    "way",
+    [way if way in FORMATS else pytest.param(way, marks=pytest.mark.long) for way in WAYS],
+)
 
 
 @pytest.fixture
@@ -116,6 +122,7 @@ TROUBLE: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
     "read-only files and directory": lambda path: mode(path, 0o400, 0o500),
     "unreadable files": lambda path: mode(path, 0, 0o700),
     "unreadable directory": lambda path: mode(path, 0o600, 0o300),
+    "unreadable files, read-only directory": lambda path: mode(path, 0, 0o500),
     "closed directory": lambda path: mode(path, 0, 0),
 }
 MOUNTED = {"full disk": full, "read-only file system": read_only_file_system}
@@ -138,12 +145,17 @@ def outlive(ledger: Ledger, trouble: AbstractContextManager[None], caplog: Any) 
     ledger.acknowledged = {*OLD}
     assert ledger.audit().good
     for number, cached in enumerate([was_open, was_not]):
+        assert_found(ledger, cached, OLD)
         asked = [*OLD, *asked_again(ledger), f"asked afterwards {number}"]
         ledger.ask(cached, asked)
-        hits = cached.stats.hits
-        ledger.ask(cached, asked)
-        assert cached.stats.hits == hits + len(asked)
+        assert_found(ledger, cached, asked)
     assert ledger.audit().good
+
+
+def assert_found(ledger: Ledger, cached: CachedEmbeddingModel, texts: list[str]) -> None:
+    hits = cached.stats.hits
+    ledger.ask(cached, texts)
+    assert cached.stats.hits == hits + len(texts)
 
 
 def asked_again(ledger: Ledger) -> list[str]:
@@ -161,6 +173,52 @@ def test_trouble_is_outlived(way: str, trouble: str, caplog: Any, public_path: P
 @pytest.mark.parametrize("trouble", MOUNTED)
 def test_trouble_of_a_file_system_is_outlived(way: str, trouble: str, caplog: Any, disk: Path) -> None:
     outlive(Ledger(way, disk / "cache", trouble), MOUNTED[trouble](disk), caplog)
+
+
+@pytest.mark.parametrize("way", [name for name in MANAGERS if name in WAYS])
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_a_checkpoint_outlives_trouble(way: str, trouble: str, public_path: Path) -> None:
+    manager = MANAGERS[way](public_path / "checkpoints")
+    manager.save_checkpoint("name", items_of(0))
+    with TROUBLE[trouble](public_path), suppress(OSError):  # what a save raises
+        manager.save_checkpoint("name", items_of(1))
+    assert manager.load_checkpoint("name", Item) in (items_of(0), items_of(1))
+    manager.save_checkpoint("name", items_of(2))
+    assert manager.load_checkpoint("name", Item) == items_of(2)
+
+
+def test_what_killed_writers_left_does_not_fill_the_disk_for_ever(disk: Path) -> None:
+    ledger = Ledger("arrow", disk / "cache", "a disk full of leftovers")
+    cached = ledger.open()
+    ledger.ask(cached, OLD)
+    (space,) = ledger.path.iterdir()
+    with full(disk):
+        left = (disk / "filler").rename(space / ".left.tmp")
+        os.utime(left, (0, 0))
+        (disk / "filler").touch()
+        ledger.ask(cached, MEANWHILE)
+        assert cached.stats.save_failures == 1
+        ledger.ask(cached, MEANWHILE)
+        assert ledger.audit().good
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs files of another user")
+@pytest.mark.parametrize("way", FORMATS)
+def test_segments_that_cannot_be_removed_are_merged_once(way: str, public_path: Path) -> None:
+    ledger = Ledger(way, public_path / "cache", "a sticky directory")
+    for text in OLD[:7]:
+        ledger.ask(ledger.open(), [text])
+    others = {*ledger.path.glob("*/*")}
+    for entry in ledger.path.rglob("*"):
+        entry.chmod(0o1777 if entry.is_dir() else 0o644)
+    ledger.path.chmod(0o755)
+    with as_nobody():
+        cached = ledger.open()
+        for text in [*OLD, *MEANWHILE]:
+            ledger.ask(cached, [text])
+    assert others <= {*ledger.path.glob("*/*")}
+    assert len({*ledger.path.glob("*/*")} - others) < 20
+    assert ledger.audit().good
 
 
 @contextmanager

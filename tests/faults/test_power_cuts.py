@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kura_cache_adapters import CacheOptions
-from tests.faults.lab import MANAGERS, WAYS, Ledger
+from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger
 from tests.faults.workers import items_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 OLD = [f"old {at}" for at in range(20)]
 
-every_way = pytest.mark.parametrize("way", WAYS)
+every_way = pytest.mark.parametrize(
+    "way",
+    [way if way in FORMATS else pytest.param(way, marks=pytest.mark.long) for way in WAYS],
+)
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 
 
