@@ -54,3 +54,9 @@ def plain_workers() -> Iterator[Workers]:
         pytest.skip("workers are forked")
     with Workers(None) as workers:
         yield workers
+
+
+@pytest.fixture
+def unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flush nothing in this process: where there is no power cut, it would only take time."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)

@@ -71,6 +71,13 @@ static int is_file(int descriptor) {
         return REAL(name) arguments;                           \
     }
 
+/* No strike here is a power cut: where there is one, nothing is flushed, which would only take time. */
+#define GUARD_FLUSH(name)                                      \
+    int name(int fd) {                                         \
+        if (is_file(fd) && due() && strike()) return -1;       \
+        return armed && target ? 0 : REAL(name)(fd);           \
+    }
+
 #define GUARD_OPEN(name, parameters, arguments, real)          \
     int name parameters {                                      \
         mode_t mode = 0;                                       \
@@ -94,8 +101,8 @@ GUARD_WRITE(writev, (int fd, const struct iovec *parts, int count), (fd, parts, 
 GUARD_WRITE(pwrite, (int fd, const void *bytes, size_t size, off_t at), (fd, bytes, size, at), (fd, bytes, size / 2, at))
 GUARD_WRITE(pwrite64, (int fd, const void *bytes, size_t size, off64_t at), (fd, bytes, size, at), (fd, bytes, size / 2, at))
 
-GUARD(int, fsync, (int fd), (fd), is_file(fd))
-GUARD(int, fdatasync, (int fd), (fd), is_file(fd))
+GUARD_FLUSH(fsync)
+GUARD_FLUSH(fdatasync)
 GUARD(int, ftruncate, (int fd, off_t size), (fd, size), is_file(fd))
 GUARD(int, ftruncate64, (int fd, off64_t size), (fd, size), is_file(fd))
 GUARD(int, truncate, (const char *path, off_t size), (path, size), 1)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters import CachedEmbeddingModel
 
+pytestmark = pytest.mark.usefixtures("unflushed")
+
 NOBODY = 65534
 OLD = [f"old {at}" for at in range(20)]
 MEANWHILE = [f"asked meanwhile {at}" for at in range(20)]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Numbers = Callable[[int], range]
 
+pytestmark = pytest.mark.usefixtures("unflushed")
+
 SOON = 5.0  # seconds
 JOBS = [(0, Job("", "", batches=1)), (6, Job("", "", first=6, batches=3))]
 """How many batches there are already, and what follows: the first batch ever; and three, the second

@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -58,7 +59,10 @@ STRIKES = {
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker does: `fill` a cache with batches, `save` a manager's checkpoint, or `delete` it."""
+    """What a worker does: `fill` a cache with batches, `save` a manager's checkpoint, or `delete` it.
+
+    `kill_after`: seconds from the start, or from the first batch.
+    """
 
     way: str
     path: str
@@ -240,6 +244,8 @@ def _serve() -> None:
             job = Job(**{**message, "strike": Strike(**message["strike"])})
             pid, pipes[pid] = _start(job)
             if job.kill_after is not None:
+                if job.do == "fill":
+                    select.select([pipes[pid]], [], [], TIME_LIMIT)  # its first word
                 time.sleep(job.kill_after)
                 os.kill(pid, signal.SIGKILL)
         report = _report(pid, pipes[pid])
