@@ -157,6 +157,30 @@ def test_a_struck_save_leaves_the_old_checkpoint_or_the_new_one(
 
 
 @managers
+def test_a_save_that_stops_holds_up_nobody(
+    tmp_path: Path,
+    workers: Workers,
+    way: str,
+    numbers: Numbers,
+) -> None:
+    path = tmp_path / "checkpoints"
+    manager = MANAGERS[way](path)
+    manager.save_checkpoint("name", items_of(0))
+    job = Job(way, str(path), do="save", first=1, strike=Strike(signal=signal.SIGSTOP))
+    for each_job in struck(workers, job, numbers):
+        stopped = workers.run(each_job)
+        started = time.monotonic()
+        assert manager.load_checkpoint("name", Item) in (items_of(0), items_of(1))
+        assert manager.list_checkpoints() == ["name"]
+        assert time.monotonic() - started < SOON
+        resumed = workers.resume(stopped)
+        assert not resumed.trouble
+        found = manager.load_checkpoint("name", Item)
+        assert found == items_of(1) or (found == items_of(0) and not resumed.acknowledged)
+        assert_takes_and_finds(way, path)
+
+
+@managers
 @strikes
 def test_a_struck_delete_leaves_the_checkpoint_or_nothing(
     tmp_path: Path,
