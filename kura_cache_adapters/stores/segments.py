@@ -67,6 +67,7 @@ class SegmentSpace:
         """Name the directory; nothing is read before the first look-up."""
         self.path = path
         self.identity = identity
+        self._description = identity.to_json().encode()
         self._format = segment_format
         self._pattern = re.compile(rf"\d{{9}}-[0-9a-f]{{16}}{re.escape(segment_format.suffix)}")
         self._lock = ForkLock()
@@ -228,11 +229,12 @@ class SegmentSpace:
         return name
 
     def _write_identity(self, *, durable: bool) -> None:
+        """Write down whose space it is, also over a file that a power cut has left shorter."""
         path = self.path / IDENTITY_FILE
-        if path.exists():
+        if path.exists() and (not path.is_file() or path.stat().st_size >= len(self._description)):
             return
         with files.published(path, durable=durable) as temporary, files.create(temporary) as file:
-            file.write(self.identity.to_json().encode())
+            file.write(self._description)
 
     def _merge(self, *, durable: bool) -> None:
         """Merge the segments of a size that has come together; a failure only postpones it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kura_cache_adapters import CacheOptions
+from kura_cache_adapters import CacheOptions, open_store
 from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger
 from tests.faults.workers import items_of
 
@@ -24,6 +24,7 @@ every_way = pytest.mark.parametrize(
     "way",
     [way if way in FORMATS else pytest.param(way, marks=pytest.mark.long) for way in WAYS],
 )
+unflushed = pytest.mark.usefixtures("unflushed")
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 
 
@@ -49,14 +50,27 @@ def cut_everything(ledger: Ledger, count: int) -> None:
 
 
 @every_way
+@unflushed
 def test_a_power_cut_makes_no_wrong_vector(way: str, tmp_path: Path) -> None:
     cut_everything(Ledger(way, tmp_path / "cache", "files cut to a prefix", damaging=True), 4)
 
 
 @pytest.mark.long
 @every_way
+@unflushed
 def test_no_prefix_of_a_file_makes_a_wrong_vector(way: str, tmp_path: Path) -> None:
-    cut_everything(Ledger(way, tmp_path / "cache", "files cut to a prefix", damaging=True), 300)
+    cut_everything(Ledger(way, tmp_path / "cache", "files cut to a prefix", damaging=True), 100)
+
+
+def test_a_cut_identity_is_written_again(tmp_path: Path) -> None:
+    ledger = Ledger("arrow", tmp_path / "cache", "files cut to a prefix", damaging=True)
+    for size in (0, 1, 40):
+        ledger.ask(ledger.open(), OLD)
+        (file,) = ledger.path.glob("*/identity.json")
+        os.truncate(file, size)
+        assert open_store(ledger.path).spaces() == []
+        assert ledger.audit().good
+        assert open_store(ledger.path).spaces() == [ledger.open().identity()]
 
 
 class PowerCut:
