@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, TieredStore, open_store
+from kura_cache_adapters import CachedEmbeddingModel, TieredStore, open_store
 from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.identity import text_keys
 from kura_cache_adapters.protocols import Hits
@@ -23,7 +21,8 @@ from kura_cache_adapters.testing import FakeEmbeddingModel
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
 TEXTS = [f"text {at}" for at in range(40)]
 SCHEMES = ["arrow", "parquet", "jsonl", "hf"]
@@ -37,18 +36,6 @@ def scheme(request: pytest.FixtureRequest) -> str:
     return scheme
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 256 KiB; where that is not allowed, there is nothing to test."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a file system needs root")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
 def assert_like_the_bare_model(cache: object, caplog: Any, warnings: int = 1) -> CachedEmbeddingModel:
     model = FakeEmbeddingModel(dimension=384)
     cached = CachedEmbeddingModel(model, cache)  # type: ignore[arg-type]
@@ -58,44 +45,6 @@ def assert_like_the_bare_model(cache: object, caplog: Any, warnings: int = 1) ->
     assert [record.levelname for record in caplog.records].count("WARNING") == warnings
     assert cached.stats.save_failures == 3
     return cached
-
-
-def test_a_full_disk(small_disk: Path, scheme: str, caplog: Any) -> None:
-    (small_disk / "full").write_bytes(bytes(200_000))
-    cached = assert_like_the_bare_model(f"{scheme}://{small_disk}/cache", caplog)
-    (small_disk / "full").unlink()
-    cached.embed_sync(TEXTS)
-    assert cached.stats.stored == len(TEXTS)
-    cached.embed_sync(TEXTS)
-    assert cached.stats.hits == len(TEXTS)
-
-
-def test_a_read_only_file_system(small_disk: Path, scheme: str, caplog: Any) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    assert_like_the_bare_model(f"{scheme}://{small_disk}/cache", caplog)
-
-
-def test_a_file_where_the_directory_should_be(tmp_path: Path, scheme: str, caplog: Any) -> None:
-    (tmp_path / "file").write_text("in the way")
-    assert_like_the_bare_model(f"{scheme}://{tmp_path}/file", caplog, warnings=2)  # read and write
-    assert (tmp_path / "file").read_text() == "in the way"
-
-
-def test_a_dangling_link(tmp_path: Path, caplog: Any) -> None:
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    assert_like_the_bare_model(tmp_path / "link", caplog)
-
-
-def test_a_directory_that_vanishes_is_made_again(tmp_path: Path, scheme: str, caplog: Any) -> None:
-    model = FakeEmbeddingModel()
-    cached = CachedEmbeddingModel(model, f"{scheme}://{tmp_path}/cache")
-    cached.embed_sync(["a"])
-    shutil.rmtree(tmp_path / "cache")
-    assert cached.embed_sync(["a", "b"]) == model.lists(["a", "b"])
-    again = CachedEmbeddingModel(model, f"{scheme}://{tmp_path}/cache")
-    assert again.embed_sync(["b"]) == model.lists(["b"])
-    assert model.calls in ([["a"], ["b"]], [["a"], ["a", "b"]])
-    assert not caplog.records
 
 
 class Broken:
@@ -383,35 +332,6 @@ def test_a_checksum_is_what_the_format_document_says(dtype: Any, dimension: int)
             word = int.from_bytes(content[start : start + 8], "little")
             total += (word ^ word >> 32) * ((weight ^ weight >> 31) | 1)
         assert total % 2**64 == sums[at] == checksum_of(key_of(at), vectors[at].tobytes(), vectors.itemsize)
-
-
-@pytest.mark.parametrize("durable", [True, False])
-def test_what_is_durable_is_flushed_with_its_directories_before_it_is_acknowledged(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    scheme: str,
-    durable: bool,  # noqa: FBT001
-) -> None:
-    flushed: list[Path] = []
-    fsync = os.fsync
-
-    def spy(descriptor: int) -> None:
-        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", spy)
-    options = CacheOptions(durable=durable)
-    cached = CachedEmbeddingModel(FakeEmbeddingModel(), f"{scheme}://{tmp_path}/a/b", options=options)
-    cached.embed_sync(["x"])
-    monkeypatch.undo()
-    if not durable:
-        assert flushed == []
-        return
-    directories = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", *(tmp_path / "a" / "b").iterdir()]
-    assert set(directories) <= set(flushed)
-    assert flushed[-1] == directories[-1]
-    content = {path.name for path in directories[-1].rglob("*") if path.is_file()}
-    assert all(any(name in str(path) for path in flushed) for name in content)
 
 
 def test_tiers_together_answer_what_each_has_a_part_of(tmp_path: Path) -> None:

@@ -6,18 +6,18 @@ import sys
 
 import numpy as np
 
-from kura_cache_adapters import CachedEmbeddingModel, CacheOptions
+from kura_cache_adapters import CachedEmbeddingModel
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 
-def main(command: str, url: str, dtype: str, dimension: str, numbers: str, batch: str, durable: str) -> None:
+def main(command: str, url: str, dtype: str, dimension: str, numbers: str, batch: str) -> None:
     """Embed a range of numbered texts in batches, saying after each which are acknowledged.
 
     `read` exits with an error unless every text is a hit; both do unless every vector is right.
     """
     model = FakeEmbeddingModel(dimension=int(dimension), dtype=getattr(np, dtype))
     first, last = map(int, numbers.split("-"))
-    cached = CachedEmbeddingModel(model, url, options=CacheOptions(durable=durable == "durable"))
+    cached = CachedEmbeddingModel(model, url)
     for start in range(first, last, int(batch)):
         texts = [f"text {number}" for number in range(start, min(last, start + int(batch)))]
         found = cached.embed_array_sync(texts)

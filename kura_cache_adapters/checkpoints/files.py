@@ -53,7 +53,7 @@ class FileCheckpointManager(BaseCheckpointManager):
         super().__init__(checkpoint_dir, enabled=enabled)
 
     def _make_directory(self) -> None:
-        files.make_directory(self.checkpoint_dir, durable=True, shared=self.shared)
+        files.make_directory(self.checkpoint_dir, shared=self.shared)
 
     def load_checkpoint(
         self,
@@ -87,6 +87,8 @@ class FileCheckpointManager(BaseCheckpointManager):
         records = [_dumped(item, at, path) for at, item in enumerate(data)]
         self._refuse_a_cache(path)
         self._make_directory()
+        files.anchor(self.checkpoint_dir)
+        files.remove_stale_temporaries(self.checkpoint_dir)
         with files.published(path, durable=True) as temporary:
             self._write(temporary, records)
         logger.info("Saved %d items to %s", len(records), path)

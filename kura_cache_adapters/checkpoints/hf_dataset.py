@@ -45,6 +45,11 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         self._settle()
         return super().list_checkpoints()
 
+    def delete_checkpoint(self, filename: str) -> bool:
+        """Delete a checkpoint; tell whether it was there."""
+        self._settle()
+        return super().delete_checkpoint(filename)
+
     def _is_checkpoint(self, path: Path) -> bool:
         return not path.name.startswith(".") and (path / "state.json").is_file()
 

@@ -32,18 +32,23 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_BLOCK = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
 
 
-def make_directory(path: Path, *, durable: bool, shared: bool = False) -> None:
-    """Make a directory and its parents, readable by their owner alone; an existing one is fine.
+def make_directory(path: Path, *, shared: bool = False) -> bool:
+    """Make a directory and its parents, readable by their owner alone; tell whether it was missing.
 
-    With durable, the names of those that were made are on disk before this returns. With shared
-    the umask decides who may read and write them.
+    With shared the umask decides who may read and write them.
     """
     made = [directory for directory in (path, *path.parents) if not directory.exists()]
     for directory in reversed(made):
         directory.mkdir(mode=0o777 if shared else 0o700, exist_ok=True)
-        if durable:
-            _sync(directory.parent)
     path.mkdir(mode=0o700, exist_ok=True)  # raises where something else has the name
+    return bool(made)
+
+
+def anchor(path: Path) -> None:
+    """Put a directory's name on disk, and its parents' names: another may have just made any of them."""
+    for directory in path.parents:
+        with suppress(PermissionError):  # not ours to read, so not ours to have been made
+            _sync(directory)
 
 
 def create(path: Path, *, shared: bool = False) -> BinaryIO:
@@ -65,14 +70,15 @@ def published(path: Path, *, durable: bool) -> Iterator[Path]:
     With durable, content and name are on disk before this returns. On any error the temporary
     is removed and `path` is what it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = _temporary(path)
     try:
         yield temporary
         if durable:
             _sync_tree(temporary)
         _replace(temporary, path)
     except BaseException:
-        remove(temporary)
+        discard(temporary)
+        remove_stale_temporaries(path.parent)  # they may be what fills the disk
         raise
     if durable:
         _sync(path.parent)
@@ -94,7 +100,7 @@ def restore_previous(directory: Path) -> None:
     with _patient_lock(directory):
         for aside in directory.glob(f".*{_PREVIOUS}"):
             path = aside.with_name(aside.name[1:].removesuffix(_PREVIOUS))
-            remove(aside) if path.exists() else aside.replace(path)
+            discard(aside) if path.exists() else aside.replace(path)
 
 
 @contextmanager
@@ -137,8 +143,19 @@ def try_lock(directory: Path) -> Iterator[bool]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a whole directory; a missing one is fine."""
+    """Remove a file or a whole directory at once, so that a crash leaves no half; a missing one is fine."""
     with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+            return
+        temporary = _temporary(path)
+        path.rename(temporary)
+        discard(temporary)
+
+
+def discard(path: Path) -> None:
+    """Remove what nobody reads any more, as far as it can be removed."""
+    with suppress(OSError):
         if stat.S_ISDIR(path.lstat().st_mode):
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -146,12 +163,12 @@ def remove(path: Path) -> None:
 
 
 def remove_stale_temporaries(directory: Path) -> None:
-    """Remove what killed writers left behind an hour ago or earlier."""
+    """Remove what killed writers left behind an hour ago or earlier, as far as it can be removed."""
     old = time.time() - _STALE_SECONDS
-    for path in directory.glob(f".*{_TEMPORARY}"):
-        with suppress(OSError):
+    with suppress(OSError):
+        for path in directory.glob(f".*{_TEMPORARY}"):
             if path.lstat().st_mtime < old:
-                remove(path)
+                discard(path)
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -220,10 +237,14 @@ def _replace(temporary: Path, path: Path) -> None:
     # leaves only the one aside.
     aside = path.with_name(f".{path.name}{_PREVIOUS}")
     with _patient_lock(path.parent):
-        remove(aside)
+        discard(aside)
         path.replace(aside)
         temporary.replace(path)
-        remove(aside)
+        discard(aside)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
 
 
 def _sync_tree(path: Path) -> None:

@@ -71,6 +71,7 @@ class SegmentSpace:
         """Name the directory; nothing is read before the first look-up."""
         self.path = path
         self.identity = identity
+        self._description = identity.to_json().encode()
         self._format = segment_format
         self._pattern = re.compile(rf"\d{{9}}-[0-9a-f]{{16}}{re.escape(segment_format.suffix)}")
         self._lock = ForkLock()
@@ -78,6 +79,8 @@ class SegmentSpace:
         self._names: frozenset[str] = frozenset()
         self._unusable: set[str] = set()
         self._volatile: set[str] = set()
+        self._merged: set[str] = set()  # but not removed: merging them again would only fill the disk
+        self._anchored = False
         self._dimension: int | None = None  # of what was found or stored here: a file may be another model's
         self._merge_after = 0.0
         self._trouble = Trouble(logger)
@@ -218,27 +221,32 @@ class SegmentSpace:
 
     def _write(self, rows: Rows, *, durable: bool) -> str:
         name = f"{len(rows):09d}-{secrets.token_hex(8)}{self._format.suffix}"
-        files.make_directory(self.path, durable=durable, shared=self._format.shared)
+        if files.make_directory(self.path, shared=self._format.shared):
+            self._anchored = False
         files.refuse_link(self.path)
+        if durable and not self._anchored:
+            files.anchor(self.path)
+            self._anchored = True
         self._write_identity(durable=durable)
         with files.published(self.path / name, durable=durable) as temporary:
             self._format.write(temporary, rows)
         return name
 
     def _write_identity(self, *, durable: bool) -> None:
+        """Write down whose space it is, also over a file that a power cut has left shorter."""
         path = self.path / IDENTITY_FILE
-        if path.exists():
+        if path.exists() and (not path.is_file() or path.stat().st_size >= len(self._description)):
             return
         shared = self._format.shared
         with (
             files.published(path, durable=durable) as temporary,
             files.create(temporary, shared=shared) as file,
         ):
-            file.write(self.identity.to_json().encode())
+            file.write(self._description)
 
     def _merge(self, *, durable: bool) -> None:
         """Merge the segments of a size that has come together; a failure only postpones it."""
-        due = self._due(self._names if durable else self._names & self._volatile)
+        due = self._due((self._names if durable else self._names & self._volatile) - self._merged)
         if not due or time.monotonic() < self._merge_after:
             return
         try:
@@ -274,7 +282,11 @@ class SegmentSpace:
         if not durable:
             self._volatile.add(merged)
         for name, broken in zip(parts, damaged, strict=True):
-            self._retire(name, broken=broken)
+            try:
+                self._retire(name, broken=broken)
+            except OSError as error:
+                self._merged.add(name)
+                self._trouble.report("retire", "Could not remove %s: %s", self.path / name, error)
         files.remove_stale_temporaries(self.path)
         with self._lock:
             self._names = self._names - set(parts) | {merged}

@@ -108,6 +108,7 @@ class Ledger:
     dimension: int = 8
     acknowledged: set[str] = field(default_factory=set)
     outcome: Outcome = field(init=False)
+    audits: int = 0
 
     def __post_init__(self) -> None:
         self.outcome = Outcome(self.fault, self.way)
@@ -157,7 +158,8 @@ class Ledger:
         return outcome
 
     def _store_and_find(self) -> None:
-        new = [f"new {number} after {len(self.acknowledged)}" for number in range(3)]
+        self.audits += 1
+        new = [f"new {number} of audit {self.audits}" for number in range(3)]
         self.ask(self.open(), new)
         second = self.open()
         self.ask(second, new)
