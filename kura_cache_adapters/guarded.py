@@ -47,7 +47,7 @@ class GuardedSpace:
         """Look keys up; nothing is found where the store fails. Trouble counts in the stats."""
         try:
             hits = self._space().get_many(keys).checked(len(keys))
-        except Exception as error:
+        except Exception as error:  # any store's any trouble: the model answers instead
             self._tally.add(load_failures=int(count))
             self._trouble.report("read", _MESSAGE, "read", self._store, told(error))
             logger.debug("It could not be read because of this", exc_info=error)
@@ -61,7 +61,7 @@ class GuardedSpace:
         """Store a batch, if the store can; tell whether it did."""
         try:
             self._space().put_many(keys, vectors, durable=self._durable)
-        except Exception as error:
+        except Exception as error:  # any store's any trouble: the caller has the vectors
             self._tally.add(save_failures=1)
             self._trouble.report("write", _MESSAGE, "write", self._store, told(error))
             logger.debug("It could not be written because of this", exc_info=error)

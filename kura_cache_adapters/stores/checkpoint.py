@@ -118,7 +118,7 @@ class CheckpointSpace:
             if not records:
                 return None
             name, identity, vector = self._carrier.unpack(records[0])
-        except Exception as error:
+        except Exception as error:  # a foreign manager: what it cannot read is a miss
             self._trouble.report("read", "Could not read an entry from %r: %s", self._manager, told(error))
             logger.debug("It could not be read because of this", exc_info=error)
             return _INVALID

@@ -79,6 +79,22 @@ def test_a_space_that_is_a_link_is_not_written_through(way: str, tmp_path: Path,
     assert contents(outside) == before
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_space_that_becomes_a_link_while_it_is_open_is_not_written_through(
+    way: str, tmp_path: Path, outside: Path
+) -> None:
+    ledger = filled(way, tmp_path)
+    cached = ledger.open()
+    ledger.ask(cached, TEXTS)
+    for number, space in enumerate(spaces(ledger.path)):
+        space.rename(outside / f"moved {number}")
+        space.symlink_to(outside / f"moved {number}")
+    before = contents(outside)
+    for number in range(MERGES):
+        cached.add([f"more {number}"], cached.embedding_model.array([f"more {number}"]))  # type: ignore[attr-defined]
+    assert contents(outside) == before
+
+
 @pytest.mark.parametrize("target", ["empty", "missing", "file"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_link_that_waits_for_the_first_write_leads_nowhere(
@@ -121,6 +137,9 @@ def test_a_link_in_place_of_a_dataset_is_not_followed(way: str, tmp_path: Path, 
     dataset.rename(outside / "moved")
     dataset.symlink_to(outside / "moved")
     before = contents(outside)
+    cached = ledger.open()
+    ledger.ask(cached, TEXTS)
+    assert cached.stats.hits == 0
     use(ledger)
     assert contents(outside) == before
     assert ledger.audit().good

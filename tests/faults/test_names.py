@@ -60,6 +60,8 @@ def below(path: Path) -> set[Path]:
 @example("a\0b")
 @example("nul.jsonl.jsonl")
 @example(".jsonl.parquet")
+@example("a .jsonl")
+@example("a..parquet")
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(NAMES)
 def test_a_name_is_refused_by_all_or_stays_inside(name: str) -> None:

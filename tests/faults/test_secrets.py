@@ -130,7 +130,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     ),
     "a flipped bit": lambda content: content[:-40] + bytes([content[-40] ^ 1]) + content[-39:],
     "cut": lambda content: content[: len(content) // 2],
-    "an identity": lambda _: b'{"version":"%s"}' % TEXTS[0].encode(),
+    "an identity": lambda _: b'{"version":1,"model_name":"%s\\ud800"}' % TEXTS[0].encode(),
 }
 
 
@@ -164,8 +164,29 @@ class Quoting(MemoryStore):
         raise ValueError([*vectors.tolist(), KEY, *TEXTS])
 
 
+class QuotingManager:
+    """A manager of somebody's that does so too."""
+
+    def is_enabled(self) -> bool:
+        return True
+
+    def load_checkpoint(self, filename: str, model_class: Any) -> Any:
+        message = f"{filename} of {model_class} is not {VECTORS.tolist()} of {TEXTS}"
+        raise LookupError(message)
+
+    def save_checkpoint(self, filename: str, data: Any) -> None:
+        message = f"{filename} cannot hold {data} of {TEXTS}"
+        raise LookupError(message)
+
+
 @pytest.mark.parametrize(
-    "cache", [Quoting(), TieredStore(MemoryStore(), Quoting()), TieredStore(Quoting(), Quoting())]
+    "cache",
+    [
+        Quoting(),
+        QuotingManager(),
+        TieredStore(MemoryStore(), Quoting()),
+        TieredStore(Quoting(), Quoting()),
+    ],
 )
 def test_what_a_foreign_store_says_when_it_fails_is_not_repeated(cache: Any, witness: Witness) -> None:
     model = FakeEmbeddingModel()
@@ -221,8 +242,9 @@ def test_records_are_not_quoted(way: str, tmp_path: Path, witness: Witness) -> N
     with witness.watching():
         manager.save_checkpoint("y", [*records, Record(text=f"{TEXTS[0]}\ud800")])
     with witness.watching():
-        unlike = Record.model_construct(text=7, vector=TEXTS, other=failing)
-        manager.save_checkpoint("z", [unlike])
+        manager.save_checkpoint("z", [Record.model_construct(text=7, vector=TEXTS)])
+    with witness.watching():
+        manager.save_checkpoint("z", [Record.model_construct(text=7, vector=TEXTS, other=failing)])
     for file in below(tmp_path):
         file.write_bytes("\n".join(TEXTS).encode())
     with witness.watching():
