@@ -80,6 +80,7 @@ DAMAGES: dict[str, Damage] = {
     "a FIFO": _replaced(os.mkfifo),
     "a socket": _replaced(_socket),
     "a dangling link": _replaced(lambda file: file.symlink_to("nowhere")),
+    "a link to a device": _replaced(lambda file: file.symlink_to("/dev/zero")),
     "a link to itself": _replaced(lambda file: file.symlink_to(file.name)),
 }
 

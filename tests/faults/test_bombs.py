@@ -63,7 +63,7 @@ def audited(way: str, path: Path, name: str, plant: Callable[[Path], object]) ->
 
     def act() -> Outcome:
         assert ledger.open().missing(GROUPS[1]) == []
-        assert len(ledger.open().missing(GROUPS[0])) in {0, 6}
+        assert len(ledger.open().missing(GROUPS[0])) == 6
         return ledger.audit()
 
     return within_bounds(act)
