@@ -10,15 +10,16 @@ import socket
 import traceback
 import warnings
 from dataclasses import astuple, dataclass
-from random import Random
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters import CachedEmbeddingModel
 from tests.faults.lab import TABLE, Ledger, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+    from random import Random
+
+    from kura_cache_adapters import CachedEmbeddingModel
 
     Damage = Callable[[Path, Random], object]
 

@@ -195,7 +195,11 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "sparse lines": ("JSONL manager", "one.jsonl", lambda file: os.truncate(file, LARGE)),
     "a sparse Parquet file": ("Parquet manager", "one.parquet", lambda file: os.truncate(file, LARGE)),
     "4 GB of false": ("Parquet manager", "one.parquet", rows_of_nothing),
-    "a sparse dataset": ("HF manager", "one/data-00000-of-00001.arrow", lambda file: os.truncate(file, LARGE)),
+    "a sparse dataset": (
+        "HF manager",
+        "one/data-00000-of-00001.arrow",
+        lambda file: os.truncate(file, LARGE),
+    ),
     "a sparse state": ("HF manager", "one/state.json", lambda file: os.truncate(file, 1 << 30)),
     "rows of nothing": ("HF manager", "one/data-00000-of-00001.arrow", nulls),
     "a compressed dataset": (

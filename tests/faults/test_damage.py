@@ -189,7 +189,9 @@ def test_half_of_the_files_from_an_older_snapshot(way: str, tmp_path: Path) -> N
     older = segments(tmp_path / "older")
     assert not {file.name for file in older} & {file.name for file in segments(ledger.path)}
     for file in older[::2]:
-        (shutil.copytree if file.is_dir() else shutil.copy)(file, segments(ledger.path)[0].with_name(file.name))
+        (shutil.copytree if file.is_dir() else shutil.copy)(
+            file, segments(ledger.path)[0].with_name(file.name)
+        )
     assert not ledger.open().missing(sorted(ledger.acknowledged))
     remove(max(segments(ledger.path)))  # the merged one: what is in the older ones is still found
     missing = ledger.open().missing(sorted(ledger.acknowledged))
