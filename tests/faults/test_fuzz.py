@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faults.damage import in_child
-from tests.faults.fuzz import TARGETS
 from tests.faults.lab import Outcome
+from tests.faults.readers import TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
