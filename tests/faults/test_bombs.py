@@ -173,10 +173,10 @@ def test_a_parquet_segment_that_expands_beyond_a_gigabyte_is_refused(dimension: 
 
 
 def rows_of_nothing(path: Path) -> None:
-    """Write a Parquet checkpoint of 4 GB of false in row groups of a few kilobytes."""
+    """Write a Parquet checkpoint of 168 million rows of false, in row groups of a few kilobytes."""
     table = pa.table({"name": pa.array(np.zeros(1 << 22, bool))})
     with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
-        for _ in range(128):
+        for _ in range(40):
             writer.write_table(table)
     assert path.stat().st_size < 8 << 20
 
@@ -194,7 +194,7 @@ def names(count: int) -> pa.Table:
 BOMBS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "sparse lines": ("JSONL manager", "one.jsonl", lambda file: os.truncate(file, LARGE)),
     "a sparse Parquet file": ("Parquet manager", "one.parquet", lambda file: os.truncate(file, LARGE)),
-    "4 GB of false": ("Parquet manager", "one.parquet", rows_of_nothing),
+    "rows of false": ("Parquet manager", "one.parquet", rows_of_nothing),
     "a sparse dataset": (
         "HF manager",
         "one/data-00000-of-00001.arrow",
