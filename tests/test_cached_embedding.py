@@ -231,9 +231,21 @@ class Answering(FakeEmbeddingModel):
         [[], []],
         [1.0, 2.0],
         [[1 << 60 | 1, 1], [1 << 60 | 1, 1]],
+        [[0.5, 1 << 60 | 1], [0.5, 1 << 60 | 1]],
+        [[0.5, 10**400], [0.5, 10**400]],
         [[[1.0]], [[2.0]]],
     ],
-    ids=["ragged", "holes", "strings", "empty", "flat", "not exact", "deep"],
+    ids=[
+        "ragged",
+        "holes",
+        "strings",
+        "empty",
+        "flat",
+        "not exact",
+        "rounded beside floats",
+        "beyond floats",
+        "deep",
+    ],
 )
 async def test_what_makes_no_matrix_is_handed_over_with_a_warning_and_not_stored(
     tmp_path: Path,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +18,6 @@ from kura_cache_adapters.testing import FakeEmbeddingModel
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 TEXTS = [f"text {at}" for at in range(40)]
@@ -114,88 +110,6 @@ def segments(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file() and file.name != "identity.json")
 
 
-def cut_to(size: Callable[[int], int]) -> Callable[[Path], None]:
-    return lambda file: os.truncate(file, size(file.stat().st_size))
-
-
-def flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[random.Random(len(content)).randrange(len(content))] ^= 4
-    file.write_bytes(content)
-
-
-def replace_by_directory(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-
-
-def replace_by_fifo(file: Path) -> None:
-    file.unlink()
-    os.mkfifo(file)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        cut_to(lambda _: 0),
-        cut_to(lambda _: 1),
-        cut_to(lambda size: size // 2),
-        cut_to(lambda size: size - 1),
-        flip,
-        lambda file: file.write_bytes(bytes(file.stat().st_size)),
-        lambda file: file.write_bytes(os.urandom(5000)),
-        lambda file: file.write_bytes(file.read_bytes() * 2),
-        lambda file: file.unlink(),
-        replace_by_directory,
-        replace_by_fifo,
-    ],
-    ids=["0", "1", "half", "end-1", "flip", "zeroed", "garbage", "doubled", "deleted", "directory", "fifo"],
-)
-@pytest.mark.parametrize("was_open", [True, False])
-def test_damaged_files_are_misses_and_what_is_stored_next_is_found(
-    tmp_path: Path,
-    scheme: str,
-    damage: Callable[[Path], object],
-    was_open: bool,  # noqa: FBT001
-) -> None:
-    model = FakeEmbeddingModel(dimension=64)
-    cached = CachedEmbeddingModel(model, f"{scheme}://{tmp_path}")
-    cached.embed_sync(TEXTS)
-    if was_open:
-        cached.embed_sync(TEXTS)
-    for file in segments(tmp_path):
-        damage(file)
-    for _ in range(2):
-        assert cached.embed_sync([*TEXTS, "new"]) == model.lists([*TEXTS, "new"])
-    # A process that had the file open may go on with it; one that opens it now may not.
-    again = CachedEmbeddingModel(model, f"{scheme}://{tmp_path}")
-    assert again.embed_sync([*TEXTS, "new"]) == model.lists([*TEXTS, "new"])
-    calls = len(model.calls)
-    for healed in (cached, again, CachedEmbeddingModel(model, f"{scheme}://{tmp_path}")):
-        assert healed.embed_sync([*TEXTS, "new"]) == model.lists([*TEXTS, "new"])
-        assert healed.stats.load_failures == 0
-    assert len(model.calls) == calls
-
-
-def test_no_flipped_bit_makes_a_wrong_vector(tmp_path: Path, scheme: str) -> None:
-    model = FakeEmbeddingModel()
-    url = f"{scheme}://{tmp_path}/cache"
-    CachedEmbeddingModel(model, url).embed_sync(TEXTS)
-    chance = random.Random(0)
-    for file in segments(tmp_path):
-        whole = file.read_bytes()
-        for _ in range(150):
-            content = bytearray(whole)
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-            file.write_bytes(content)
-            space = open_store(url).space(CachedEmbeddingModel(model)._identity)
-            keys = [bytes.fromhex(CachedEmbeddingModel(model).cache_key(text)) for text in TEXTS]
-            hits = space.get_many(keys)
-            expected = model.array([TEXTS[at] for at in hits.positions])
-            assert np.array_equal(hits.vectors.reshape(-1, 8), expected)
-        file.write_bytes(whole)
-
-
 def test_no_flipped_bit_of_a_parquet_footer_reaches_the_parser(tmp_path: Path) -> None:
     space = open_store(f"parquet://{tmp_path}").space(IDENTITY)
     space.put_many(text_keys(IDENTITY.head("document"), TEXTS), FakeEmbeddingModel().array(TEXTS))
@@ -208,31 +122,6 @@ def test_no_flipped_bit_of_a_parquet_footer_reaches_the_parser(tmp_path: Path) -
         file.write_bytes(content)
         with pytest.raises(DamagedSegmentError):
             ParquetFormat(None).read(file)
-
-
-def test_two_exchanged_values_are_misses(tmp_path: Path) -> None:
-    space = open_store(f"jsonl://{tmp_path}").space(IDENTITY)
-    space.put_many(map(key_of, [1, 2]), vectors_of([1, 2]))
-    (file,) = segments(tmp_path)
-    header, one, two = file.read_bytes().splitlines(keepends=True)
-    at = one.index(b'"checksum"')
-    file.write_bytes(header + one[:at] + two[at:] + two[:at] + one[at:])
-    hits = open_store(f"jsonl://{tmp_path}").space(IDENTITY).get_many(map(key_of, [1, 2]))
-    assert hits.positions.tolist() == []
-    assert hits.invalid == 2
-
-
-def test_another_models_files_put_in_place_are_misses(tmp_path: Path, scheme: str) -> None:
-    one, two = FakeEmbeddingModel("one"), FakeEmbeddingModel("two")
-    for model in (one, two):
-        CachedEmbeddingModel(model, f"{scheme}://{tmp_path}").embed_sync(TEXTS)
-    first, second = sorted(path for path in tmp_path.iterdir() if path.is_dir())
-    shutil.rmtree(second)
-    shutil.copytree(first, second)
-    for model in (one, two):
-        cached = CachedEmbeddingModel(model, f"{scheme}://{tmp_path}")
-        assert cached.embed_sync(TEXTS) == model.lists(TEXTS)
-    assert len(open_store(f"{scheme}://{tmp_path}").spaces()) == 1
 
 
 def test_merged_segments_hold_what_their_parts_held(tmp_path: Path, scheme: str) -> None:

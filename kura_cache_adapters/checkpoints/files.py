@@ -172,7 +172,7 @@ def _fields(item: BaseModel, at: int, path: Path) -> Fields:
     return fields
 
 
-def _why(error: ValueError | OSError, model_class: type[BaseModel]) -> str:
+def _why(error: Exception, model_class: type[BaseModel]) -> str:
     """Say why records are no models: which fields have what wrong, never what they hold."""
     if not isinstance(error, ValidationError):
         return told(error)

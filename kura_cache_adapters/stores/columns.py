@@ -61,24 +61,39 @@ def read_segment(mapped: mmap.mmap) -> ArraySegment:
     if mapped[: len(_MAGIC)] == _MAGIC:
         source.seek(len(_MAGIC))
     try:
-        schema = pa.ipc.read_schema(pa.ipc.read_message(source))
-        message = pa.ipc.read_message(source)
-        refuse_compression(message)
-        return to_segment(pa.ipc.read_record_batch(message, schema), mapped)
+        schema = read_schema(source)
+        return to_segment(read_batch(pa.ipc.read_message(source), schema), mapped)
     except (pa.ArrowException, EOFError, ValueError) as error:
         raise DamagedSegmentError(str(error)) from error
 
 
-def refuse_compression(message: pa.ipc.Message) -> None:
-    """Raise ValueError for a message with compressed columns: they are as long as they claim to be.
+def read_schema(source: pa.BufferReader) -> pa.Schema:
+    """Read the schema that a stream begins with; raise ValueError for anything else."""
+    message = pa.ipc.read_message(source)
+    _check_type(message, "schema")
+    return pa.ipc.read_schema(message)
 
-    pyarrow does not tell, so this looks up the field `compression` in the FlatBuffer of the message
-    (Message.fbs in Arrow's format directory: the fourth field of `RecordBatch`).
+
+def read_batch(message: pa.ipc.Message, schema: pa.Schema) -> pa.RecordBatch:
+    """View a message as a record batch; raise ValueError for another, and for one that is compressed.
+
+    Compressed columns are as long as they claim to be. pyarrow does not tell, so this looks up the
+    field `compression` in the message's FlatBuffer (Message.fbs in Arrow's format directory: the
+    fourth field of `RecordBatch`, which is the third of `Message`).
     """
+    _check_type(message, "record batch")
     content = message.metadata.to_pybytes()
-    batch = _field(content, _offset(content, 0), 2)  # the header of the message
-    if batch and _field(content, batch + _offset(content, batch), 3):
+    header = _field(content, _offset(content, 0), 2)
+    if header and _field(content, header + _offset(content, header), 3):
         text = "its columns are compressed"
+        raise ValueError(text)
+    return pa.ipc.read_record_batch(message, schema)
+
+
+def _check_type(message: pa.ipc.Message, expected: str) -> None:
+    """Check what pyarrow does not: reading a message as what it is not can end the process."""
+    if message.type != expected:
+        text = f"it has a message of type {message.type} for a {expected}"
         raise ValueError(text)
 
 

@@ -96,10 +96,9 @@ def read_dataset_files(path: Path) -> list[bytes]:
 def batches_of(content: bytes) -> Iterator[pa.RecordBatch]:
     """Read the record batches of a data file; raise ValueError where they are longer than the file."""
     source, values = pa.BufferReader(content), 0
-    schema = pa.ipc.read_schema(pa.ipc.read_message(source))
+    schema = columns.read_schema(source)
     for message in pa.ipc.MessageReader.open_stream(source):
-        columns.refuse_compression(message)
-        batch = pa.ipc.read_record_batch(message, schema)
+        batch = columns.read_batch(message, schema)
         batch.validate(full=True)
         values += len(batch) * max(1, batch.num_columns)
         files.check_size(8 * values, len(content))

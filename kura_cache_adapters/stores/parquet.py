@@ -19,6 +19,7 @@ from kura_cache_adapters.stores.search import ArraySegment
 if TYPE_CHECKING:
     import mmap
     import os
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -140,19 +141,33 @@ def _segment(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], mapped:
     """View the columns in place, but for vectors that are compressed."""
     vector = columns.vector_type_of(file.schema_arrow)
     count, dtype = file.metadata.num_rows, columns.dtype_of(vector)
-    read = _plain if chunks[3].compression == "UNCOMPRESSED" else _decompressed
+    if count < 1:
+        message = f"it has {count} rows"
+        raise DamagedSegmentError(message)
     prefix, key, checksum = (
         _plain(chunk, mapped, count, width)
         for chunk, width in zip(chunks[:3], (8, KEY_BYTES, 8), strict=True)
     )
-    vectors = read(chunks[3], mapped, count, vector.list_size * dtype.itemsize)
     # Numbers must be aligned to be searched, which nothing in a Parquet file is: copy these.
     numbers = [column.copy().view(np.uint64)[:, 0] for column in (prefix, checksum)]
-    segment = ArraySegment(numbers[0], key, numbers[1], vectors, dtype, mapped)
-    if not count or not _proves_right(segment):
-        message = f"its {count} rows are not where they should be"
-        raise DamagedSegmentError(message)
-    return segment
+    for vectors in _vectors(chunks[3], mapped, (count, vector.list_size), dtype.itemsize):
+        segment = ArraySegment(numbers[0], key, numbers[1], vectors, dtype, mapped)
+        if _proves_right(segment):
+            return segment
+    message = f"its {count} rows are not where they should be"
+    raise DamagedSegmentError(message)
+
+
+def _vectors(
+    chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, shape: tuple[int, int], itemsize: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Read vectors as plain ones, where their size allows it, and then as compressed ones.
+
+    A chunk's `compression` is not asked: for one that pyarrow does not know, it ends the process.
+    """
+    if chunk.total_compressed_size == chunk.total_uncompressed_size:
+        yield _plain(chunk, mapped, shape[0], shape[1] * itemsize)
+    yield _decompressed(chunk, mapped, shape, itemsize)
 
 
 def _plain(chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, count: int, width: int) -> NDArray[np.uint8]:
@@ -162,7 +177,7 @@ def _plain(chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, count: int, width: 
 
 
 def _decompressed(
-    chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, count: int, width: int
+    chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, shape: tuple[int, int], itemsize: int
 ) -> NDArray[np.uint8]:
     """Decompress the vectors of a one-page column chunk, and put the bytes of each together.
 
@@ -172,10 +187,10 @@ def _decompressed(
     size, packed = _page_sizes(mapped[start : start + 16])
     files.check_size(size, packed)
     page = pa.Codec("zstd").decompress(mapped[end - packed : end], size, asbytes=True)
-    streams = np.frombuffer(page, np.uint8, count * width, size - count * width)
-    itemsize = 4 if chunk.physical_type == "FLOAT" else 8
+    count = shape[0] * shape[1] * itemsize
+    streams = np.frombuffer(page, np.uint8, count, size - count)
     # BYTE_STREAM_SPLIT: the first bytes of all elements, then the second bytes of all, ...
-    return np.ascontiguousarray(streams.reshape(itemsize, -1).T).reshape(count, width)
+    return np.ascontiguousarray(streams.reshape(itemsize, -1).T).reshape(shape[0], -1)
 
 
 def _page_sizes(header: bytes) -> tuple[int, int]:
@@ -203,7 +218,8 @@ def _proves_right(segment: ArraySegment) -> bool:
 
 def _decoded(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], mapped: mmap.mmap) -> ArraySegment:
     """Decode what is so large that a column has more than one page."""
-    if any(c.compression != "UNCOMPRESSED" or c.total_uncompressed_size > len(mapped) for c in chunks):
+    sizes = [(chunk.total_uncompressed_size, chunk.total_compressed_size) for chunk in chunks]
+    if any(size != stored or size > len(mapped) for size, stored in sizes):
         message = "it claims to be larger than it is"
         raise DamagedSegmentError(message)
     return columns.to_segment(file.read().combine_chunks().to_batches()[0])

@@ -10,15 +10,16 @@ import socket
 import traceback
 import warnings
 from dataclasses import astuple, dataclass
-from random import Random
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters import CachedEmbeddingModel
 from tests.faults.lab import TABLE, Ledger, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+    from random import Random
+
+    from kura_cache_adapters import CachedEmbeddingModel
 
     Damage = Callable[[Path, Random], object]
 
@@ -80,6 +81,7 @@ DAMAGES: dict[str, Damage] = {
     "a FIFO": _replaced(os.mkfifo),
     "a socket": _replaced(_socket),
     "a dangling link": _replaced(lambda file: file.symlink_to("nowhere")),
+    "a link to a device": _replaced(lambda file: file.symlink_to("/dev/zero")),
     "a link to itself": _replaced(lambda file: file.symlink_to(file.name)),
 }
 

@@ -63,7 +63,7 @@ def audited(way: str, path: Path, name: str, plant: Callable[[Path], object]) ->
 
     def act() -> Outcome:
         assert ledger.open().missing(GROUPS[1]) == []
-        assert len(ledger.open().missing(GROUPS[0])) in {0, 6}
+        assert len(ledger.open().missing(GROUPS[0])) == 6
         return ledger.audit()
 
     return within_bounds(act)
@@ -173,10 +173,10 @@ def test_a_parquet_segment_that_expands_beyond_a_gigabyte_is_refused(dimension: 
 
 
 def rows_of_nothing(path: Path) -> None:
-    """Write a Parquet checkpoint of 4 GB of false in row groups of a few kilobytes."""
+    """Write a Parquet checkpoint of 168 million rows of false, in row groups of a few kilobytes."""
     table = pa.table({"name": pa.array(np.zeros(1 << 22, bool))})
     with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
-        for _ in range(128):
+        for _ in range(40):
             writer.write_table(table)
     assert path.stat().st_size < 8 << 20
 
@@ -194,8 +194,12 @@ def names(count: int) -> pa.Table:
 BOMBS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "sparse lines": ("JSONL manager", "one.jsonl", lambda file: os.truncate(file, LARGE)),
     "a sparse Parquet file": ("Parquet manager", "one.parquet", lambda file: os.truncate(file, LARGE)),
-    "4 GB of false": ("Parquet manager", "one.parquet", rows_of_nothing),
-    "a sparse dataset": ("HF manager", "one/data-00000-of-00001.arrow", lambda file: os.truncate(file, LARGE)),
+    "rows of false": ("Parquet manager", "one.parquet", rows_of_nothing),
+    "a sparse dataset": (
+        "HF manager",
+        "one/data-00000-of-00001.arrow",
+        lambda file: os.truncate(file, LARGE),
+    ),
     "a sparse state": ("HF manager", "one/state.json", lambda file: os.truncate(file, 1 << 30)),
     "rows of nothing": ("HF manager", "one/data-00000-of-00001.arrow", nulls),
     "a compressed dataset": (

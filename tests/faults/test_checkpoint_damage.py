@@ -125,19 +125,25 @@ def test_a_hostile_line_of_a_checkpoint_is_a_checkpoint_error_or_a_record(line: 
 
 
 def header(**fields: Any) -> str:
-    right = {"format": "kura_cache_adapters.segment", "version": 1, "dtype": "float32", "dimension": 8, "rows": 6}
+    right = {
+        "format": "kura_cache_adapters.segment",
+        "version": 1,
+        "dtype": "float32",
+        "dimension": 8,
+        "rows": 6,
+    }
     return json.dumps({**right, **fields})
 
 
-HEADERS = [
-    *HOSTILE,
-    *(header(rows=rows) for rows in (0, -1, 5, 7, 10**9, 2**63, 10**400, "6", 6.5, float("nan"), None, [], {})),
-    *(header(dimension=n) for n in (0, -8, 7, 9, 2**40, 10**400, "8", float("inf"), None, [8])),
-    *(header(dtype=dtype) for dtype in ("float16", "object", "O", "<f4", "", None, [], {})),
-    *(header(version=version) for version in (0, 2, "1", None, [1])),
-    header(format="another"),
-    header(padding=" " * 2000),
-]
+WRONG: dict[str, list[Any]] = {
+    "rows": [0, -1, 5, 7, 10**9, 2**63, 10**400, "6", 6.5, float("nan"), None, [], {}],
+    "dimension": [0, -8, 7, 9, 2**40, 10**400, "8", float("inf"), None, [8]],
+    "dtype": ["float16", "object", "O", "<f4", "", None, [], {}],
+    "version": [0, 2, "1", None, [1]],
+    "format": ["another"],
+    "padding": [" " * 2000],
+}
+HEADERS = [*HOSTILE, *(header(**{name: value}) for name, values in WRONG.items() for value in values)]
 
 
 def test_a_hostile_line_of_a_segment_costs_its_entries_at_most(tmp_path: Path) -> None:
@@ -154,13 +160,15 @@ def test_a_hostile_line_of_a_segment_costs_its_entries_at_most(tmp_path: Path) -
             assert ledger.audit().good, line[:100]
 
 
-LIES = {
+LIES: dict[str, str | bytes] = {
     "another model's": ModelIdentity.of("other").to_json(),
     "another version's": ModelIdentity.of("fake").to_json().replace("1", "2", 1),
     "a name with a path": ModelIdentity.of("../../fake").to_json(),
     "a list of parameters": '{"version":1,"model_name":"fake","parameters":[[1,2]],"source":{}}',
-    "a deep parameter": '{"version":1,"model_name":"fake","source":{},"parameters":{"a":%s%s}}'
-    % ("[" * 900, "]" * 900),
+    "a deep parameter": '{"version":1,"model_name":"fake","source":{},"parameters":{"a":' + DEEP,
+    "a deep parameter that ends": ModelIdentity.of("fake", {"a": 1})
+    .to_json()
+    .replace(": 1\n", ": " + "[" * 900 + "]" * 900 + "\n"),
     "not UTF-8": b"\xff\xfe\xfa",
     **{f"hostile {number}": line for number, line in enumerate(HOSTILE)},
 }

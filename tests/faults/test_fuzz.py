@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faults.damage import in_child
-from tests.faults.fuzz import TARGETS
 from tests.faults.lab import Outcome
+from tests.faults.readers import TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 EDITS = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 12), st.binary(max_size=12)),
     min_size=1,
     max_size=6,
 )
+CORPUS = Path(__file__).parent / "corpus"
 BYTES = st.binary(max_size=300)
 
 
@@ -54,6 +55,16 @@ def rounds(name: str, examples: int) -> Iterator[Outcome]:
 @pytest.fixture(autouse=True)
 def its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("file", sorted(CORPUS.iterdir()), ids=lambda file: file.name)
+def test_what_fuzzing_has_found_stays_mended(name: str, file: Path) -> None:
+    def read() -> Iterator[Outcome]:
+        TARGETS[name][0](file.read_bytes())
+        yield Outcome("found by fuzzing", name, rounds=1)
+
+    assert [outcome for outcome in in_child(read) if not outcome.good] == []
 
 
 @pytest.mark.parametrize("name", TARGETS)
