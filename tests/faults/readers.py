@@ -15,7 +15,6 @@ from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.faults.damage import GROUPS, contents, segments
 from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger
-from tests.faults.rewriting import seal, unsealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,11 +63,6 @@ def segment(way: str, content: bytes) -> None:
     assert hits.vectors.tobytes() == right.tobytes()
 
 
-def sealed(way: str, content: bytes) -> None:
-    """Read bytes as a Parquet segment whose footer is as its writer left it."""
-    segment(way, seal(content) if len(content) > 8 else content)
-
-
 @cache
 def saved_in(way: str) -> tuple[Path, bytes]:
     """Save a checkpoint; return its file and its content."""
@@ -108,11 +102,6 @@ def _bound(function: Callable[[str, bytes], None], way: str) -> Callable[[bytes]
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], bytes]]] = {
     "identity": (identity, lambda: ModelIdentity.of("m", {"a": [1, 2.5]}, {"b": None}).to_json().encode()),
     **{way: (_bound(segment, way), lambda way=way: cached_in(way)[1]) for way in FORMATS},  # type: ignore[misc]
-    **{
-        f"{way}, sealed": (_bound(sealed, way), lambda way=way: unsealed(cached_in(way)[1]))  # type: ignore[misc]
-        for way in FORMATS
-        if way.startswith("parquet")
-    },
     **{
         way: (_bound(checkpoint, way), lambda way=way: saved_in(way)[1])  # type: ignore[misc]
         for way in MANAGERS

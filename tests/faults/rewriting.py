@@ -43,12 +43,6 @@ def seal(content: bytes) -> bytes:
     return content[:start] + sha256(content[start:]).digest()[:16] + content[start:]
 
 
-def unsealed(content: bytes) -> bytes:
-    """Take out what `seal` has put in."""
-    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    return content[: start - 16] + content[start:]
-
-
 def _read(file: Path) -> pa.Table:
     content = pa.BufferReader(file.read_bytes())
     if file.suffix == ".parquet":
