@@ -174,7 +174,7 @@ async def cancelled_now_and_then(cached: CachedEmbeddingModel, chance: random.Ra
         await asyncio.gather(*(one() for _ in range(chance.randrange(1, 5))))
 
 
-@pytest.mark.parametrize("rounds", [8, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [8, pytest.param(60, marks=pytest.mark.long)])
 @pytest.mark.parametrize("make", [Slow, SlowInThread])
 def test_calls_cancelled_at_random_pay_for_nothing_twice(
     make: type[Slow], rounds: int, tmp_path: Path
