@@ -202,7 +202,10 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
         )
         raise RuntimeError(message)
     future = asyncio.run_coroutine_threadsafe(work, loop)
+    done: SimpleQueue[object] = SimpleQueue()
+    future.add_done_callback(done.put)
     try:
+        done.get()  # where Ctrl-C does no harm: in the midst of a future's own waiting, two of them do
         return future.result()
     except BaseException:
         future.cancel()

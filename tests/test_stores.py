@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from kura_cache_adapters.stores import (
     ParquetStore,
     TieredStore,
 )
+from kura_cache_adapters.stores.memory import MemorySpace
 from kura_cache_adapters.testing import StoreContract
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore
 
 
@@ -96,3 +98,41 @@ def test_what_is_let_go_while_it_is_read_is_read_right(
         hits = space.get_many(map(key_of, [*numbers, 5000]))
         assert hits.positions.tolist() == numbers
         assert np.array_equal(hits.vectors, vectors_of(numbers))
+
+
+class Refusing(MemoryStore):
+    """A store that refuses to be written to, for a while."""
+
+    refuses = True
+
+    def space(self, identity: ModelIdentity) -> Any:
+        space = super().space(identity)
+        put_many = MemorySpace.put_many
+
+        def put(keys: Any, vectors: Any, *, durable: bool = True) -> None:
+            if self.refuses:
+                message = "full"
+                raise OSError(message)
+            put_many(space, keys, vectors, durable=durable)
+
+        space.put_many = put  # type: ignore[method-assign]
+        return space
+
+
+@pytest.mark.parametrize("next_use", ["a batch", "none"])
+def test_what_a_tier_has_refused_it_gets_when_it_works_again(next_use: str) -> None:
+    slow = Refusing()
+    store = TieredStore(MemoryStore(), slow)
+    space = store.space(IDENTITY)
+    with pytest.raises(OSError, match="full"):
+        space.put_many([key_of(1), key_of(2)], vectors_of([1, 2]))
+    space.delete_many([key_of(2)])
+    slow.refuses = False
+    if next_use == "a batch":
+        space.put_many([key_of(3)], vectors_of([3]))
+    else:
+        space.catch_up()
+    expected = [1, 3] if next_use == "a batch" else [1]
+    hits = slow.space(IDENTITY).get_many(map(key_of, [1, 3]))
+    assert np.array_equal(hits.vectors, vectors_of(expected))
+    assert list(slow.space(IDENTITY).get_many([key_of(2)]).positions) == []

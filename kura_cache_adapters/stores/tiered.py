@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MOST_OWED = 1_000_000  # keys remembered for a tier that refuses them
+
 
 class TieredStore:
     """Read from the first store to the last and fill the ones before a hit; write to all."""
@@ -44,7 +46,9 @@ class TieredStore:
         return list(dict.fromkeys(i for store in self.stores for i in store.spaces()))
 
     def close(self) -> None:
-        """Close every store."""
+        """Close every store, after a last try to write what one of them has refused."""
+        for space in list(self._spaces.values()):
+            space.catch_up()
         with ExitStack() as stack:
             for store in self.stores:
                 stack.callback(store.close)
@@ -64,6 +68,7 @@ class TieredSpace:
     def __init__(self, tiers: list[VectorSpace]) -> None:
         """Order spaces from fast to slow."""
         self._tiers = tiers
+        self._owed: list[set[bytes]] = [set() for _ in tiers]
         self._trouble = Trouble(logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
@@ -85,15 +90,31 @@ class TieredSpace:
         return hits
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
-        """Write to every tier, slowest first; one that fails does not keep the others from it."""
+        """Write to every tier, slowest first; one that fails does not keep the others from it.
+
+        What a tier has refused, and another one still has, is written with its next batch, or by
+        `catch_up`: once a fast tier has it, nobody would bring it again.
+        """
         wanted = list(keys)
         with ExitStack() as stack:
-            for tier in self._tiers:
-                stack.callback(tier.put_many, wanted, vectors, durable=durable)
+            for index in range(len(self._tiers)):
+                stack.callback(self._put, index, wanted, vectors, durable=durable)
+
+    def catch_up(self) -> None:
+        """Try again to write what tiers have refused."""
+        for index, owed in enumerate(self._owed):
+            try:
+                if owed:
+                    self._catch_up(index, durable=True)
+            except Exception as error:  # noqa: BLE001 - a foreign store that still fails
+                tier = self._tiers[index]
+                self._trouble.report(f"write {index}", "Could not write to %r: %s", tier, told(error))
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
         """Delete from every tier; return how many the fullest had."""
         wanted = list(keys)
+        for owed in self._owed:
+            owed.difference_update(wanted)
         return max([tier.delete_many(wanted) for tier in self._tiers])
 
     def keys(self) -> Iterator[bytes]:
@@ -103,6 +124,22 @@ class TieredSpace:
     def stats(self) -> SpaceStats:
         """Count what the slowest tier holds: it gets everything and evicts last."""
         return self._tiers[-1].stats()
+
+    def _put(self, index: int, keys: list[bytes], vectors: Vectors, *, durable: bool) -> None:
+        owed = self._owed[index]
+        try:
+            self._tiers[index].put_many(keys, vectors, durable=durable)
+        except Exception:
+            owed.update(keys[: max(0, _MOST_OWED - len(owed))])
+            raise
+        if owed:
+            self._catch_up(index, durable=durable)
+
+    def _catch_up(self, index: int, *, durable: bool) -> None:
+        owed, self._owed[index] = list(self._owed[index]), set()
+        hits = self.get_many(owed)
+        if len(hits.positions):
+            self._put(index, [owed[at] for at in hits.positions], hits.vectors, durable=durable)
 
     def _fill(self, found_in: int, keys: list[bytes], vectors: Vectors) -> None:
         for tier in self._tiers[:found_in]:
