@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters.cached_embedding import CachedEmbeddingModel, CacheOptions
+from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.errors import (
     CheckpointError,
     DimensionMismatchError,
@@ -14,6 +14,7 @@ from kura_cache_adapters.errors import (
     MissingExtraError,
     VectorCountError,
 )
+from kura_cache_adapters.options import CacheOptions
 from kura_cache_adapters.protocols import (
     BaseCheckpointManager,
     BaseEmbeddingModel,

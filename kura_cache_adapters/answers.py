@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from kura_cache_adapters.errors import VectorCountError
+from kura_cache_adapters.errors import DimensionMismatchError, VectorCountError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,9 +82,26 @@ def finite_rows(vectors: Vectors) -> NDArray[np.bool_]:
     return cast("NDArray[np.bool_]", np.isfinite(vectors).all(axis=1))
 
 
-def as_lists(vectors: Vectors) -> list[list[float]]:
-    """Convert to lists of Python floats, a slice at a time, so that other threads get a turn."""
+def as_lists(vectors: Vectors | Sequence[Any]) -> list[list[float]]:
+    """Convert a matrix to lists of Python floats; what makes no matrix stays as it is."""
+    if not isinstance(vectors, np.ndarray):
+        return list(vectors)
+    # A slice at a time, so that other threads get a turn.
     return [row for start in range(0, len(vectors), 256) for row in vectors[start : start + 256].tolist()]
+
+
+def as_matrix(vectors: Vectors | Sequence[Any]) -> Vectors:
+    """Return vectors as one matrix, shape (0, 0) for none; raise DimensionMismatchError if they make none."""
+    matrix = vectors if isinstance(vectors, np.ndarray) else exact_matrix(vectors)
+    if matrix is None and not len(vectors):
+        return np.empty((0, 0), np.float32)
+    if matrix is None:
+        message = (
+            "the model's vectors make no matrix: they differ in dimension or are no numbers; "
+            "embed() returns them as they are."
+        )
+        raise DimensionMismatchError(message)
+    return matrix
 
 
 def merged(

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from kura_cache_adapters import background
-from kura_cache_adapters.answers import as_lists, counted, exact_matrix, finite_rows, matrix_or_list, merged
-from kura_cache_adapters.errors import DimensionMismatchError
+from kura_cache_adapters.answers import as_lists, as_matrix, counted, finite_rows, matrix_or_list, merged
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.guarded import GuardedSpace
 from kura_cache_adapters.identity import TextKeys
+from kura_cache_adapters.options import CacheOptions
 from kura_cache_adapters.plan import Lookup, checked_texts, merge
 from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.source import Source
@@ -41,38 +40,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
-
-_SHORTEST_SECRET = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheOptions:
-    """How a cache works; none of it enters a key.
-
-    `chunk_size`: texts per call of the model, each chunk stored before the next is asked for (a
-    model that streams chooses its own). `durable`: what is stored outlives a power cut; without,
-    it outlives the process only, and storing is faster. `progress`: show a progress bar.
-    `key_secret`: at least 16 bytes (a str counts as UTF-8) that make the keys HMAC-SHA-256, so that
-    who can read the cache, but not the secret, cannot tell whether a text is in it. What was stored
-    under another secret, or under none, is not found.
-    """
-
-    chunk_size: int = 256
-    durable: bool = True
-    progress: bool = False
-    key_secret: str | bytes | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        """Refuse a chunk size below 1, and a secret that is none."""
-        if self.chunk_size < 1:
-            message = f"chunk_size must be at least 1, not {self.chunk_size}"
-            raise ValueError(message)
-        if not isinstance(self.key_secret, (str, bytes, type(None))):
-            message = f"key_secret must be a str, bytes or None, not {type(self.key_secret).__name__}"
-            raise TypeError(message)
-        if self.key_secret is not None and len(_secret_bytes(self.key_secret)) < _SHORTEST_SECRET:
-            message = f"key_secret must have at least {_SHORTEST_SECRET} bytes: secrets.token_hex() makes one"
-            raise ValueError(message)
 
 
 class CachedEmbeddingModel:
@@ -110,7 +77,7 @@ class CachedEmbeddingModel:
         self._store = as_store(cache_manager)
         remember: int = getattr(self._store, "remembered_characters", 0)
         roles: tuple[Role, ...] = ("document", "query")
-        secret = _secret_bytes(options.key_secret or b"")
+        secret = options.secret_bytes
         self._text_keys = {
             role: TextKeys(self._identity.head(role), remember=remember, secret=secret) for role in roles
         }
@@ -180,7 +147,7 @@ class CachedEmbeddingModel:
         answer = counted(vectors, len(texts), self.model_name)
         if not texts or self._space is None:
             return 0
-        matrix = _matrix(answer)
+        matrix = as_matrix(answer)
         if not (finite := finite_rows(matrix)).all():
             message = f"the vector of texts[{int(np.argmin(finite))}] has NaN or infinity in it"
             raise ValueError(message)
@@ -191,22 +158,22 @@ class CachedEmbeddingModel:
 
         Raises what the model raises, and VectorCountError when it returns too few or too many.
         """
-        return await self._answer(texts, "document", _lists)
+        return await self._answer(texts, "document", as_lists)
 
     async def embed_array(self, texts: list[str]) -> Vectors:
         """Embed documents as one matrix, shape (N, D), float32, or float64 where that is needed.
 
         Raises what `embed` raises, and DimensionMismatchError if the vectors make no matrix.
         """
-        return await self._answer(texts, "document", _matrix)
+        return await self._answer(texts, "document", as_matrix)
 
     async def embed_queries(self, texts: list[str]) -> list[list[float]]:
         """Embed search queries; the same as `embed` for a model that makes no difference."""
-        return await self._answer(texts, "query", _lists)
+        return await self._answer(texts, "query", as_lists)
 
     async def embed_queries_array(self, texts: list[str]) -> Vectors:
         """Embed search queries as one matrix, see `embed_array`."""
-        return await self._answer(texts, "query", _matrix)
+        return await self._answer(texts, "query", as_matrix)
 
     async def embed_batches(
         self,
@@ -219,19 +186,19 @@ class CachedEmbeddingModel:
 
     def embed_sync(self, texts: list[str]) -> list[list[float]]:
         """Embed documents from sync code, see `embed`."""
-        return self._answer_sync(texts, "document", _lists)
+        return self._answer_sync(texts, "document", as_lists)
 
     def embed_array_sync(self, texts: list[str]) -> Vectors:
         """Embed documents from sync code, see `embed_array`."""
-        return self._answer_sync(texts, "document", _matrix)
+        return self._answer_sync(texts, "document", as_matrix)
 
     def embed_queries_sync(self, texts: list[str]) -> list[list[float]]:
         """Embed search queries from sync code, see `embed_queries`."""
-        return self._answer_sync(texts, "query", _lists)
+        return self._answer_sync(texts, "query", as_lists)
 
     def embed_queries_array_sync(self, texts: list[str]) -> Vectors:
         """Embed search queries from sync code, see `embed_queries_array`."""
-        return self._answer_sync(texts, "query", _matrix)
+        return self._answer_sync(texts, "query", as_matrix)
 
     def close(self) -> None:
         """Close the store, unless it was handed in open; the next use opens it again."""
@@ -342,30 +309,9 @@ class CachedEmbeddingModel:
             return merged(len(texts), [(at, matrix_or_list(some)) async for at, some in answers])
 
 
-def _secret_bytes(secret: str | bytes) -> bytes:
-    return secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
-
-
 def _dimensions(parts: list[Part]) -> set[int]:
     return {vectors.shape[1] for _, vectors in parts if isinstance(vectors, np.ndarray)}
 
 
 def _as_it_is(vectors: Kept) -> Kept:
     return vectors
-
-
-def _lists(vectors: Kept) -> list[list[float]]:
-    return as_lists(vectors) if isinstance(vectors, np.ndarray) else list(vectors)
-
-
-def _matrix(vectors: Kept) -> Vectors:
-    matrix = vectors if isinstance(vectors, np.ndarray) else exact_matrix(vectors)
-    if matrix is None and not len(vectors):
-        return np.empty((0, 0), np.float32)
-    if matrix is None:
-        message = (
-            "the model's vectors make no matrix: they differ in dimension or are no numbers; "
-            "embed() returns them as they are."
-        )
-        raise DimensionMismatchError(message)
-    return matrix

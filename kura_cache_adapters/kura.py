@@ -10,9 +10,9 @@ from kura_cache_adapters import checkpoints
 from kura_cache_adapters import protocols as ours
 from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel as _CachedEmbeddingModel
-from kura_cache_adapters.cached_embedding import CacheOptions
 from kura_cache_adapters.embedding.sentence_transformer import described, lock_of
 from kura_cache_adapters.errors import require
+from kura_cache_adapters.options import CacheOptions
 
 if TYPE_CHECKING:
     import os

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters.cached_embedding import CachedEmbeddingModel, CacheOptions
+from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.foreign import ForeignEmbeddingModel, as_source
+from kura_cache_adapters.options import CacheOptions
 
 if TYPE_CHECKING:
     import os

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, PrivateAttr
 
 from kura_cache_adapters import background
-from kura_cache_adapters.cached_embedding import CachedEmbeddingModel, CacheOptions
+from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.foreign import ForeignEmbeddingModel, as_source
+from kura_cache_adapters.options import CacheOptions
 
 if TYPE_CHECKING:
     import os

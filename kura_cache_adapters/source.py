@@ -6,8 +6,6 @@ from abc import abstractmethod
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from kura_cache_adapters.answers import as_lists, counted, merged
 from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errands import stop_if_left
@@ -127,4 +125,4 @@ async def collect(model: StreamsBatches, texts: list[str], role: Role) -> list[l
     async with aclosing(model.embed_batches(texts, role=role)) as batches:
         parts = [part async for part in batches]
     whole = merged(len(texts), parts) if parts else []
-    return as_lists(whole) if isinstance(whole, np.ndarray) else whole
+    return as_lists(whole)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from kura_cache_adapters.checkpoints import columns
 from kura_cache_adapters.checkpoints.files import Fields, FileCheckpointManager
 from kura_cache_adapters.stores import ParquetStore, files
-from kura_cache_adapters.stores.parquet import check_seal, seal
+from kura_cache_adapters.stores.parquet import check_seal, footer_of, seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ class ParquetCheckpointManager(FileCheckpointManager):
 
     def _read(self, path: Path) -> Iterator[str]:
         content = files.read_file(path)
-        if _MARK in content:  # a footer that is ours, as Kura's are not
+        if _MARK in footer_of(content)[1]:  # a footer that is ours, as Kura's are not
             check_seal(content)
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         _check_claims(file.metadata, len(content))

@@ -28,6 +28,7 @@ _PREVIOUS = ".previous"
 _STALE_SECONDS = 3600
 _SMALL = 1 << 30  # bytes
 _RATIO = 64
+_NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EROFS}  # what fsync says where it has nothing to do
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_BLOCK = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
 
@@ -258,5 +259,8 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
     finally:
         os.close(descriptor)

@@ -102,7 +102,7 @@ class ParquetStore(SegmentStore):
         super().__init__(path, ParquetFormat(compression, shared=shared))
 
 
-def _footer(content: bytes | mmap.mmap) -> tuple[int, bytes]:
+def footer_of(content: bytes | mmap.mmap) -> tuple[int, bytes]:
     """Return where a file's footer starts, and the footer with its length and the magic number."""
     start = len(content) - int.from_bytes(content[-8:-4], "little") - 8
     if content[-4:] != _MAGIC or start < len(_MAGIC) + _DIGEST:
@@ -117,14 +117,14 @@ def seal(path: Path, file: BinaryIO) -> None:
     A flipped bit in a footer can make pyarrow end the process; so none is parsed that is not whole.
     """
     file.flush()
-    start, footer = _footer(files.map_file(path))
+    start, footer = footer_of(files.map_file(path))
     file.seek(start)
     file.write(sha256(footer).digest()[:_DIGEST] + footer)
 
 
 def check_seal(content: bytes | mmap.mmap) -> None:
     """Raise DamagedSegmentError unless the footer is as `seal` found it."""
-    start, footer = _footer(content)
+    start, footer = footer_of(content)
     if content[start - _DIGEST : start] != sha256(footer).digest()[:_DIGEST]:
         message = "its footer is damaged, or another program has written it"
         raise DamagedSegmentError(message)

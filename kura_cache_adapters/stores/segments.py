@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import time
-from collections import defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,7 +20,14 @@ from kura_cache_adapters.background import ForkLock
 from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.protocols import Hits, SpaceStats
 from kura_cache_adapters.stores import files
-from kura_cache_adapters.stores.rows import Rows, check_dimension, check_shapes, checksums_of, key_matrix
+from kura_cache_adapters.stores.merging import (
+    MAX_MERGED_BYTES,
+    as_bytes,
+    intact_rows,
+    row_count,
+    segments_due,
+)
+from kura_cache_adapters.stores.rows import Rows, check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.stores.search import Search, Segment, find_one
 from kura_cache_adapters.trouble import Trouble
 
@@ -33,12 +39,6 @@ if TYPE_CHECKING:
     from kura_cache_adapters.protocols import Vectors
 
 logger = logging.getLogger(__name__)
-
-MERGE_FACTOR = 8
-"""So many segments of similar size become one: each row is rewritten once per factor of 8."""
-
-MAX_MERGED_BYTES = 256 << 20
-"""The largest segment that a merge writes, in bytes of vectors as float64: bounds memory and time."""
 
 IDENTITY_FILE = "identity.json"
 """What a space's directory says about itself, for people and for listing."""
@@ -127,10 +127,10 @@ class SegmentSpace:
         for name, segment in self._open.items():
             if not segment.intact():
                 continue
-            rows, (broken,) = _intact_rows([segment])
-            stays = np.array([key not in doomed for key in _as_bytes(rows)], bool)
+            rows, (broken,) = intact_rows([segment])
+            stays = np.array([key not in doomed for key in as_bytes(rows)], bool)
             if not stays.all():
-                found |= doomed & set(_as_bytes(rows))
+                found |= doomed & set(as_bytes(rows))
                 if stays.any():
                     self._write(Rows.build(rows.keys[stays], rows.vectors[stays]), durable=True)
                 self._retire(name, broken=broken)
@@ -141,13 +141,13 @@ class SegmentSpace:
         """Iterate over the distinct keys, in no order."""
         self._refresh()
         segments = [segment for segment in self._open.values() if segment.intact()]
-        return iter({key for segment in segments for key in _as_bytes(segment)})
+        return iter({key for segment in segments for key in as_bytes(segment)})
 
     def stats(self) -> SpaceStats:
         """Count rows, bytes and segments; no row is read."""
         self._refresh()
         return SpaceStats(
-            rows=sum(_row_count(name) for name in self._open),
+            rows=sum(row_count(name) for name in self._open),
             nbytes=sum(files.size(self.path / name) for name in self._open),
             parts=len(self._open),
             dimension=self._dimension or next((part.dimension for part in self._open.values()), None),
@@ -246,7 +246,9 @@ class SegmentSpace:
 
     def _merge(self, *, durable: bool) -> None:
         """Merge the segments of a size that has come together; a failure only postpones it."""
-        due = self._due((self._names if durable else self._names & self._volatile) - self._merged)
+        due = segments_due(
+            (self._names if durable else self._names & self._volatile) - self._merged, self._dimension
+        )
         if not due or time.monotonic() < self._merge_after:
             return
         try:
@@ -257,27 +259,18 @@ class SegmentSpace:
             self._merge_after = time.monotonic() + _MERGE_PAUSE
             logger.warning("Could not merge segments in %s: %s", self.path, error)
 
-    def _due(self, names: Iterable[str]) -> list[str]:
-        """Return the segments to merge: all up to the largest size of which there are enough."""
-        tiers: defaultdict[int, list[str]] = defaultdict(list)
-        for name in sorted(names):
-            if _row_count(name) * (self._dimension or 1) * 8 <= MAX_MERGED_BYTES:
-                tiers[_row_count(name).bit_length() // 3].append(name)
-        full = [tier for tier, members in tiers.items() if len(members) >= MERGE_FACTOR]
-        return [name for tier in sorted(tiers) if full and tier <= max(full) for name in tiers[tier]]
-
     def _merge_into_one(self, names: list[str], *, durable: bool) -> None:
         self._refresh()
         parts, size = {}, 0
         for name in names:
             segment = self._open.get(name)
-            size += _row_count(name) * (self._dimension or 1) * 8  # at most, for float64
+            size += row_count(name) * (self._dimension or 1) * 8  # at most, for float64
             fits = size <= MAX_MERGED_BYTES and segment is not None and segment.dimension == self._dimension
             if segment is not None and fits and segment.intact():
                 parts[name] = segment
         if len(parts) < 2:  # noqa: PLR2004 - nothing to merge
             return
-        rows, damaged = _intact_rows(list(parts.values()))
+        rows, damaged = intact_rows(list(parts.values()))
         merged = self._write(rows, durable=durable)
         if not durable:
             self._volatile.add(merged)
@@ -302,42 +295,8 @@ class SegmentSpace:
             files.remove(path)
 
 
-def _intact_rows(segments: list[Segment]) -> tuple[Rows, list[bool]]:
-    """Read and verify all rows of segments; tell for each whether some were damaged."""
-    counts = [len(segment.prefixes) for segment in segments]
-    dtype = np.result_type(*(segment.dtype for segment in segments))
-    keys = np.empty((sum(counts), 32), np.uint8)
-    vectors: Vectors = np.empty((len(keys), segments[0].dimension), dtype)
-    sums, intact = np.empty(len(keys), np.uint64), np.empty(len(keys), bool)
-    ends = np.cumsum(counts)
-    for segment, end, count in zip(segments, ends, counts, strict=True):
-        here = slice(end - count, end)
-        at = np.arange(count)
-        keys[here] = segment.keys_at(at)
-        part = vectors[here] if dtype == segment.dtype else np.empty((count, vectors.shape[1]), segment.dtype)
-        segment.vectors_at(at, part)
-        sums[here] = checksums_of(keys[here], part)
-        intact[here] = sums[here] == segment.checksums_at(at)
-        vectors[here] = part
-    damaged = [not intact[end - count : end].all() for end, count in zip(ends, counts, strict=True)]
-    if any(damaged):
-        keys, vectors, sums = keys[intact], vectors[intact], sums[intact]
-    one_dtype = all(segment.dtype == dtype for segment in segments)
-    return Rows.build(keys, vectors, sums if one_dtype else None), damaged
-
-
-def _as_bytes(rows: Rows | Segment) -> list[bytes]:
-    keys = rows.keys if isinstance(rows, Rows) else rows.keys_at(np.arange(len(rows.prefixes)))
-    joined = keys.tobytes()
-    return [joined[start : start + 32] for start in range(0, len(joined), 32)]
-
-
 def _check_count(segment: Segment, name: str) -> None:
     """Refuse a name that lies about its rows: what a merge may read is decided by names."""
-    if len(segment) != _row_count(name):
+    if len(segment) != row_count(name):
         message = f"it has {len(segment)} rows"
         raise DamagedSegmentError(message)
-
-
-def _row_count(name: str) -> int:
-    return int(name.partition("-")[0])

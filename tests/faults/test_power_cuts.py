@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
+import stat
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,3 +174,21 @@ def test_a_saved_checkpoint_is_on_the_disk(
         cut.taken.clear()  # a directory of another name may stand in for it while it is replaced
         cut.look()
         assert cut.taken == []
+
+
+@pytest.mark.parametrize("way", FORMATS)
+def test_where_directories_cannot_be_flushed_entries_are_stored_all_the_same(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems of networks and images have no such call."""
+    fsync = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    ledger = Ledger(way, tmp_path / "cache", "directories cannot be flushed")
+    ledger.ask(ledger.open(), ["a", "b"])
+    assert ledger.audit().good
