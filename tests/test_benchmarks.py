@@ -11,10 +11,10 @@ import pytest
 
 from tests import systems
 from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import charts, contestants, large, report
+from tests.benchmarks import charts, contestants, large, profile, report
 from tests.benchmarks.paths import PATHS
 from tests.benchmarks.targets import TARGETS
-from tests.benchmarks.timing import FLOOR
+from tests.benchmarks.timing import FLOOR, Work
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +77,13 @@ def test_every_target_is_met_or_not_or_not_measured(everything: Any) -> None:
     given = {**everything, "peak": {"relative": 1.2}, "growth": {"growth": 2.1}}
     assert TARGETS[-1].line(given) == ["peak memory, of the returned array", "≤ 1.3", "1.2", "yes"]
     assert next(t for t in TARGETS if "1,000,000, of N" in t.name).line(given)[2:] == ["2.1", "no"]
+
+
+def test_the_steps_of_hits_and_fills_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "RUNS", 2)
+    for steps in (profile.hits(Work(300, 8), tmp_path), profile.fills(Work(300, 8), tmp_path)):
+        assert all(seconds > 0 for seconds in steps.values())
+        assert steps["all of it"] == max(steps.values())
 
 
 def test_growth_and_peak_memory_are_measured(tmp_path: Path) -> None:
