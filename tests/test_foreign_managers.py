@@ -64,8 +64,9 @@ def test_each_text_is_embedded_once_and_looked_up_concurrently(dtype: Any) -> No
 @pytest.mark.parametrize("spoil", ["other key", "other model", "dimension", "nan", "empty", "two", "raise"])
 def test_a_checkpoint_that_is_not_the_texts_own_is_a_miss(spoil: str) -> None:
     manager, model = DictManager(), FakeEmbeddingModel()
-    CachedEmbeddingModel(model, manager).embed_sync(TEXTS)
-    name = list(manager.checkpoints)[3]
+    cached = CachedEmbeddingModel(model, manager)
+    cached.embed_sync(TEXTS)
+    name = next(name for name in manager.checkpoints if cached.cache_key(TEXTS[3]) in name)
     record = manager.checkpoints[name][0]
     match spoil:
         case "other key":
