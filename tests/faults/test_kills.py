@@ -44,30 +44,23 @@ def kill_again_and_again(workers: Workers, ledger: Ledger, *, durable: bool, rou
     return killed
 
 
+ROUNDS = [
+    *[(way, 4) for way in FORMATS],
+    *[pytest.param(way, 30, marks=[pytest.mark.long, pytest.mark.timeout(600)]) for way in WAYS],
+]
+
+
 @durable_or_fast
-@pytest.mark.parametrize("way", FORMATS)
+@pytest.mark.parametrize(("way", "rounds"), ROUNDS)
 def test_a_kill_at_any_moment_loses_nothing(
     tmp_path: Path,
     plain_workers: Workers,
     way: str,
+    rounds: int,
     durable: bool,  # noqa: FBT001
 ) -> None:
     ledger = Ledger(way, tmp_path / "cache", "kill -9 at random moments")
-    assert kill_again_and_again(plain_workers, ledger, durable=durable, rounds=4) == 4
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-@durable_or_fast
-@pytest.mark.parametrize("way", WAYS)
-def test_hundreds_of_kills_lose_nothing(
-    tmp_path: Path,
-    plain_workers: Workers,
-    way: str,
-    durable: bool,  # noqa: FBT001
-) -> None:
-    ledger = Ledger(way, tmp_path / "cache", "kill -9 at random moments")
-    assert kill_again_and_again(plain_workers, ledger, durable=durable, rounds=30) == 30
+    assert kill_again_and_again(plain_workers, ledger, durable=durable, rounds=rounds) == rounds
 
 
 def save_and_kill(workers: Workers, way: str, path: Path, rounds: int) -> int:
