@@ -53,7 +53,13 @@ class _ModelThreads:
             self._calls.put((future, call))
             return future
         thread = threading.Thread(target=self._serve, args=(future, call), name=self._name, daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no thread can be started: one that is there does it, when it can
+            if not self._count:
+                raise
+            self._calls.put((future, call))
+            return future
         self._count += 1
         return future
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _LAST_WAIT = 2.0  # seconds that an ending process waits for models whose callers have left
-_leaving: set[asyncio.Task[Any]] = set()
+_alive: set[asyncio.Task[Any]] = set()
 _errand: contextvars.ContextVar[Errand | None] = contextvars.ContextVar("kura_cache_errand", default=None)
 
 
@@ -30,11 +30,12 @@ class Errand:
         token = _errand.set(self)
         self.task = asyncio.ensure_future(work)
         _errand.reset(token)
+        _alive.add(self.task)
+        self.task.add_done_callback(_alive.discard)
 
     def leave(self) -> None:
         """Cancel the task once, as soon as no thread works for it."""
         self.leaving = True
-        _leaving.add(self.task)
         self.task.add_done_callback(_left)
         self._tell()
 
@@ -55,7 +56,6 @@ class Errand:
 
 
 def _left(task: asyncio.Task[Any]) -> None:
-    _leaving.discard(task)
     if not task.cancelled():
         task.exception()  # nobody is there to hear of it
 
@@ -90,9 +90,9 @@ def stop_if_left() -> None:
 def settle() -> None:
     """Wait a moment, as the process ends, for what has been paid for and is not stored yet."""
     end = time.monotonic() + _LAST_WAIT
-    while _leaving and time.monotonic() < end:
+    while _alive and time.monotonic() < end:
         time.sleep(0.01)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leaving.clear)
+    os.register_at_fork(after_in_child=_alive.clear)

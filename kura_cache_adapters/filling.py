@@ -160,6 +160,7 @@ class Filler:
                 parts += await self._embed(owed, role)
         finally:
             self._flights.release(owed)
+            owed.clear()
         return parts
 
     async def _found_since(self, owed: dict[bytes, str]) -> list[Part]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel
+from kura_cache_adapters import CachedEmbeddingModel, CheckpointError
 from kura_cache_adapters.checkpoints import (
     HFDatasetCheckpointManager,
     JSONLCheckpointManager,
@@ -131,3 +133,20 @@ def test_a_save_killed_between_its_renames_loses_nothing(tmp_path: Path) -> None
     (tmp_path / "x").rename(tmp_path / ".x.previous")
     assert manager.list_checkpoints() == ["x"]
     assert manager.load_checkpoint("x", Leaf) == [Leaf(value=1)]
+
+
+def test_no_directory_of_something_else_is_replaced(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="needs the extra `datasets`")
+    managers = [HFDatasetCheckpointManager(tmp_path), JSONLCheckpointManager(tmp_path)]
+    for manager in managers:
+        path = manager.get_checkpoint_path("work")
+        path.mkdir()
+        (path / "main.py").write_text("mine")
+        with pytest.raises(CheckpointError, match="give the checkpoint another name"):
+            manager.save_checkpoint("work", [])
+        assert (path / "main.py").read_text() == "mine"
+
+
+def test_a_foreign_parquet_checkpoint_without_rows_is_empty(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"name": pa.array([], pa.string())}), tmp_path / "empty.parquet")
+    assert ParquetCheckpointManager(tmp_path).load_checkpoint("empty", Leaf) == []

@@ -136,3 +136,17 @@ def test_what_a_tier_has_refused_it_gets_when_it_works_again(next_use: str) -> N
     hits = slow.space(IDENTITY).get_many(map(key_of, [1, 3]))
     assert np.array_equal(hits.vectors, vectors_of(expected))
     assert list(slow.space(IDENTITY).get_many([key_of(2)]).positions) == []
+
+
+def test_a_tier_that_cannot_be_read_does_not_end_what_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, slow = MemoryStore(), Refusing()
+    space = TieredStore(fast, slow).space(IDENTITY)
+    with pytest.raises(OSError, match="full"):
+        space.put_many([key_of(1)], vectors_of([1]))
+    slow.refuses = False
+    with monkeypatch.context() as patch:
+        patch.setattr(fast.space(IDENTITY), "get_many", lambda _: 1 / 0)
+        space.put_many([key_of(2)], vectors_of([2]))
+    space.put_many([key_of(3)], vectors_of([3]))
+    hits = slow.space(IDENTITY).get_many(map(key_of, [1, 2, 3]))
+    assert np.array_equal(hits.vectors, vectors_of([1, 2, 3]))

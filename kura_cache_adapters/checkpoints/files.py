@@ -18,8 +18,7 @@ from kura_cache_adapters.checkpoints import kura_layout
 from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.protocols import BaseCheckpointManager
 from kura_cache_adapters.stores import files
-from kura_cache_adapters.stores.segments import IDENTITY_FILE
-from kura_cache_adapters.trouble import told
+from kura_cache_adapters.trouble import Trouble, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -43,6 +42,9 @@ class FileCheckpointManager(BaseCheckpointManager):
     """A manager with one file or directory per checkpoint, `<name><suffix>`."""
 
     suffix: ClassVar[str]
+    parts: ClassVar[frozenset[str]] = frozenset()
+    """What is inside a checkpoint that is a directory."""
+    shared: bool = False
 
     def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True, shared: bool = False) -> None:
         """Keep checkpoints in a directory, made at once when enabled.
@@ -84,8 +86,9 @@ class FileCheckpointManager(BaseCheckpointManager):
         path = self.get_checkpoint_path(filename)
         if not self.enabled:
             return
-        records = [_dumped(item, at, path) for at, item in enumerate(data)]
-        self._refuse_a_cache(path)
+        trouble = Trouble(logger)
+        records = [_dumped(item, at, path, trouble) for at, item in enumerate(data)]
+        self._refuse_what_is_not_ours(path)
         self._make_directory()
         files.anchor(self.checkpoint_dir)
         files.remove_stale_temporaries(self.checkpoint_dir)
@@ -132,10 +135,13 @@ class FileCheckpointManager(BaseCheckpointManager):
             return name if self.get_checkpoint_path(name).name == path.name else None
         return None
 
-    def _refuse_a_cache(self, path: Path) -> None:
-        """Raise CheckpointError where the name is that of a directory of vectors."""
-        if (path / IDENTITY_FILE).exists():
-            message = f"{path} holds the vectors of a model: give the checkpoint another name"
+    def _refuse_what_is_not_ours(self, path: Path) -> None:
+        """Raise CheckpointError where the name is that of a directory of something else, as of vectors."""
+        inside = (
+            {child.name for child in path.iterdir()} if path.is_dir() and not path.is_symlink() else set()
+        )
+        if inside and not inside & self.parts:
+            message = f"{path} is a directory of something else: give the checkpoint another name"
             raise CheckpointError(message)
 
     def _is_checkpoint(self, path: Path) -> bool:
@@ -150,9 +156,9 @@ class FileCheckpointManager(BaseCheckpointManager):
         """Read the records, as JSON texts; raise FileNotFoundError when there is nothing."""
 
 
-def _dumped(item: BaseModel, at: int, path: Path) -> Fields:
+def _dumped(item: BaseModel, at: int, path: Path, trouble: Trouble) -> Fields:
     try:
-        fields = _fields(item, at, path)
+        fields = _fields(item, at, path, trouble)
         json.dumps(fields, ensure_ascii=False).encode()
     except (PydanticSerializationError, ValueError, TypeError) as error:
         message = f"item {at} ({type(item).__name__}) cannot be saved to {path}: {told(error)}"
@@ -160,15 +166,14 @@ def _dumped(item: BaseModel, at: int, path: Path) -> Fields:
     return fields
 
 
-def _fields(item: BaseModel, at: int, path: Path) -> Fields:
+def _fields(item: BaseModel, at: int, path: Path, trouble: Trouble) -> Fields:
     dump = partial(item.model_dump, mode="json", by_alias=False, round_trip=True)
     try:
         return dump(warnings="error")
     except PydanticSerializationError:  # pydantic's own warning would quote the values
         fields: Fields = dump(warnings=False)
-    logger.warning(
-        "Item %d (%s) of %s has values of other types than its fields'", at, type(item).__name__, path
-    )
+    message = "Item %d (%s) of %s has values of other types than its fields'"
+    trouble.report("types", message, at, type(item).__name__, path)
     return fields
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
     """
 
     suffix = ""
+    parts = frozenset({"state.json", "dataset_info.json", "data-00000-of-00001.arrow", _DIGEST_FILE})
 
     def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True, shared: bool = False) -> None:
         """Keep checkpoints in a directory; raise MissingExtraError without `datasets`."""
@@ -65,15 +65,19 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
                 yield from columns.to_texts(pa.Table.from_batches([batch]))
 
     def _contents(self, path: Path) -> list[bytes]:
+        damaged: ValueError | None = None
         for _ in range(_TRIES):
             if not path.exists():
                 self._settle()
-            with suppress(FileNotFoundError):
+            try:
                 return _verified(path, read_dataset_files(path))
-        if self._is_checkpoint(path):
-            message = "its data is gone"
-            raise ValueError(message)
-        raise FileNotFoundError(path)
+            except FileNotFoundError:
+                damaged = None
+            except ValueError as error:  # half of an older one, perhaps
+                damaged = error
+        if damaged is None and not self._is_checkpoint(path):
+            raise FileNotFoundError(path)
+        raise damaged or ValueError("its data is gone")
 
     def _settle(self) -> None:
         """Put back what a killed save had moved aside."""

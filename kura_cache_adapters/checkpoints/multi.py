@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from kura_cache_adapters.checkpoints.files import checked_name
+from kura_cache_adapters.checkpoints.files import FileCheckpointManager, checked_name
 from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.protocols import BaseCheckpointManager
 from kura_cache_adapters.stores import TieredStore, as_store
@@ -69,7 +69,7 @@ class MultiCheckpointManager(BaseCheckpointManager):
         **kwargs: Any,
     ) -> list[ModelT] | None:
         """Load from the first manager that has it, by the load strategy; None when none has."""
-        checked_name(filename)
+        self._check(filename)
         managers = self._enabled()
         damaged: CheckpointError | None = None
         for manager in managers[:1] if self.load_strategy == "priority" else managers:
@@ -86,7 +86,7 @@ class MultiCheckpointManager(BaseCheckpointManager):
 
     def save_checkpoint(self, filename: str, data: Sequence[BaseModel], **kwargs: Any) -> None:
         """Save to the managers that the save strategy names."""
-        checked_name(filename)
+        self._check(filename)
         managers = self._enabled()
         for manager in managers[:1] if self.save_strategy == "primary_only" else managers:
             manager.save_checkpoint(filename, data, **kwargs)
@@ -97,13 +97,14 @@ class MultiCheckpointManager(BaseCheckpointManager):
 
     def delete_checkpoint(self, filename: str) -> bool:
         """Delete from all enabled managers; tell whether any had it."""
-        checked_name(filename)
+        self._check(filename)
         deleted = [manager.delete_checkpoint(filename) for manager in self._enabled()]
         return any(deleted)
 
     def get_checkpoint_path(self, filename: str) -> Path:
         """Return where the first manager keeps a checkpoint."""
-        return self.managers[0].get_checkpoint_path(checked_name(filename))
+        self._check(filename)
+        return self.managers[0].get_checkpoint_path(filename)
 
     def get_stats(self) -> dict[str, Any]:
         """Describe the managers: their types, directories and numbers of checkpoints."""
@@ -123,6 +124,11 @@ class MultiCheckpointManager(BaseCheckpointManager):
                 for manager in self.managers
             ],
         }
+
+    def _check(self, filename: str) -> None:
+        """Refuse what our managers refuse, if one of them is there, whether or not it is asked."""
+        if any(isinstance(manager, FileCheckpointManager) for manager in self.managers):
+            checked_name(filename)
 
     def _enabled(self) -> list[BaseCheckpointManager]:
         return [manager for manager in self.managers if manager.is_enabled()]

@@ -105,7 +105,7 @@ class ParquetStore(SegmentStore):
 def footer_of(content: bytes | mmap.mmap) -> tuple[int, bytes]:
     """Return where a file's footer starts, and the footer with its length and the magic number."""
     start = len(content) - int.from_bytes(content[-8:-4], "little") - 8
-    if content[-4:] != _MAGIC or start < len(_MAGIC) + _DIGEST:
+    if content[-4:] != _MAGIC or start < len(_MAGIC):
         message = "it does not end as a Parquet file does"
         raise DamagedSegmentError(message)
     return start, content[start:]
@@ -125,7 +125,7 @@ def seal(path: Path, file: BinaryIO) -> None:
 def check_seal(content: bytes | mmap.mmap) -> None:
     """Raise DamagedSegmentError unless the footer is as `seal` found it."""
     start, footer = footer_of(content)
-    if content[start - _DIGEST : start] != sha256(footer).digest()[:_DIGEST]:
+    if start < _DIGEST or content[start - _DIGEST : start] != sha256(footer).digest()[:_DIGEST]:
         message = "its footer is damaged, or another program has written it"
         raise DamagedSegmentError(message)
 

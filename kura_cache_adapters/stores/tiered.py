@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MOST_OWED = 1_000_000  # keys remembered for a tier that refuses them
+_AT_ONCE = 1024  # of them are written at a time
 
 
 class TieredStore:
@@ -102,13 +103,8 @@ class TieredSpace:
 
     def catch_up(self) -> None:
         """Try again to write what tiers have refused."""
-        for index, owed in enumerate(self._owed):
-            try:
-                if owed:
-                    self._catch_up(index, durable=True)
-            except Exception as error:  # noqa: BLE001 - a foreign store that still fails
-                tier = self._tiers[index]
-                self._trouble.report(f"write {index}", "Could not write to %r: %s", tier, told(error))
+        for index in range(len(self._tiers)):
+            self._catch_up(index, durable=True)
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
         """Delete from every tier; return how many the fullest had."""
@@ -132,14 +128,25 @@ class TieredSpace:
         except Exception:
             owed.update(keys[: max(0, _MOST_OWED - len(owed))])
             raise
-        if owed:
-            self._catch_up(index, durable=durable)
+        self._catch_up(index, durable=durable)
 
     def _catch_up(self, index: int, *, durable: bool) -> None:
-        owed, self._owed[index] = list(self._owed[index]), set()
-        hits = self.get_many(owed)
-        if len(hits.positions):
-            self._put(index, [owed[at] for at in hits.positions], hits.vectors, durable=durable)
+        owed = list(self._owed[index])
+        try:
+            for start in range(0, len(owed), _AT_ONCE):
+                self._pay(index, owed[start : start + _AT_ONCE], durable=durable)
+        except Exception as error:  # noqa: BLE001 - a foreign store that fails again; the rest is still owed
+            tier = self._tiers[index]
+            self._trouble.report(f"write {index}", "Could not write to %r: %s", tier, told(error))
+
+    def _pay(self, index: int, keys: list[bytes], *, durable: bool) -> None:
+        """Write to a tier what the others have; what none has any more is forgotten."""
+        for other in self._tiers[:index] + self._tiers[index + 1 :]:
+            hits = other.get_many(keys).checked(len(keys))
+            if len(hits.positions):
+                found = [keys[at] for at in hits.positions]
+                self._tiers[index].put_many(found, hits.vectors, durable=durable)
+        self._owed[index].difference_update(keys)
 
     def _fill(self, found_in: int, keys: list[bytes], vectors: Vectors) -> None:
         for tier in self._tiers[:found_in]:

@@ -205,6 +205,22 @@ def test_ctrl_c_ends_a_program_soon_and_keeps_what_soon_arrives(
     assert len(again.missing(["a"])) == 1 - kept
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_a_program_that_exits_at_once_on_ctrl_c_keeps_what_soon_arrives(tmp_path: Path) -> None:
+    code = ENDING.replace("cached.embed_sync", "try: cached.embed_sync")
+    code += "except KeyboardInterrupt: sys.exit(3)"
+    command = [sys.executable, "-c", code, str(tmp_path), "1"]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert program.stdout is not None
+    program.stdout.readline()
+    time.sleep(0.3)  # by then it waits for its model
+    program.send_signal(signal.SIGINT)
+    program.communicate(timeout=10)
+    assert program.returncode == 3
+    again = CachedEmbeddingModel(FakeEmbeddingModel("m", dimension=1), tmp_path)
+    assert not again.missing(["a"])
+
+
 def short_of_memory(way: str, path: Path) -> None:
     """Ask for more each time, with little address space, then with all of it; leave with a code."""
     import resource
