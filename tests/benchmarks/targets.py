@@ -30,8 +30,8 @@ class Target:
         """Return the cells of the target's line: name, limit, measured, met."""
         values = self.read(everything)
         sign = "≥" if self.at_least else "≤"
-        met = all(value >= self.limit if self.at_least else value <= self.limit for value in values)
-        said = ("yes" if met else "no") if values else "not measured"
+        met = sum(value >= self.limit if self.at_least else value <= self.limit for value in values)
+        said = {0: "no", len(values): "yes"}.get(met, f"{met} of {len(values)}") if values else "not measured"
         return [self.name, f"{sign} {self.limit:g}", " / ".join(f"{value:.3g}" for value in values), said]
 
 
