@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Embed = Callable[[list[str], str], Any]
 
+ROOMY = 4 << 30  # bytes: nothing that is measured is evicted
+
 
 class System:
     """A cache, opened on a directory around a function from texts and role to vectors.
@@ -125,7 +127,9 @@ class Memory(Ours):
     name, persistent = "ours (memory)", False
 
     def cache(self) -> Any:
-        return "memory://"
+        from kura_cache_adapters import MemoryStore
+
+        return MemoryStore(max_bytes=ROOMY)
 
 
 class Tiers(Ours):
@@ -134,7 +138,7 @@ class Tiers(Ours):
     def cache(self) -> Any:
         from kura_cache_adapters import ArrowStore, MemoryStore, TieredStore
 
-        return TieredStore(MemoryStore(), ArrowStore(self.directory))
+        return TieredStore(MemoryStore(max_bytes=ROOMY), ArrowStore(self.directory))
 
 
 class KurasManager(Ours):
