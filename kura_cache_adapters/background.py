@@ -213,7 +213,7 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
     try:
         done.get()  # where Ctrl-C does no harm: in the midst of a future's own waiting, two of them do
         return future.result()
-    except BaseException:
+    except BaseException:  # Ctrl-C above all: the work is told, and it goes on its way
         future.cancel()
         raise
 

@@ -11,7 +11,7 @@ from kura_cache_adapters.checkpoints import columns
 from kura_cache_adapters.checkpoints.files import Fields, FileCheckpointManager
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.stores import HFDatasetStore, files
-from kura_cache_adapters.stores.hf_dataset import batches_of, read_dataset_files, write_dataset
+from kura_cache_adapters.stores.hf_dataset import DATA_FILE, batches_of, read_dataset_files, write_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
     """
 
     suffix = ""
-    parts = frozenset({"state.json", "dataset_info.json", "data-00000-of-00001.arrow", _DIGEST_FILE})
+    parts = frozenset({"state.json", "dataset_info.json", DATA_FILE, _DIGEST_FILE})
 
     def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True, shared: bool = False) -> None:
         """Keep checkpoints in a directory; raise MissingExtraError without `datasets`."""

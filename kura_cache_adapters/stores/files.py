@@ -77,7 +77,7 @@ def published(path: Path, *, durable: bool) -> Iterator[Path]:
         if durable:
             _sync_tree(temporary)
         _replace(temporary, path)
-    except BaseException:
+    except BaseException:  # Ctrl-C, too, leaves nothing behind
         discard(temporary)
         remove_stale_temporaries(path.parent)  # they may be what fills the disk
         raise

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.rows import Rows
     from kura_cache_adapters.stores.search import Segment
 
-_DATA_FILE = "data-00000-of-00001.arrow"
+DATA_FILE = "data-00000-of-00001.arrow"
 _LONGEST_STATE = 16 << 20  # bytes
 
 
@@ -41,7 +41,7 @@ class HFDatasetFormat:
     def read(self, path: Path) -> Segment:
         """Map the data file; only its schema is read."""
         files.refuse_link(path)
-        return columns.read_segment(files.map_file(path / _DATA_FILE))
+        return columns.read_segment(files.map_file(path / DATA_FILE))
 
 
 class HFDatasetStore(SegmentStore):
@@ -65,11 +65,11 @@ def write_dataset(path: Path, table: pa.Table, *, shared: bool) -> None:
     features = datasets.Features.from_arrow_schema(table.schema)
     path.mkdir(mode=0o777 if shared else 0o700)
     schema = table.schema.with_metadata({**(table.schema.metadata or {}), **features.arrow_schema.metadata})
-    with files.create(path / _DATA_FILE, shared=shared) as file, pa.ipc.new_stream(file, schema) as writer:
+    with files.create(path / DATA_FILE, shared=shared) as file, pa.ipc.new_stream(file, schema) as writer:
         writer.write_table(table.combine_chunks().replace_schema_metadata(schema.metadata))
     _write_json(path / "dataset_info.json", {"features": features.to_dict()}, shared=shared)
     state: dict[str, object] = {
-        "_data_files": [{"filename": _DATA_FILE}],
+        "_data_files": [{"filename": DATA_FILE}],
         "_fingerprint": secrets.token_hex(8),
         "_format_columns": None,
         "_format_kwargs": {},

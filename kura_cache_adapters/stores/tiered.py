@@ -125,7 +125,7 @@ class TieredSpace:
         owed = self._owed[index]
         try:
             self._tiers[index].put_many(keys, vectors, durable=durable)
-        except Exception:
+        except Exception:  # whatever it was: the caller hears of it, and it is owed
             owed.update(keys[: max(0, _MOST_OWED - len(owed))])
             raise
         self._catch_up(index, durable=durable)
