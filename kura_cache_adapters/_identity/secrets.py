@@ -1,0 +1,63 @@
+"""What must not be read in a cache's files, and yet tells two embedders apart."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from hashlib import pbkdf2_hmac
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ROUNDS = 100_000  # some 30 ms: a short password is not found by trying
+_SALT = b"kura-cache-adapters"
+
+# A name of one of these words holds a secret, or may ...
+_SECRET = re.compile(
+    r"(^|_)([a-z]*keys?|[a-z]*(?<!tik)tokens?|secrets?|pass(word|wd|phrase)|pwd|cred(ential)?s?|auth|oauth2?|"
+    r"authorization|bearer|jwt|pat|sas|signature|dsn|conn(ection)?_str(ing)?|cookies?|headers?|session|"
+    r"prox(y|ies))(_|$)",
+)
+# ... but these are words of a tokenizer.
+_VOCABULARY = re.compile(r"(^|_)(bos|eos|sep|cls|pad|mask|unk|query|document|passage|special)_tokens?$")
+
+# Headers that say who asks, or how: the same request is answered with the same vectors.
+_TRANSPORT_HEADERS = re.compile(
+    r"authorization|(x-)?api-key|user-agent|accept|accept-encoding|connection|content-type|cookie|"
+    r"openai-(organization|project)|http-referer|referer|x-title|x-request-id|traceparent|tracestate|"
+    r"x-stainless-.*|x-b3-.*|x-amzn-trace-id|x-client.*|x-goog-api-(client|key)"
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether an attribute or field of this name holds a secret, or may."""
+    words = snake(name)
+    return _SECRET.search(words) is not None and _VOCABULARY.search(words) is None
+
+
+@lru_cache(maxsize=256)
+def sealed(secret: str | bytes) -> str:
+    """Return what tells a secret from another and does not give it away: 32 hexadecimal characters.
+
+    PBKDF2-HMAC-SHA-256 (RFC 8018) with a fixed salt, so that it is the same on every machine.
+    """
+    secret = secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
+    return pbkdf2_hmac("sha256", secret, _SALT, _ROUNDS, 16).hex()
+
+
+def deciding_headers(headers: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers that may choose a model or its settings, by name, their values sealed."""
+    told = ((name.lower(), value) for name, value in headers.items())
+    return {name: sealed(str(value)) for name, value in told if not _TRANSPORT_HEADERS.fullmatch(name)}
+
+
+def deciding_query(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a URL's parameters; those that may be secrets are sealed."""
+    return {name: sealed(str(value)) if is_secret_name(name) else value for name, value in query.items()}
+
+
+def snake(name: str) -> str:
+    """Return a name of any style in lower case, its words between underscores."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.lstrip("_"))
+    return re.sub(r"\W", "_", name).lower()
