@@ -13,31 +13,29 @@ import numpy as np
 from kura_cache_adapters import background
 from kura_cache_adapters.answers import as_lists, as_matrix, counted, finite_rows, matrix_or_list, merged
 from kura_cache_adapters.filling import Filler
+from kura_cache_adapters.foreign import as_source
 from kura_cache_adapters.guarded import GuardedSpace
-from kura_cache_adapters.identity import TextKeys
-from kura_cache_adapters.options import CacheOptions
+from kura_cache_adapters.options import CacheOptions, check_keywords, one_cache
 from kura_cache_adapters.plan import Lookup, checked_texts, merge
 from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.source import Source
 from kura_cache_adapters.stores import as_store
 from kura_cache_adapters.tally import CacheStats, Tally
+from kura_cache_adapters.view import View, keys_of
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from typing_extensions import Self
 
     from kura_cache_adapters.filling import Kept, Part
     from kura_cache_adapters.identity import ModelIdentity, Role
-    from kura_cache_adapters.protocols import (
-        BaseEmbeddingModel,
-        EmbeddingStore,
-        SupportsCheckpoints,
-        Vectors,
-    )
+    from kura_cache_adapters.options import Cache
+    from kura_cache_adapters.protocols import Vectors
 
 _T = TypeVar("_T")
+_AGAIN = 3  # times that a call looks up anew where its model has become another one meanwhile
+_VIEWS = 16  # identities of one model that are kept at hand
 
 logger = logging.getLogger(__name__)
 
@@ -50,53 +48,52 @@ class CachedEmbeddingModel:
     loop. Vectors are bit-identical to what the model returned; results belong to the caller.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each may matter
         self,
         /,
-        embedding_model: BaseEmbeddingModel,
-        cache_manager: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None = None,
+        embedding_model: Any,  # noqa: ANN401 - a BaseEmbeddingModel, or an embedder of a known framework
+        cache_manager: Cache = None,
         *,
+        cache: Cache = None,
         options: CacheOptions = CacheOptions(),
+        model_name: str | None = None,
+        identity: Mapping[str, Any] | None = None,
         **key_kwargs: Any,
     ) -> None:
-        """Wrap a model; every keyword but `options` becomes part of the cache key.
+        """Wrap a model; every further keyword becomes part of the cache key.
 
-        The cache is a checkpoint manager, a store, a directory or URL (see `open_store`), or None
-        for no cache. Raises ValueError for a model without `model_name`, TypeError for a keyword
-        that has no exact place in a key.
+        Args:
+            embedding_model: a `BaseEmbeddingModel`, a LangChain `Embeddings`, a LlamaIndex
+                `BaseEmbedding`, or a loaded `SentenceTransformer`.
+            cache_manager: a checkpoint manager, a store, a directory or URL (see `open_store`), or
+                None for no cache.
+            cache: the same by another name.
+            options: how the cache works; none of it is in a key.
+            model_name: stands in for the model's own name.
+            identity: replaces all that is read from the model; what changes its vectors must be in it.
+            **key_kwargs: what else changes the vectors.
+
+        Raises:
+            ValueError: the model has no `model_name`; IdentityError, one, where nothing can be said
+                of what decides its vectors.
+            TypeError: no embedding model; a keyword that has no exact place in a key, or none at all.
+
         """
-        self.embedding_model = embedding_model
-        self.cache_manager = cache_manager
-        self.options = options
         if not isinstance(options, CacheOptions):
             message = f"options must be CacheOptions(...), not {type(options).__name__}"
             raise TypeError(message)
-        self._source = Source(embedding_model)
-        self._identity = self._source.identity(key_kwargs)
-        self._key_kwargs: dict[str, Any] = json.loads(self._identity.parameters)
-        self._store = as_store(cache_manager)
-        remember: int = getattr(self._store, "remembered_characters", 0)
-        roles: tuple[Role, ...] = ("document", "query")
-        secret = options.secret_bytes
-        self._text_keys = {
-            role: TextKeys(self._identity.head(role), remember=remember, secret=secret) for role in roles
-        }
+        self.cache_manager = one_cache(cache_manager, cache)
+        check_keywords(key_kwargs, cached=self.cache_manager is not None)
+        self.embedding_model = as_source(embedding_model, model_name=model_name, identity=identity)
+        self.options = options
+        self._source = Source(self.embedding_model, model_name, identity)
+        self._renamed, self._given = model_name, identity
+        self._key_kwargs = key_kwargs
+        self._store = as_store(self.cache_manager)
         self._tally = Tally()
-        self._space: GuardedSpace | None = None
-        if self._store is not None:
-            self._space = GuardedSpace(
-                self._store,
-                self._identity,
-                self._tally,
-                durable=options.durable,
-            )
-            self._filler = Filler(
-                self._source,
-                self._space,
-                self._tally,
-                chunk_size=options.chunk_size,
-                progress=options.progress,
-            )
+        self._views: dict[ModelIdentity, View] = {}
+        self._seen = self._look()
+        self._key_kwargs = json.loads(self._seen[1].identity.parameters)
 
     @property
     def model_name(self) -> str:
@@ -106,11 +103,11 @@ class CachedEmbeddingModel:
     @property
     def symmetric(self) -> bool:
         """Tell whether the model embeds queries and documents alike."""
-        return self._source.symmetric
+        return self._view().symmetric
 
     def identity(self) -> ModelIdentity:
         """Return what, beside role and text, is in every key; a cache around this one has it too."""
-        return self._identity
+        return self._view().identity
 
     @property
     def stats(self) -> CacheStats:
@@ -124,16 +121,16 @@ class CachedEmbeddingModel:
 
     def cache_key(self, text: str, *, role: Role = "document") -> str:
         """Compute a text's key: 64 hexadecimal characters."""
-        return self._keys([text], role)[0].hex()
+        return self._keys(self._view(), [text], role)[0].hex()
 
     def missing(self, texts: list[str], *, role: Role = "document") -> list[int]:
         """Return the positions of the texts that embedding would send to the model now.
 
         Nothing is embedded or counted; a repeated text is named once.
         """
-        texts = checked_texts(texts)
-        keys = self._keys(texts, role)
-        found = set() if self._space is None else set(self._space.load(keys, count=False).positions.tolist())
+        texts, view = checked_texts(texts), self._view()
+        keys = self._keys(view, texts, role)
+        found = set() if view.space is None else set(view.space.load(keys, count=False).positions.tolist())
         first = {key: at for at, key in reversed([*enumerate(keys)])}
         return sorted(at for at in first.values() if at not in found)
 
@@ -145,13 +142,14 @@ class CachedEmbeddingModel:
         """
         texts = checked_texts(texts)
         answer = counted(vectors, len(texts), self.model_name)
-        if not texts or self._space is None:
+        view = self._view()
+        if not texts or view.space is None:
             return 0
         matrix = as_matrix(answer)
         if not (finite := finite_rows(matrix)).all():
             message = f"the vector of texts[{int(np.argmin(finite))}] has NaN or infinity in it"
             raise ValueError(message)
-        return len(texts) if self._space.save(self._keys(texts, role), matrix) else 0
+        return len(texts) if view.space.save(self._keys(view, texts, role), matrix) else 0
 
     async def embed(self, texts: list[str]) -> list[list[float]]:
         """Embed documents: one list of floats per text, in their order; [] for no text.
@@ -220,7 +218,8 @@ class CachedEmbeddingModel:
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[object, object]]:
         """Pickle what the constructor takes; the other side opens the store again."""
-        make = partial(type(self), options=self.options, **self._key_kwargs)
+        named = {"model_name": self._renamed, "identity": self._given}
+        make = partial(type(self), options=self.options, **self._key_kwargs, **named)  # type: ignore[arg-type]
         return make, (self.embedding_model, self.cache_manager)
 
     async def _answer(
@@ -229,9 +228,15 @@ class CachedEmbeddingModel:
         role: Role,
         convert: Callable[[Kept], _T],
     ) -> _T:
-        if self._space is None:
+        if self._store is None:
             return convert(await self._bare(texts, role))
-        found = await background.in_thread("store", self._found, self._space, texts, role, convert)
+        found = await background.in_thread("store", self._found, texts, role, convert)
+        for _ in range(_AGAIN if self._source.may_change else 0):
+            if not isinstance(found, Lookup) or await background.in_thread(
+                "model", self._settled, found.view
+            ):
+                break
+            found = await background.in_thread("store", self._found, texts, role, convert)
         if not isinstance(found, Lookup):
             return found
         vectors = await background.hop(self._complete(found))
@@ -243,23 +248,34 @@ class CachedEmbeddingModel:
         role: Role,
         convert: Callable[[Kept], _T],
     ) -> _T:
-        if self._space is None:
+        if self._store is None:
             return convert(background.run(self._bare(texts, role)))
-        found = self._found(self._space, texts, role, convert)
+        found = self._found(texts, role, convert)
+        for _ in range(_AGAIN if self._source.may_change else 0):
+            if not isinstance(found, Lookup) or self._settled(found.view):
+                break
+            found = self._found(texts, role, convert)
         if not isinstance(found, Lookup):
             return found
         return convert(background.run(self._complete(found)))
 
     def _found(
         self,
-        space: GuardedSpace,
         texts: list[str],
         role: Role,
         convert: Callable[[Kept], _T],
     ) -> _T | Lookup:
         """Answer when everything is found, in one go: each change of threads costs a hit its time."""
-        lookup = self._look_up(space, texts, role)
-        return convert(lookup.hits.vectors) if lookup.complete else lookup
+        lookup = self._look_up(self._view(), texts, role)
+        if not lookup.complete:
+            return lookup
+        self._count(lookup)
+        return convert(lookup.hits.vectors)
+
+    def _settled(self, view: View) -> bool:
+        """Load what embeds; tell whether the model is still the one that was looked up."""
+        self._source.prepare()
+        return self._view() is view
 
     async def _bare(self, texts: list[str], role: Role) -> Kept:
         """Ask the model as if there were no cache."""
@@ -267,26 +283,66 @@ class CachedEmbeddingModel:
         answer: Kept = await self._source.embed(texts, role) if texts else []
         return answer
 
-    def _keys(self, texts: list[str], role: Role) -> list[bytes]:
-        return self._text_keys[self._source.role(role)](texts)
+    def _view(self) -> View:
+        """Return what the model is now; it may have been trained, exchanged or loaded meanwhile."""
+        state, view = self._seen
+        if self._source.state() != state:
+            self._seen = _, view = self._look()
+        return view
 
-    def _look_up(self, space: GuardedSpace, texts: list[str], role: Role) -> Lookup:
-        texts = checked_texts(texts)
-        keys = self._keys(texts, role)
-        generation = space.generation
-        hits = space.load(keys) if keys else Hits.none()
-        self._tally.add(hits=len(hits.positions))
-        lookup = Lookup(texts, role, keys, hits, generation)
+    def _look(self) -> tuple[object, View]:
+        state = self._source.state()
+        identity = self._source.identity(self._key_kwargs)
+        view = self._views.get(identity)
+        if view is None:
+            if len(self._views) >= _VIEWS:
+                self._views = {}
+            view = self._views[identity] = self._make_view(identity)
+        return state, view
+
+    def _make_view(self, identity: ModelIdentity) -> View:
+        options, symmetric = self.options, self._source.symmetric
+        keys = keys_of(
+            identity,
+            symmetric=symmetric,
+            remember=getattr(self._store, "remembered_characters", 0),
+            secret=options.secret_bytes,
+        )
+        if self._store is None:
+            return View(identity, symmetric, keys)
+        space = GuardedSpace(self._store, identity.shared, self._tally, durable=options.durable)
+        filler = Filler(
+            self._source,
+            space,
+            self._tally,
+            chunk_size=options.chunk_size,
+            progress=options.progress,
+            unchanged=lambda: self._view().identity == identity,
+        )
+        return View(identity, symmetric, keys, space, filler.fill)
+
+    def _keys(self, view: View, texts: list[str], role: Role) -> list[bytes]:
+        return view.keys[role](self._source.edited(texts))
+
+    def _look_up(self, view: View, texts: list[str], role: Role) -> Lookup:
+        texts, space = checked_texts(texts), view.space
+        keys = self._keys(view, texts, role)
+        generation = 0 if space is None else space.generation
+        hits = space.load(keys) if space is not None and keys else Hits.none()
+        return Lookup(texts, role, keys, hits, generation, view)
+
+    def _count(self, lookup: Lookup) -> None:
+        self._tally.add(hits=len(lookup.hits.positions))
         if logger.isEnabledFor(logging.INFO):
-            missing = len({keys[at] for at in lookup.missing})
-            logger.info("Found %d cached embeddings, %d need embedding", len(hits.positions), missing)
-        return lookup
+            missing = len({lookup.keys[at] for at in lookup.missing})
+            logger.info("Found %d cached embeddings, %d need embedding", len(lookup.hits.positions), missing)
 
     async def _complete(self, lookup: Lookup) -> Kept:
         """Embed what a look-up missed and merge it with what was found."""
+        self._count(lookup)
         texts = {lookup.keys[at]: lookup.texts[at] for at in lookup.missing}
         self._tally.add(duplicates=len(lookup.missing) - len(texts))
-        parts = await self._filler.fill(texts, lookup.role, lookup.generation)
+        parts = await lookup.view.fill(texts, lookup.role, lookup.generation)
         if len(dimensions := _dimensions(parts)) > 1:
             logger.warning("%s returned vectors of dimensions %s in one call", self.model_name, dimensions)
         found: Kept = lookup.hits.vectors

@@ -17,7 +17,7 @@ from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errands import errand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from kura_cache_adapters.guarded import GuardedSpace
     from kura_cache_adapters.identity import Role
@@ -99,7 +99,7 @@ class Flights:
 class Filler:
     """Fills a space from a source, one flight per key."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a room of its own
         self,
         source: Source,
         space: GuardedSpace,
@@ -107,8 +107,10 @@ class Filler:
         *,
         chunk_size: int,
         progress: bool,
+        unchanged: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Take where vectors come from and where they go."""
+        """Take where vectors come from and where they go; `unchanged` says that the two still fit."""
+        self._unchanged = unchanged
         self._source = source
         self._space = space
         self._tally = tally
@@ -194,6 +196,10 @@ class Filler:
     def _store(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
         """Store what is fit to be stored; return a matrix, or the answer itself if it makes none."""
         self._tally.add(misses=len(keys))
+        if not self._unchanged():
+            message = "%s was changed while it embedded %d texts; they are not stored"
+            logger.warning(message, self._source.name, len(keys))
+            return matrix_or_list(vectors)
         matrix = exact_matrix(vectors)
         if matrix is None:
             self._store_fit(keys, vectors)

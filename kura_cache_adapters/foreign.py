@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kura_cache_adapters._identity import local_models
+from kura_cache_adapters._identity.fingerprint import (
+    METHODS,
+    Fingerprint,
+    bare,
+    fingerprint,
+    is_embedder,
+    state,
+    vouched_for,
+)
+from kura_cache_adapters._identity.providers import record_of
+from kura_cache_adapters._identity.reading import held
 from kura_cache_adapters.background import ForkLock, in_thread
-from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
-from kura_cache_adapters.embedders import METHODS, bare, is_embedder
-from kura_cache_adapters.embedding.sentence_transformer import lock_of
-from kura_cache_adapters.fingerprint import fingerprint, held, is_transport
+from kura_cache_adapters.embedding.sentence_transformer import (
+    KurasLocalModel,
+    SentenceTransformerEmbeddingModel,
+    is_kuras,
+    lock_of,
+)
+from kura_cache_adapters.errors import IdentityError
+from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 from kura_cache_adapters.source import Source, StreamingEmbeddingModel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
-    from kura_cache_adapters.identity import ModelIdentity, Role
+    from kura_cache_adapters.identity import Role
 
 _BATCH_SIZES = ("chunk_size", "embed_batch_size", "batch_size", "max_batch_size")
 _BATCH_SIZE = 64  # of an embedder that names none: the most that one failure may cost
@@ -40,46 +57,95 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
         symmetric: bool | None = None,
         batch_size: int | None = None,
         use_async: bool = False,
-        **identity_fields: Any,
     ) -> None:
         """Describe an embedder; caches around it are seen through, and not asked.
 
-        What decides its vectors is read from it (docs/adapters.md lists it). `model_name` replaces
-        its name; `identity`, or further keywords, replace all else that is read. `symmetric` says
-        that queries are embedded as documents are. Raises IdentityError for an embedder that
-        cannot be described, ValueError for a `batch_size` below 1.
+        Args:
+            embedder: what embeds; what decides its vectors is read from it (docs/identity.md).
+            model_name: replaces its name. Of a class of your own, whose code decides, nothing is
+                read: then this must name it, with a version, or `identity` describe it.
+            identity: replaces all that is read.
+            symmetric: whether queries are embedded as documents are.
+            batch_size: texts in a call of it; its own without.
+            use_async: call its async methods.
+
+        Raises:
+            IdentityError: it cannot be described.
+            ValueError: a `batch_size` below 1.
+
         """
         if batch_size is not None and batch_size < 1:
             message = f"batch_size must be at least 1, not {batch_size}"
             raise ValueError(message)
         self.embedder = bare(embedder)
         self._use_async = use_async
+        self._given = identity
+        self._renamed = model_name
+        self._symmetric = symmetric
         self._lock: ForkLock | nullcontext[None] = nullcontext()
-        explicit = {**(identity or {}), **identity_fields}
-        if isinstance(self.embedder, CachedEmbeddingModel):
-            inner = self.embedder.identity()
-            self._source: Source | None = Source(self.embedder.embedding_model)
-            self._batch_size = self.embedder.options.chunk_size
-            self.model_name, self.symmetric = model_name or inner.model_name, self._source.symmetric
-            self._identity: ModelIdentity | dict[str, Any] = replace(inner, model_name=self.model_name)
+        self._source: Source | None = None
+        self._edits: Callable[[str], str] | None = None
+        if _is_cached(self.embedder):
+            self._source = Source(self.embedder.embedding_model)
+            self._edits = getattr(self.embedder.embedding_model, "asked_for", None)
+            self._batch_size: int = self.embedder.options.chunk_size
+            self.model_name: str = model_name or self.embedder.model_name
         else:
-            seen = fingerprint(self.embedder, strict=not (model_name or explicit))
-            self._source = None
             self._batch_size = _own_batch_size(self.embedder)
-            self.model_name, self.symmetric = model_name or seen.name, seen.symmetric
-            self._identity = seen.fields
-            self._lock = nullcontext() if seen.local is None else lock_of(seen.local)
-        self._identity = explicit or self._identity
+            self.model_name = model_name or type(self.embedder).__name__
+        self._seen = self._look()
         self._batch_size = self._batch_size if batch_size is None else batch_size
-        self.symmetric = self.symmetric if symmetric is None else symmetric
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether queries are embedded as documents are."""
+        return self._seen[2] if self._symmetric is None else self._symmetric
 
     def slug(self) -> str:
         """Return a name for people: the embedder's class and model."""
         return f"{type(self.embedder).__name__}:{self.model_name}"
 
-    def identity(self) -> Mapping[str, Any] | ModelIdentity:
-        """Return what, beside the name, decides the vectors, as it was when this was made."""
-        return self._identity
+    def identity(self) -> ModelIdentity:
+        """Return what decides the vectors now."""
+        if self._seen[0] != self.state():
+            self._seen = self._look()
+        return self._seen[1]
+
+    def state(self) -> object:
+        """Return at a glance what is equal for as long as the identity is."""
+        if self._given is not None:
+            return None
+        return self.embedder.identity() if _is_cached(self.embedder) else state(self.embedder)
+
+    def prepare(self) -> None:
+        """Load what embeds."""
+        if self._source is not None:
+            self._source.prepare()
+
+    def asked_for(self, text: str) -> str:
+        """Return a text as it is embedded: some embedders edit it first."""
+        return text if self._edits is None else self._edits(text)
+
+    def _look(self) -> tuple[object, ModelIdentity, bool]:
+        """Read what decides the vectors, and how they are asked for."""
+        now = self.state()
+        if self._source is not None:
+            whole, symmetric = self.embedder.identity(), self._source.symmetric
+        else:
+            seen = self._read()
+            whole, symmetric, self._edits = seen.identity, seen.symmetric, seen.edits
+            self.model_name = self._renamed or seen.name
+            self._lock = nullcontext() if seen.local is None else lock_of(seen.local)
+        if self._given is not None:
+            whole = ModelIdentity.of(self.model_name, json.loads(whole.parameters), self._given)
+        elif self._renamed is not None:
+            whole = replace(whole, model_name=self._renamed)
+        return now, whole, symmetric
+
+    def _read(self) -> Fingerprint:
+        if self._given is not None:
+            return vouched_for(self.embedder)
+        return fingerprint(self.embedder, named=self._renamed is not None)
 
     async def embed_batches(
         self,
@@ -120,20 +186,37 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
         return self.__dict__
 
 
-def as_source(embedder: Any, **options: Any) -> BaseEmbeddingModel:  # noqa: ANN401 - of any framework
-    """Make an embedder of either framework a source; a source is returned as it is.
+def as_source(
+    model: Any,  # noqa: ANN401 - of any framework
+    *,
+    model_name: str | None = None,
+    identity: Mapping[str, Any] | None = None,
+) -> BaseEmbeddingModel:
+    """Make an embedder of a known framework, or a loaded model, a source; a source is returned as it is.
 
-    Raises TypeError for anything else, and for options to a source, which has its own.
+    Raises TypeError, with the cure, for anything else.
     """
-    if isinstance(embedder, CachedEmbeddingModel) or is_embedder(embedder):
-        return ForeignEmbeddingModel(embedder, **options)
-    if isinstance(embedder, BaseEmbeddingModel) and not options:
-        return embedder
-    message = (
-        f"cannot embed with a {type(embedder).__name__}{f' and {[*options]}' if options else ''}: pass a "
-        "LangChain Embeddings, a LlamaIndex BaseEmbedding, or, without options, a BaseEmbeddingModel."
-    )
+    if isinstance(model, type):
+        message = f"{model.__name__} is a class; make a model of it: {model.__name__}(...)"
+        raise TypeError(message)
+    if local_models.is_local_model(model):
+        return SentenceTransformerEmbeddingModel(model, identity=identity)
+    if is_kuras(model):
+        return KurasLocalModel(model)
+    if is_embedder(model):
+        return ForeignEmbeddingModel(model, model_name, identity=identity)
+    if isinstance(model, BaseEmbeddingModel):
+        return model
+    cure = "pass a BaseEmbeddingModel, a LangChain Embeddings, or a LlamaIndex BaseEmbedding."
+    if callable(model):
+        cure = 'wrap a function: CallableEmbeddingModel(fn, model_name="my-model-v1").'
+    message = f"cannot embed with a {type(model).__name__}: {cure}"
     raise TypeError(message)
+
+
+def _is_cached(embedder: object) -> bool:
+    """Tell whether a model is a cache around another one, which needs no second one."""
+    return isinstance(embedder, BaseEmbeddingModel) and hasattr(embedder, "cache_manager")
 
 
 def _own_batch_size(embedder: object) -> int:
@@ -144,12 +227,14 @@ def _own_batch_size(embedder: object) -> int:
 def _survives(embedder: Any) -> bool:  # noqa: ANN401 - LlamaIndex's, which drop in silence what cannot be pickled
     twin = object.__new__(type(embedder))
     twin.__setstate__(embedder.__getstate__())
+    known = record_of(embedder)
+    transport = set() if known is None else known[1].transport.split()
     try:
         kept = all(
             type(getattr(twin, name)) is type(value)
             for name, value in held(embedder)
-            if not is_transport(embedder, name)
+            if name not in transport
         )
-        return kept and fingerprint(twin, strict=False).fields == fingerprint(embedder, strict=False).fields
-    except AttributeError:
+        return kept and fingerprint(twin, named=True) == fingerprint(embedder, named=True)
+    except (AttributeError, IdentityError):
         return False

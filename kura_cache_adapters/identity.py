@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
@@ -32,6 +32,7 @@ class ModelIdentity:
     model_name: str
     parameters: str
     source: str
+    roles: str = "{}"
 
     @classmethod
     def of(
@@ -39,8 +40,12 @@ class ModelIdentity:
         model_name: str,
         parameters: Mapping[str, Any] | None = None,
         source: Mapping[str, Any] | None = None,
+        roles: Mapping[Role, Mapping[str, Any]] | None = None,
     ) -> ModelIdentity:
         """Build an identity from a model's name, the caller's parameters and the source's own.
+
+        `roles` says what else decides the vectors of one role: it replaces equally named fields of
+        the source in that role's keys, and moves no other's.
 
         Raises:
             TypeError: a value that JSON cannot hold exactly (the message names it).
@@ -52,12 +57,18 @@ class ModelIdentity:
             model_name,
             _canonical(parameters or {}, "parameter"),
             _canonical(source or {}, "identity field"),
+            _canonical({str(role): fields for role, fields in (roles or {}).items()}, "role"),
         )
+
+    @property
+    def shared(self) -> ModelIdentity:
+        """The part that all roles share: a space holds the vectors of them all."""
+        return replace(self, roles="{}")
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> ModelIdentity:
         """Return this identity with further parameters, which replace equally named ones."""
         merged = {**json.loads(self.parameters), **parameters}
-        return self.of(self.model_name, merged, json.loads(self.source))
+        return self.of(self.model_name, merged, json.loads(self.source), json.loads(self.roles))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ModelIdentity:
@@ -73,7 +84,7 @@ class ModelIdentity:
             raise ValueError(message) from error
 
     def to_json(self) -> str:
-        """Write the identity for people: indented JSON that `from_json` reads back."""
+        """Write what all roles share for people: indented JSON that `from_json` reads back."""
         fields = {
             "version": KEY_VERSION,
             "model_name": self.model_name,
@@ -84,16 +95,18 @@ class ModelIdentity:
 
     def head(self, role: Role) -> bytes:
         """Encode all but the text: canonical JSON, ended by a NUL, which JSON cannot contain."""
-        name = json.dumps(self.model_name)
+        name, source = json.dumps(self.model_name), self.source
+        if of_role := json.loads(self.roles).get(role):
+            source = _canonical({**json.loads(source), **of_role}, "identity field")
         return (
             f'{{"model_name":{name},"parameters":{self.parameters},"role":"{role}",'
-            f'"source":{self.source},"version":{KEY_VERSION}}}\0'
+            f'"source":{source},"version":{KEY_VERSION}}}\0'
         ).encode("ascii")
 
     @property
     def digest(self) -> str:
-        """The hexadecimal SHA-256 of the identity, roles left out (64 characters)."""
-        return sha256(self.head("document")).hexdigest()
+        """The hexadecimal SHA-256 of what all roles share (64 characters)."""
+        return sha256(self.shared.head("document")).hexdigest()
 
     @property
     def directory(self) -> str:
@@ -108,16 +121,22 @@ def text_keys(head: bytes, texts: list[str], secret: bytes = b"") -> list[bytes]
     With a secret it is HMAC-SHA-256 over the same bytes. Lone surrogates are encoded with
     "surrogatepass", so that every str has a key of its own.
     """
-    # Copied for each text: the head is hashed once.
-    start = hmac.new(secret, head, sha256) if secret else sha256(head)
+    return _keys(_begun(head, secret), texts)
+
+
+def _begun(head: bytes, secret: bytes) -> Any:  # noqa: ANN401 - hashlib and hmac share no type
+    return hmac.new(secret, head, sha256) if secret else sha256(head)
+
+
+def _keys(begun: Any, texts: list[str]) -> list[bytes]:  # noqa: ANN401
     try:
-        return _keys(start, map(str.encode, texts))
+        return _digests(begun, map(str.encode, texts))
     except UnicodeEncodeError:
-        return _keys(start, (text.encode("utf-8", "surrogatepass") for text in texts))
+        return _digests(begun, (text.encode("utf-8", "surrogatepass") for text in texts))
 
 
-def _keys(start: Any, encoded: Iterable[bytes]) -> list[bytes]:  # noqa: ANN401 - hashlib and hmac share no type
-    copy, keys = start.copy, []
+def _digests(begun: Any, encoded: Iterable[bytes]) -> list[bytes]:  # noqa: ANN401
+    copy, keys = begun.copy, []
     for text in encoded:
         key = copy()
         key.update(text)
@@ -130,20 +149,19 @@ class TextKeys:
 
     def __init__(self, head: bytes, *, remember: int = 0, secret: bytes = b"") -> None:
         """Take the head of the keys, how many characters of texts may be kept in memory, and a secret."""
-        self._head = head
-        self._secret = secret
+        self._begun = _begun(head, secret)  # copied for each text: a head may be long
         self._room = self._left = remember
         self._known: dict[str, bytes] = {}
 
     def __call__(self, texts: list[str]) -> list[bytes]:
         """Return the 32-byte key of each text; see `text_keys`."""
         if not self._room:
-            return text_keys(self._head, texts, self._secret)
+            return _keys(self._begun, texts)
         known = [*map(self._known.get, texts)]
         if None not in known:
             return cast("list[bytes]", known)
         fresh = [text for text, key in zip(texts, known, strict=True) if key is None]
-        keys = text_keys(self._head, fresh, self._secret)
+        keys = _keys(self._begun, fresh)
         self._remember(fresh, keys)
         rest = iter(keys)
         return [next(rest) if key is None else key for key in known]

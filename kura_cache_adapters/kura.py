@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters import checkpoints
 from kura_cache_adapters import protocols as ours
-from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel as _CachedEmbeddingModel
-from kura_cache_adapters.embedding.sentence_transformer import described, lock_of
 from kura_cache_adapters.errors import require
-from kura_cache_adapters.options import CacheOptions
+from kura_cache_adapters.options import DEFAULT, CacheOptions, one_cache
 
 if TYPE_CHECKING:
-    import os
     from types import ModuleType
 
     from kura.base_classes import BaseCheckpointManager, BaseEmbeddingModel, BaseSummaryModel
     from kura.types import Conversation, ConversationSummary
 
-    from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
+    from kura_cache_adapters.options import Cache
+    from kura_cache_adapters.protocols import SupportsCheckpoints
 else:
     _classes = require("kura.base_classes", extra="kura")
     BaseCheckpointManager, BaseEmbeddingModel = _classes.BaseCheckpointManager, _classes.BaseEmbeddingModel
@@ -49,8 +46,9 @@ class MultiCheckpointManager(checkpoints.MultiCheckpointManager, BaseCheckpointM
 
 def cached(
     embedding_model: ours.BaseEmbeddingModel | BaseEmbeddingModel,
-    cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None = "./cache",
+    cache: Cache = DEFAULT,
     *,
+    cache_manager: Cache = None,
     options: CacheOptions = CacheOptions(),
     **key_kwargs: Any,
 ) -> CachedEmbeddingModel:
@@ -58,9 +56,8 @@ def cached(
 
     `cache` is a directory, URL, store or checkpoint manager; further keywords enter the key.
     """
-    kuras = require("kura.embedding", extra="kura").SentenceTransformerEmbeddingModel
-    model = _InThread(embedding_model) if isinstance(embedding_model, kuras) else embedding_model
-    return CachedEmbeddingModel(model, cache, options=options, **key_kwargs)
+    chosen = one_cache(cache_manager, cache)
+    return CachedEmbeddingModel(embedding_model, chosen, options=options, **key_kwargs)
 
 
 def import_summaries(
@@ -125,28 +122,6 @@ async def summarise_conversations(
     if embedding_model is not None and summaries:
         await embedding_model.embed([str(summary) for summary in summaries])
     return summaries
-
-
-class _InThread(ours.BaseEmbeddingModel):
-    """Kura's SentenceTransformerEmbeddingModel, whose `embed` would block the event loop."""
-
-    def __init__(self, model: Any) -> None:  # noqa: ANN401 - Kura's
-        self.model_name = model.model_name
-        self._model = model
-
-    def slug(self) -> str:
-        return str(self._model.slug())
-
-    def identity(self) -> dict[str, Any]:
-        return described(self._model.model)
-
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        return await in_thread("model", self.embed_sync, texts)
-
-    def embed_sync(self, texts: list[str]) -> list[list[float]]:
-        with lock_of(self._model.model):
-            vectors: list[list[float]] = asyncio.run(self._model.embed(texts))
-        return vectors
 
 
 class _NoModel(BaseEmbeddingModel):  # type: ignore[misc]

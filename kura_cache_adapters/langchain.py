@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.errors import require
-from kura_cache_adapters.foreign import ForeignEmbeddingModel, as_source
-from kura_cache_adapters.options import CacheOptions
+from kura_cache_adapters.foreign import ForeignEmbeddingModel
+from kura_cache_adapters.options import DEFAULT, CacheOptions, one_cache
 
 if TYPE_CHECKING:
-    import os
-
     from langchain_core.embeddings import Embeddings
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from typing_extensions import Self
 
-    from kura_cache_adapters.protocols import BaseEmbeddingModel, EmbeddingStore, SupportsCheckpoints
+    from kura_cache_adapters.options import Cache
+    from kura_cache_adapters.protocols import BaseEmbeddingModel
 else:
     Embeddings = require("langchain_core.embeddings", extra="langchain").Embeddings
 
@@ -36,43 +35,51 @@ class LangChainCachedEmbeddings(Embeddings):
                 "there is LangChainCachedEmbeddings.from_embeddings(embeddings, cache=...)."
             )
             raise TypeError(message)
-        self.model = model
+        self.cached = model
+
+    @property
+    def model(self) -> str:
+        """The model's name, as on every embedder of LangChain's; the cached model is `cached`."""
+        return self.cached.model_name
 
     @classmethod
     def from_embeddings(
         cls,
         embeddings: Embeddings | BaseEmbedding | BaseEmbeddingModel,
-        cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None = "./cache",
+        cache: Cache = DEFAULT,
         *,
+        cache_manager: Cache = None,
         options: CacheOptions = CacheOptions(),
-        **source: Any,
+        **key_kwargs: Any,
     ) -> Self:
         """Put a cache around an embedder of LangChain (or LlamaIndex, or a source).
 
-        `cache` is a directory, URL, store or checkpoint manager. `source` goes to
-        `LangChainEmbeddingModel`: `model_name`, `identity`, `symmetric`, ...
+        Takes and raises what `CachedEmbeddingModel` does: `cache` is a directory, URL, store or
+        checkpoint manager, `model_name` and `identity` say what is cached, and each further keyword
+        becomes part of the key.
         """
-        return cls(CachedEmbeddingModel(as_source(embeddings, **source), cache, options=options))
+        chosen = one_cache(cache_manager, cache)
+        return cls(CachedEmbeddingModel(embeddings, chosen, options=options, **key_kwargs))
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents: one list of floats per text."""
-        return self.model.embed_sync(texts)
+        return self.cached.embed_sync(texts)
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a search query."""
-        return self.model.embed_queries_sync([text])[0]
+        return self.cached.embed_queries_sync([text])[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents without blocking the event loop."""
-        return await self.model.embed(texts)
+        return await self.cached.embed(texts)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a search query without blocking the event loop."""
-        return (await self.model.embed_queries([text]))[0]
+        return (await self.cached.embed_queries([text]))[0]
 
     def __repr__(self) -> str:
         """Name the model and the cache."""
-        return f"{type(self).__name__}({self.model!r})"
+        return f"{type(self).__name__}({self.cached!r})"
 
 
 class LangChainEmbeddingModel(ForeignEmbeddingModel):

@@ -10,18 +10,17 @@ from pydantic import Field, PrivateAttr
 from kura_cache_adapters import background
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.errors import require
-from kura_cache_adapters.foreign import ForeignEmbeddingModel, as_source
-from kura_cache_adapters.options import CacheOptions
+from kura_cache_adapters.foreign import ForeignEmbeddingModel
+from kura_cache_adapters.options import DEFAULT, CacheOptions, one_cache
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from typing_extensions import Self
 
     from kura_cache_adapters.identity import Role
-    from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
+    from kura_cache_adapters.options import Cache
 else:
     BaseEmbedding = require("llama_index.core.base.embeddings.base", extra="llama-index").BaseEmbedding
 
@@ -35,7 +34,7 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
     that must reach the model. `to_dict()` has the model's name and fingerprint, and no secret.
     """
 
-    model: CachedEmbeddingModel = Field(exclude=True, repr=False)
+    cached: CachedEmbeddingModel = Field(exclude=True, repr=False)
     fingerprint: str = ""
     _limiter: Any = PrivateAttr(default=None)
 
@@ -58,7 +57,7 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
             raise TypeError(message)
         _refuse_cache(fields.pop("embeddings_cache", None))
         limiter = fields.pop("rate_limiter", None)
-        own = {"model": model, "model_name": model.model_name, "fingerprint": model.identity().digest}
+        own = {"cached": model, "model_name": model.model_name, "fingerprint": model.identity().digest}
         super().__init__(embed_batch_size=embed_batch_size, **{**fields, **own})
         self._limiter = limiter
 
@@ -66,17 +65,20 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
     def from_embedding(
         cls,
         embedding: Any,  # noqa: ANN401 - of either framework, or a source
-        cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None = "./cache",
+        cache: Cache = DEFAULT,
         *,
+        cache_manager: Cache = None,
         options: CacheOptions = CacheOptions(),
-        **source: Any,
+        **key_kwargs: Any,
     ) -> Self:
         """Put a cache around an embedder of LlamaIndex (or LangChain, or a source).
 
-        `cache` is a directory, URL, store or checkpoint manager. `source` goes to
-        `LlamaIndexEmbeddingModel`: `model_name`, `identity`, `symmetric`, ...
+        Takes and raises what `CachedEmbeddingModel` does: `cache` is a directory, URL, store or
+        checkpoint manager, `model_name` and `identity` say what is cached, and each further keyword
+        becomes part of the key.
         """
-        return cls(CachedEmbeddingModel(as_source(embedding, **source), cache, options=options))
+        chosen = one_cache(cache_manager, cache)
+        return cls(CachedEmbeddingModel(embedding, chosen, options=options, **key_kwargs))
 
     @classmethod
     def class_name(cls) -> str:
@@ -87,7 +89,7 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
         """Set a field; a cache beneath this one is refused, a rate limiter kept from hits."""
         if name == "embeddings_cache":
             _refuse_cache(value)
-        if name == "model":
+        if name == "cached":
             message = "an adapter keeps its model; make another one: LlamaIndexCachedEmbedding(model=...)"
             raise AttributeError(message)
         super().__setattr__("_limiter" if name == "rate_limiter" else name, value)
@@ -95,38 +97,38 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[CachedEmbeddingModel]]:
         """Pickle what the constructor takes: BaseEmbedding would drop what cannot be pickled."""
         make = partial(type(self), embed_batch_size=self.embed_batch_size, num_workers=self.num_workers)
-        return make, (self.model,)
+        return make, (self.cached,)
 
     def _get_query_embedding(self, query: str) -> list[float]:
         self._limit([query], "query")
-        return self.model.embed_queries_sync([query])[0]
+        return self.cached.embed_queries_sync([query])[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         self._limit(texts, "document")
-        return self.model.embed_sync(texts)
+        return self.cached.embed_sync(texts)
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         await self._alimit([query], "query")
-        return (await self.model.embed_queries([query]))[0]
+        return (await self.cached.embed_queries([query]))[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
         return (await self._aget_text_embeddings([text]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         await self._alimit(texts, "document")
-        return await self.model.embed(texts)
+        return await self.cached.embed(texts)
 
     def _limit(self, texts: list[str], role: Role) -> None:
-        if self._limiter is not None and self.model.missing(texts, role=role):
+        if self._limiter is not None and self.cached.missing(texts, role=role):
             self._limiter.acquire()
 
     async def _alimit(self, texts: list[str], role: Role) -> None:
         if self._limiter is None:
             return
-        if await background.in_thread("store", self.model.missing, texts, role=role):
+        if await background.in_thread("store", self.cached.missing, texts, role=role):
             await self._limiter.async_acquire()
 
 

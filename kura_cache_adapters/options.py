@@ -1,10 +1,47 @@
-"""CacheOptions: how a cache works."""
+"""CacheOptions: how a cache works, and which keywords are no part of a key."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+import os
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kura_cache_adapters._identity.secrets import is_secret_name
+from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+Cache: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None
+"""What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None."""
+
+DEFAULT = "./cache"
+"""Where the adapters keep a cache when they are told nothing."""
 
 _SHORTEST_SECRET = 16
+_SCALARS = (bool, int, float, type(None))
+
+# What people write who mean something else, and what they mean.
+_CURES = {
+    **dict.fromkeys(
+        ("cache_dir", "cachedir", "cache_folder", "cache_path", "path", "directory", "store", "backend"),
+        'the cache itself is cache=..., as in cache="./cache"',
+    ),
+    **dict.fromkeys(
+        ("ttl", "max_size", "max_bytes"), "entries do not expire by themselves; delete them from the store"
+    ),
+    "namespace": "each model has a space of its own already",
+    "query_embedding_cache": "queries are cached already, apart from documents",
+    "document_embedding_cache": "the cache itself is cache=...",
+    "key_encoder": "keys are SHA-256 already; CacheOptions(key_secret=...) makes them HMAC",
+    **dict.fromkeys(
+        ("symmetric", "use_async"),
+        "give it to the source: LangChainEmbeddingModel(embedder, ...) or LlamaIndexEmbeddingModel(...)",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +78,32 @@ class CacheOptions:
         """The secret as bytes; empty without one."""
         secret = self.key_secret or b""
         return secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
+
+
+def check_keywords(keywords: Mapping[str, Any], *, cached: bool) -> None:
+    """Raise TypeError for a keyword that was meant for something else than a key.
+
+    Without a cache a keyword has no meaning at all, which is worth a warning.
+    """
+    of_options = {each.name for each in fields(CacheOptions)}
+    for name, value in keywords.items():
+        cure = _CURES.get(name)
+        if name in of_options:
+            cure = f"how a cache works is options=CacheOptions({name}=...)"
+        elif cure is None and is_secret_name(name) and not isinstance(value, _SCALARS):
+            cure = "a secret changes no vector; give it to the model"
+        if cure is not None:
+            message = f"{name}= is no parameter of a key, as further keywords are: {cure}"
+            raise TypeError(message)
+    if keywords and not cached:
+        logger.warning("Without a cache, %s= has no meaning: pass cache=...", "=, ".join(keywords))
+
+
+def one_cache(cache_manager: Cache, cache: Cache) -> Cache:
+    """Return the cache of two spellings; raise TypeError for two caches."""
+    if cache is DEFAULT and cache_manager is not None:
+        return cache_manager
+    if cache_manager is not None and cache is not None:
+        message = "cache= and cache_manager= are two names of one thing: pass one of them"
+        raise TypeError(message)
+    return cache_manager if cache is None else cache

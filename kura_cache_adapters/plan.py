@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.filling import Kept, Part
     from kura_cache_adapters.identity import Role
     from kura_cache_adapters.protocols import Hits
+    from kura_cache_adapters.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Lookup:
     keys: list[bytes]
     hits: Hits
     generation: int
+    view: View
 
     @property
     def complete(self) -> bool:

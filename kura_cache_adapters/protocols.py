@@ -38,7 +38,8 @@ class BaseEmbeddingModel(Protocol):
     """Kura's embedding model: subclass it, or hand over any object of this shape.
 
     The cache also wants the attribute `model_name: str`, and uses when present: `embed_sync`,
-    `embed_queries`, `embed_queries_sync`, `identity`, `symmetric` (see the protocols below).
+    `embed_queries`, `embed_queries_sync`, `identity`, `symmetric`, `state` (see the protocols below),
+    and `asked_for(text) -> str`, which says as what a text is embedded by a model that edits it first.
     """
 
     @abstractmethod
@@ -59,6 +60,21 @@ class HasIdentity(Protocol):
 
         A model that stands for another one returns that one's whole identity.
         """
+
+
+@runtime_checkable
+class MayChange(Protocol):
+    """A model that may be another one later: trained, exchanged, or not loaded yet.
+
+    At each call of the cache its state is compared with what it was, and its identity asked for
+    again when they differ.
+    """
+
+    def state(self) -> object:
+        """Return at a glance what is equal for as long as the identity is."""
+
+    def prepare(self) -> None:
+        """Load what embeds, before a miss is asked for; `state` may change by that."""
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters.answers import as_lists, counted, merged
@@ -11,20 +12,28 @@ from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errands import stop_if_left
 from kura_cache_adapters.errors import VectorCountError
 from kura_cache_adapters.identity import ModelIdentity, plain_url
-from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, StreamsBatches
+from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, MayChange, StreamsBatches
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from kura_cache_adapters.identity import Role
 
 
 class Source:
-    """A model behind its optional abilities: streaming, sync methods, queries, an identity."""
+    """A model behind its optional abilities: streaming, sync methods, queries, a changing identity."""
 
-    def __init__(self, model: BaseEmbeddingModel) -> None:
-        """Take a model; raise ValueError if it has no name."""
-        name = getattr(model, "model_name", None)
+    def __init__(
+        self,
+        model: BaseEmbeddingModel,
+        model_name: str | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take a model; raise ValueError if it has no name.
+
+        `model_name` stands in for its name, `identity` for all else that it says of itself.
+        """
+        name = getattr(model, "model_name", None) if model_name is None else model_name
         if not isinstance(name, str) or not name:
             message = (
                 f"{type(model).__name__} has no model_name: set the attribute to a string that "
@@ -33,19 +42,50 @@ class Source:
             raise ValueError(message)
         self.model = model
         self.name = str(name)
-        queries = hasattr(model, "embed_queries") or hasattr(model, "embed_queries_sync")
-        self.symmetric: bool = getattr(model, "symmetric", not queries)
+        self._renamed = model_name
+        self._given = identity
+        self._changes = model if isinstance(model, MayChange) and identity is None else None
+        self._edit: Callable[[str], str] | None = getattr(model, "asked_for", None)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the model embeds queries as documents."""
+        queries = hasattr(self.model, "embed_queries") or hasattr(self.model, "embed_queries_sync")
+        return bool(getattr(self.model, "symmetric", not queries))
 
     def identity(self, parameters: Mapping[str, Any]) -> ModelIdentity:
         """Build the model's identity from its name, its own declaration and key parameters."""
+        if self._given is not None:
+            return ModelIdentity.of(self.name, parameters, self._given)
         declared = self.model.identity() if isinstance(self.model, HasIdentity) else _of_kuras(self.model)
         if isinstance(declared, ModelIdentity):  # a cache, or what stands for one: no second key
-            return declared.with_parameters(parameters)
-        return ModelIdentity.of(self.name, parameters, declared)
+            named = declared if self._renamed is None else replace(declared, model_name=self._renamed)
+            return named.with_parameters(parameters)
+        fields = dict(declared)
+        roles = fields.pop("roles", None)
+        return ModelIdentity.of(self.name, parameters, fields, roles)
+
+    def state(self) -> object:
+        """Return what is equal for as long as the identity is."""
+        return None if self._changes is None else self._changes.state()
+
+    def prepare(self) -> None:
+        """Load what embeds."""
+        if self._changes is not None:
+            self._changes.prepare()
+
+    @property
+    def may_change(self) -> bool:
+        """Whether the identity may change, or is to be looked at once the model is loaded."""
+        return self._changes is not None
+
+    def edited(self, texts: list[str]) -> list[str]:
+        """Return the texts as the model embeds them: what it edits away makes no other key."""
+        return texts if self._edit is None else [*map(self._edit, texts)]
 
     def role(self, role: Role) -> Role:
         """Return the role as the model sees it: "document" where it makes no difference."""
-        return "document" if self.symmetric else role
+        return "document" if role != "document" and self.symmetric else role
 
     async def ask(
         self,

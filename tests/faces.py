@@ -34,7 +34,30 @@ class Spy:
         return [text for _, texts in self.calls for text in texts]
 
 
-class LangChain:
+class Face:
+    """What is the same for both: embedders of tests are named, as those of users are."""
+
+    _source: Any
+    _wrap: Any
+
+    def source(self, embedder: Any, model_name: str | None = None, **options: Any) -> ForeignEmbeddingModel:
+        """Make an embedder a source."""
+        source: ForeignEmbeddingModel = self._source(embedder, model_name or _name(embedder), **options)
+        return source
+
+    def wrap(self, embedder: Any, *arguments: Any, **options: Any) -> Any:
+        """Put a cache around an embedder."""
+        if (name := _name(embedder)) is not None:
+            options.setdefault("model_name", name)
+        return self._wrap(embedder, *arguments, **options)
+
+
+def _name(embedder: Any) -> str | None:
+    """Return the name of an embedder of a test's own class; whatever else is, says its own."""
+    return embedder.model_name if type(embedder).__name__.startswith("Recorded") else None
+
+
+class LangChain(Face):
     """LangChain: its embedder, its adapter, its source, and the four methods."""
 
     def __init__(self) -> None:
@@ -42,8 +65,8 @@ class LangChain:
         from kura_cache_adapters import LangChainCachedEmbeddings, LangChainEmbeddingModel
 
         self.adapter: Any = LangChainCachedEmbeddings
-        self.source: type[ForeignEmbeddingModel] = LangChainEmbeddingModel
-        self.wrap: Any = LangChainCachedEmbeddings.from_embeddings
+        self._source: type[ForeignEmbeddingModel] = LangChainEmbeddingModel
+        self._wrap: Any = LangChainCachedEmbeddings.from_embeddings
 
     def embedder(self, spy: Spy, batch_size: int = 4) -> Any:
         from langchain_core.embeddings import Embeddings
@@ -74,7 +97,7 @@ class LangChain:
         return await adapter.aembed_query(text)
 
 
-class LlamaIndex:
+class LlamaIndex(Face):
     """LlamaIndex: its embedder, its adapter, its source, and the four methods."""
 
     def __init__(self) -> None:
@@ -82,8 +105,8 @@ class LlamaIndex:
         from kura_cache_adapters import LlamaIndexCachedEmbedding, LlamaIndexEmbeddingModel
 
         self.adapter: Any = LlamaIndexCachedEmbedding
-        self.source: type[ForeignEmbeddingModel] = LlamaIndexEmbeddingModel
-        self.wrap: Any = LlamaIndexCachedEmbedding.from_embedding
+        self._source: type[ForeignEmbeddingModel] = LlamaIndexEmbeddingModel
+        self._wrap: Any = LlamaIndexCachedEmbedding.from_embedding
 
     def embedder(self, spy: Spy, batch_size: int = 4) -> Any:
         from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -121,7 +144,7 @@ FACES: dict[str, type[LangChain | LlamaIndex]] = {"langchain": LangChain, "llama
 
 def cached(adapter: Any) -> CachedEmbeddingModel:
     """Return the cached model behind an adapter."""
-    model: CachedEmbeddingModel = adapter.model
+    model: CachedEmbeddingModel = adapter.cached
     return model
 
 

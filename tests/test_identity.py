@@ -68,7 +68,7 @@ def test_awkward_texts_have_keys_of_their_own() -> None:
     assert len({model.cache_key(text) for text in AWKWARD}) == len(AWKWARD)
 
 
-@pytest.mark.parametrize("name", ["text", "model_name", "role", "source", "version", "self", "parameters"])
+@pytest.mark.parametrize("name", ["text", "name", "role", "source", "version", "self", "parameters"])
 def test_no_keyword_shadows_a_field(name: str) -> None:
     plain = CachedEmbeddingModel(FakeEmbeddingModel())
     named = CachedEmbeddingModel(FakeEmbeddingModel(), **{name: "fake"})  # type: ignore[arg-type]

@@ -6,6 +6,9 @@ import re
 from functools import lru_cache
 from hashlib import pbkdf2_hmac
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from kura_cache_adapters.identity import plain_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +25,13 @@ _SECRET = re.compile(
 # ... but these are words of a tokenizer.
 _VOCABULARY = re.compile(r"(^|_)(bos|eos|sep|cls|pad|mask|unk|query|document|passage|special)_tokens?$")
 
+# A name of these is what one pays or logs in with: it chooses no model.
+_CREDENTIAL = re.compile(
+    r"(^|_)(api_?key|subscription_key|access_key(_id)?|secret(_access)?_key|api_token|access_token|auth_token|"
+    r"session_token|bearer(_token)?|id_token|refresh_token|password|passwd|passphrase|pwd|client_secret|"
+    r"authorization|key|token|sig|signature)$"
+)
+
 # Headers that say who asks, or how: the same request is answered with the same vectors.
 _TRANSPORT_HEADERS = re.compile(
     r"authorization|(x-)?api-key|user-agent|accept|accept-encoding|connection|content-type|cookie|"
@@ -34,6 +44,12 @@ def is_secret_name(name: str) -> bool:
     """Tell whether an attribute or field of this name holds a secret, or may."""
     words = snake(name)
     return _SECRET.search(words) is not None and _VOCABULARY.search(words) is None
+
+
+def is_credential(name: str) -> bool:
+    """Tell whether a field of this name holds what is paid or logged in with, which decides nothing."""
+    words = snake(name)
+    return _CREDENTIAL.search(words) is not None and _VOCABULARY.search(words) is None
 
 
 @lru_cache(maxsize=256)
@@ -53,8 +69,18 @@ def deciding_headers(headers: Mapping[str, Any]) -> dict[str, str]:
 
 
 def deciding_query(query: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a URL's parameters; those that may be secrets are sealed."""
-    return {name: sealed(str(value)) if is_secret_name(name) else value for name, value in query.items()}
+    """Return a URL's parameters without credentials; those that may be secrets are sealed."""
+    return {
+        name: sealed(str(value)) if is_secret_name(name) else value
+        for name, value in query.items()
+        if not is_credential(name)
+    }
+
+
+def deciding_url(text: str) -> str:
+    """Return a URL without user, password and fragment, and with the parameters that may decide."""
+    query = deciding_query(dict(parse_qsl(urlsplit(text).query, keep_blank_values=True)))
+    return plain_url(text) + (f"?{urlencode(sorted(query.items()))}" if query else "")
 
 
 def snake(name: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from hashlib import sha256
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from kura_cache_adapters import background
+from kura_cache_adapters._identity import local_models, remembered
+from kura_cache_adapters._identity.fingerprint import of_local_model
 from kura_cache_adapters.background import ForkLock
 from kura_cache_adapters.errors import require
+from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.protocols import BaseEmbeddingModel
 from kura_cache_adapters.source import StreamingEmbeddingModel
 
 if TYPE_CHECKING:
@@ -21,17 +24,22 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters.identity import Role
 
+_DOCUMENTS = ("document", "passage", "corpus")  # prompts that `encode_document` takes, in this order
+_HOW_FOUND = {"cache_folder", "local_files_only", "token"}  # arguments that change nothing of what is loaded
+
 
 class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
     """Embed with a sentence-transformers model on this machine, outside the event loop.
 
     A model with a query and a document prompt (or routes) embeds the two differently; one without
-    is `symmetric`. Needs the extra `sentence-transformers`.
+    is `symmetric`. In the keys is what the model is, not where it was found. It is loaded by the
+    first miss; a run of hits needs no torch, once a run on this machine has loaded the same files.
+    Needs the extra `sentence-transformers`.
     """
 
     def __init__(  # noqa: PLR0913 - each may matter
         self,
-        model_name: str = "all-MiniLM-L6-v2",
+        model_name: str | SentenceTransformer = "all-MiniLM-L6-v2",
         model_batch_size: int = 128,
         device: str = "cpu",
         *,
@@ -40,25 +48,43 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
         identity: Mapping[str, Any] | None = None,
         **model_kwargs: Any,
     ) -> None:
-        """Load a model by name, or from a directory `path`.
+        """Name a model, or hand one in loaded.
 
-        Of a directory the content of its files, not its place, is part of the identity: a copy
-        finds the same entries, a fine-tuned model its own. `identity` replaces all that is read.
-        `model_kwargs` go to `SentenceTransformer` (prompts, truncate_dim, revision, ...).
+        Args:
+            model_name: a name on the hub, or a loaded `SentenceTransformer`.
+            model_batch_size: texts in a batch.
+            device: where it computes; it is in no key.
+            path: the directory to load it from.
+            normalize_embeddings: whether its vectors are brought to length 1.
+            identity: replaces all that is read; the key is then this and `model_name`, and the
+                model may change unseen.
+            **model_kwargs: for `SentenceTransformer` (prompts, truncate_dim, revision, ...).
+
+        Raises:
+            MissingExtraError: sentence-transformers is not installed.
+
         """
-        package = require("sentence_transformers", extra="sentence-transformers")
-        directory = Path(path or model_name)
-        self._given = identity
-        self._content = content_digest(directory) if directory.is_dir() else None
-        self.model_name = model_name
+        require("huggingface_hub", extra="sentence-transformers")
+        loaded = local_models.is_local_model(model_name)
+        self.model_name = local_models.NAME if loaded else str(model_name)
         self.normalize_embeddings = normalize_embeddings
+        self._given = identity
         self._model_batch_size = model_batch_size
-        self._revision = model_kwargs.get("revision")
-        self.model: SentenceTransformer = package.SentenceTransformer(
-            str(path or model_name),
-            device=device,
-            **model_kwargs,
-        )
+        self._found = str(path or self.model_name)
+        self._arguments = {"device": device, **model_kwargs}
+        self._loading = ForkLock()
+        self._model: Any = model_name if loaded else None
+        self._content: local_models.Content | None = None
+
+    @property
+    def model(self) -> SentenceTransformer:
+        """The loaded model; loads it when first asked for."""
+        with self._loading:
+            if self._model is None:
+                package = require("sentence_transformers", extra="sentence-transformers")
+                self._model = package.SentenceTransformer(self._found, **self._arguments)
+        model: SentenceTransformer = self._model
+        return model
 
     def slug(self) -> str:
         """Return a name for people."""
@@ -66,21 +92,30 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
 
     @property
     def symmetric(self) -> bool:
-        """Tell whether queries and documents are embedded alike."""
-        routed = any(type(module).__name__ == "Router" for module in self.model)
-        return not routed and self._prompt("query") == self._prompt("document", "passage", "corpus")
-
-    def identity(self) -> Mapping[str, Any]:
-        """Return what, beside the name, decides the vectors: prompts, truncation, modules, dtype."""
+        """Whether queries and documents are embedded alike; a given identity leaves it open."""
         if self._given is not None:
-            return self._given
-        return {
-            "library": "sentence-transformers",
-            "revision": self._revision,
-            "content": self._content,
-            "normalize_embeddings": self.normalize_embeddings,
-            **described(self.model),
-        }
+            return False
+        content = self._what_it_is()
+        return not content.routes and self._encoding(content, "query") == self._encoding(content, "document")
+
+    def identity(self) -> ModelIdentity:
+        """Return what decides the vectors: the model's content, and how it is asked."""
+        if self._given is not None:
+            return ModelIdentity.of(self.model_name, {}, self._given)
+        content = self._what_it_is()
+        encodings = self._encoding(content, "document"), self._encoding(content, "query")
+        fields, roles = of_local_model(content, *encodings)
+        return ModelIdentity.of(local_models.NAME, {}, fields, roles)
+
+    def state(self) -> object:
+        """Return at a glance what is equal for as long as the identity is."""
+        if self._given is not None or self._model is None:
+            return None
+        return local_models.state(self._model), self.normalize_embeddings
+
+    def prepare(self) -> None:
+        """Load the model."""
+        self.model  # noqa: B018 - loads it
 
     async def embed_batches(
         self,
@@ -105,9 +140,75 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
                 show_progress_bar=False,
             )
 
-    def _prompt(self, *names: str) -> str:
-        prompts = (self.model.prompts.get(name) for name in names)
-        return next((prompt for prompt in prompts if prompt is not None), "")
+    def _encoding(self, content: local_models.Content, role: Role) -> dict[str, Any]:
+        """Tell what `encode_query`, or `encode_document`, does with these options."""
+        names = ("query",) if role == "query" else _DOCUMENTS
+        options = {"normalize_embeddings": self.normalize_embeddings}
+        return content.encoding(options, task=role, prompt_name=content.first_prompt(*names))
+
+    def _what_it_is(self) -> local_models.Content:
+        """Return the loaded model's content, or what is remembered of its files."""
+        if self._model is not None:
+            return local_models.content(self._model)
+        if self._content is None:
+            place = self._place()
+            self._content = remembered.recall(place)
+            if self._content is None:
+                self._content = local_models.content(self.model)
+                if place == self._place():  # the files may have been exchanged while they were loaded
+                    remembered.remember(place, self._content)
+        return self._content
+
+    def _place(self) -> Path | None:
+        """Return where this machine remembers what the model's files hold."""
+        directory = _directory(self._found, self._arguments)
+        told = {name: value for name, value in self._arguments.items() if name not in _HOW_FOUND}
+        return None if directory is None else remembered.place_of(directory, {**told, "device": None})
+
+
+class KurasLocalModel(BaseEmbeddingModel):
+    """Kura's SentenceTransformerEmbeddingModel, whose `embed` would block the event loop."""
+
+    symmetric = True
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 - Kura's
+        """Take Kura's model."""
+        self.model_name: str = model.model_name
+        self._model = model
+
+    def slug(self) -> str:
+        """Return Kura's own name for it."""
+        return str(self._model.slug())
+
+    def identity(self) -> ModelIdentity:
+        """Return what the loaded model is."""
+        content = local_models.content(self._model.model)
+        fields, _ = of_local_model(content, content.encoding({}), content.encoding({}))
+        return ModelIdentity.of(local_models.NAME, {}, fields)
+
+    def state(self) -> object:
+        """Return at a glance what is equal for as long as the identity is."""
+        return local_models.state(self._model.model)
+
+    def prepare(self) -> None:
+        """Do nothing: Kura loads its models when it makes them."""
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """Embed in a thread."""
+        return await background.in_thread("model", self.embed_sync, texts)
+
+    def embed_sync(self, texts: list[str]) -> list[list[float]]:
+        """Embed, as the only one who uses the model."""
+        with lock_of(self._model.model):
+            vectors: list[list[float]] = asyncio.run(self._model.embed(texts))
+        return vectors
+
+
+def is_kuras(model: object) -> bool:
+    """Tell whether a model is Kura's around a loaded SentenceTransformer."""
+    return type(model).__module__ == "kura.embedding" and local_models.is_local_model(
+        getattr(model, "model", None)
+    )
 
 
 _locks: WeakKeyDictionary[object, ForkLock] = WeakKeyDictionary()
@@ -118,58 +219,20 @@ def lock_of(model: object) -> ForkLock:
     return _locks.setdefault(model, ForkLock())
 
 
-def described(model: SentenceTransformer) -> dict[str, Any]:
-    """Read from a loaded model what, beside its weights, decides its vectors."""
-    first = next(iter(model), None)
-    config = getattr(getattr(first, "auto_model", None), "config", None)
-    path = Path(str(getattr(config, "_name_or_path", "")))
-    return {
-        "weights": content_digest(path) if path.name and path.is_dir() else str(path),
-        "commit": getattr(config, "_commit_hash", None),
-        "config": _changed(config),
-        "tokenizer": _digest_of_tokenizer(getattr(first, "tokenizer", None)),
-        "prompts": dict(model.prompts),
-        "default_prompt_name": model.default_prompt_name,
-        "truncate_dim": model.truncate_dim,
-        "max_seq_length": model.max_seq_length,
-        "modules": [_module(module) for module in model],
-        "dtype": str(model.dtype),
-        "backend": model.backend,
-    }
-
-
-def _changed(config: Any) -> dict[str, Any]:  # noqa: ANN401 - a transformers configuration
-    """Return what differs from a configuration's defaults, in JSON's types."""
-    changed = config.to_diff_dict() if hasattr(config, "to_diff_dict") else {}
-    told = {"_name_or_path", "transformers_version"}  # elsewhere, and not the model's
-    return {
-        name: json.loads(json.dumps(value, default=str))
-        for name, value in changed.items()
-        if name not in told
-    }
-
-
-def _digest_of_tokenizer(tokenizer: Any) -> str | None:  # noqa: ANN401 - a transformers tokenizer
-    """Compute the SHA-256 of a tokenizer's rules and words, without what changes as it is used."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return None
-    rules = json.loads(backend.to_str())
-    rules |= {"truncation": None, "padding": None}
-    return sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
-
-
-def _module(module: Any) -> str:  # noqa: ANN401 - a torch module
-    pooling = getattr(module, "get_pooling_mode_str", str)()
-    return f"{type(module).__name__} {pooling}".strip()
-
-
-def content_digest(directory: Path) -> str:
-    """Compute the SHA-256 over names and contents of a model's files."""
-    total = sha256()
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        total.update(f"{path.relative_to(directory).as_posix()}\0".encode())
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                total.update(chunk)
-    return total.hexdigest()
+def _directory(name: str, arguments: Mapping[str, Any]) -> Path | None:
+    """Return the directory that a model would be loaded from without a network; None if there is none."""
+    if Path(name).is_dir():
+        return Path(name)
+    hub = require("huggingface_hub", extra="sentence-transformers")
+    for repository in (name, f"sentence-transformers/{name}"):
+        try:
+            found = hub.snapshot_download(
+                repository,
+                revision=arguments.get("revision"),
+                cache_dir=arguments.get("cache_folder"),
+                local_files_only=True,
+            )
+        except (OSError, ValueError):  # not there, or no name of the hub's
+            continue
+        return Path(found)
+    return None

@@ -1,0 +1,38 @@
+"""Where a class comes from: a released package, or the user's own code, which may change at any time."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+_SITES = {"site-packages", "dist-packages"}
+_OURS = __name__.partition(".")[0]
+
+
+@lru_cache(maxsize=1024)
+def is_installed(module: str) -> bool:
+    """Tell whether a module belongs to an installed distribution, the standard library or this package.
+
+    A script, a notebook and a project's own (also an editable) package do not: their code changes
+    without a new version.
+    """
+    top = module.partition(".")[0]
+    if top in {_OURS, *sys.stdlib_module_names} - {"__main__"}:
+        return True
+    loaded = sys.modules.get(module) or sys.modules.get(top)
+    spec = getattr(loaded, "__spec__", None)
+    file = getattr(loaded, "__file__", None) or getattr(spec, "origin", None)
+    return file is not None and not _SITES.isdisjoint(Path(file).parts)
+
+
+def own_class(thing: object, *, base: type = object) -> type | None:
+    """Return the first class of the user's own among a thing's, its bases included; None if there is none."""
+    own = (kind for kind in type(thing).__mro__ if kind is not base and not is_installed(kind.__module__))
+    return next(own, None)
+
+
+def class_path(thing: object) -> str:
+    """Return module and name of a thing's class, the same in a spawned process."""
+    module = type(thing).__module__
+    return f"{'__main__' if module == '__mp_main__' else module}.{type(thing).__qualname__}"
