@@ -314,13 +314,14 @@ async def test_a_source_alone_is_an_embedding_model(face: Face, spy: Spy) -> Non
 
 
 def test_symmetric_says_that_a_query_is_a_document(face: Face, spy: Spy, tmp_path: Path) -> None:
-    adapter = face.wrap(face.embedder(spy), tmp_path, symmetric=True)
+    source = face.source(face.embedder(spy), symmetric=True)
+    adapter = face.wrap(source, tmp_path)
     assert face.query(adapter, "a") == face.documents(adapter, ["a"])[0]
     assert spy.calls == [("document", ["a"])]
 
 
 def test_a_batch_size_of_ones_own_is_taken(face: Face, spy: Spy, tmp_path: Path) -> None:
-    adapter = face.wrap(face.embedder(spy), tmp_path, batch_size=3)
+    adapter = face.wrap(face.source(face.embedder(spy), batch_size=3), tmp_path)
     face.documents(adapter, ["a", "b", "c", "d"])
     assert max(len(texts) for _, texts in spy.calls) == 3
     with pytest.raises(ValueError, match="batch_size"):
@@ -334,20 +335,55 @@ def test_what_is_no_embedder_is_no_source(face: Face) -> None:
 
 def test_an_explicit_identity_replaces_what_is_read(face: Face, spy: Spy, tmp_path: Path) -> None:
     first = face.wrap(face.embedder(spy), tmp_path, model_name="mine", identity={"revision": 1})
-    same = face.wrap(face.embedder(spy), tmp_path, model_name="mine", revision=1)
-    other = face.wrap(face.embedder(spy), tmp_path, model_name="mine", revision=2)
+    same = face.wrap(face.embedder(spy), tmp_path, model_name="mine", identity={"revision": 1})
+    other = face.wrap(face.embedder(spy), tmp_path, model_name="mine", identity={"revision": 2})
     face.documents(first, ["a"])
     assert cached(same).missing(["a"]) == []
     assert cached(other).missing(["a"]) == [0]
 
 
-def test_what_cannot_be_described_is_refused_unless_it_is_named(face: Face, spy: Spy) -> None:
-    embedder = face.embedder(spy)
-    object.__setattr__(embedder, "preprocess", lambda text: text)
-    with pytest.raises(IdentityError, match=r"preprocess.*model_name=.*identity="):
-        face.source(embedder)
-    assert face.source(embedder, "mine").model_name == "mine"
-    assert face.source(embedder, revision=1).identity() == {"revision": 1}
+def test_further_keywords_add_to_the_key_and_replace_nothing(face: Face, spy: Spy, tmp_path: Path) -> None:
+    keys = [
+        cached(face.wrap(face.embedder(spy), tmp_path, **keywords)).cache_key("a")
+        for keywords in (
+            {},
+            {"identity": {"prompt": "a"}},
+            {"identity": {"prompt": "b"}},
+            {"identity": {"prompt": "a"}, "preprocessing": "lowercase"},
+            {"identity": {"prompt": "b"}, "preprocessing": "lowercase"},
+            {"preprocessing": "lowercase"},
+            {"batch_size": 50},
+            {"temperature": 0.5},
+        )
+    ]
+    assert len(set(keys)) == len(keys)
+    added = CachedEmbeddingModel(face.source(face.embedder(spy)), tmp_path, preprocessing="lowercase")
+    assert added.cache_key("a") == keys[5]
+
+
+@pytest.mark.parametrize("spelling", ["cache", "cache_manager"])
+def test_a_cache_has_two_spellings_everywhere(face: Face, spy: Spy, tmp_path: Path, spelling: str) -> None:
+    adapter = face.wrap(face.embedder(spy), **{spelling: tmp_path})
+    model = CachedEmbeddingModel(face.source(face.embedder(spy)), **{spelling: tmp_path})
+    assert face.documents(adapter, TEXTS) == model.embed_sync(TEXTS)
+    assert sorted(spy.texts) == sorted(set(TEXTS))
+    with pytest.raises(TypeError, match="two names of one thing"):
+        face.wrap(face.embedder(spy), cache=MemoryStore(), cache_manager=MemoryStore())
+
+
+def test_the_core_wraps_embedders_itself(face: Face, spy: Spy, tmp_path: Path) -> None:
+    model = CachedEmbeddingModel(face.embedder(spy), tmp_path, model_name="fake")
+    adapter = face.wrap(face.embedder(spy), tmp_path)
+    assert model.embed_sync(TEXTS) == face.documents(adapter, TEXTS) == spy.fake.lists(TEXTS)
+    assert model.embed_queries_sync(["q"])[0] == face.query(adapter, "q")
+    assert len(spy.texts) == len({*TEXTS}) + 1
+
+
+def test_a_class_of_ones_own_is_refused_unless_it_is_named(face: Face, spy: Spy) -> None:
+    with pytest.raises(IdentityError, match=r'your own code.*model_name="Recorded.*-v1", or identity='):
+        CachedEmbeddingModel(face.embedder(spy))
+    assert CachedEmbeddingModel(face.embedder(spy), model_name="mine-v1").model_name == "mine-v1"
+    assert CachedEmbeddingModel(face.embedder(spy), identity={"v": 1}).identity().source == '{"v":1}'
 
 
 @pytest.mark.parametrize("outer", FACES)
@@ -377,7 +413,9 @@ def test_a_wrapper_that_does_more_than_cache_is_not_seen_through(
         return plain(self, [f"prefix: {text}" for text in texts])
 
     Prefixed: Any = type("Prefixed", (type(inner),), {method: prefixed})  # noqa: N806 - a class
-    outer = face.wrap(Prefixed(model=cached(inner)), tmp_path)
+    with pytest.raises(IdentityError, match="your own code"):
+        face.wrap(Prefixed(model=cached(inner)), tmp_path)
+    outer = face.wrap(Prefixed(model=cached(inner)), tmp_path, model_name="prefixed-v1")
     assert face.documents(outer, ["a"]) == spy.fake.lists(["prefix: a"])
     assert face.documents(inner, ["a"]) == spy.fake.lists(["a"])
 

@@ -48,7 +48,7 @@ def embedder(spy: Spy) -> Any:
 
 
 def test_it_is_an_embeddings_and_a_plain_class(embedder: Any, tmp_path: Path) -> None:
-    adapter = LangChainCachedEmbeddings.from_embeddings(embedder, tmp_path)
+    adapter = LangChain().wrap(embedder, tmp_path)
     assert isinstance(adapter, Embeddings)
     assert LangChainCachedEmbeddings.aembed_documents is not Embeddings.aembed_documents
     assert LangChainCachedEmbeddings.aembed_query is not Embeddings.aembed_query
@@ -61,7 +61,7 @@ def test_it_is_pickled_with_its_source(tmp_path: Path) -> None:
     vectors = adapter.embed_documents(TEXTS)
     copy = pickle.loads(pickle.dumps(adapter))
     assert copy.embed_documents(TEXTS) == vectors
-    assert copy.model.stats.hits == len(TEXTS)
+    assert copy.cached.stats.hits == len(TEXTS)
 
 
 # Vector stores, built twice from the same cache
@@ -95,7 +95,7 @@ async def test_a_vector_store_built_again_asks_the_model_nothing(
     answers = []
     for _ in range(2):
         spy.calls.clear()
-        store = build(LangChainCachedEmbeddings.from_embeddings(embedder, tmp_path))
+        store = build(LangChain().wrap(embedder, tmp_path))
         found = store.similarity_search_with_score("the cat sat", k=3)
         later = await store.asimilarity_search("until noon", k=2)
         retrieved = store.as_retriever(search_kwargs={"k": 1}).invoke("the cat sat")
@@ -113,7 +113,7 @@ async def test_a_vector_store_built_again_asks_the_model_nothing(
 async def test_a_vector_store_takes_documents_asynchronously(embedder: Any, spy: Spy, tmp_path: Path) -> None:
     documents = [Document(page_content=text) for text in TEXTS]
     for _ in range(2):
-        store = InMemoryVectorStore(LangChainCachedEmbeddings.from_embeddings(embedder, tmp_path))
+        store = InMemoryVectorStore(LangChain().wrap(embedder, tmp_path))
         await store.aadd_documents(documents)
         await store.aadd_documents([])
         store.add_texts([])
@@ -146,7 +146,7 @@ def lengths() -> LangChainCachedEmbeddings:
 
 
 def held(adapter: LangChainCachedEmbeddings) -> int:
-    store: Any = adapter.model.cache_manager
+    store: Any = adapter.cached.cache_manager
     return sum(len([*store.space(identity).keys()]) for identity in store.spaces())
 
 
@@ -179,14 +179,14 @@ async def test_the_same_holds_asynchronously(lengths: LangChainCachedEmbeddings)
 
 
 def test_equal_texts_have_equal_keys_in_every_process() -> None:
-    adapter = LangChainCachedEmbeddings.from_embeddings(Lengths(), None, model_name="m", version=1)
+    adapter = LangChainCachedEmbeddings.from_embeddings(Lengths(), None, model_name="m", identity={"version": 1})
     program = (
         "from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel\n"
         "source = CallableEmbeddingModel(len, model_name='m', identity={'version': 1})\n"
         "print(CachedEmbeddingModel(source).cache_key('text'))"
     )
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert there.stdout.strip() == adapter.model.cache_key("text")
+    assert there.stdout.strip() == adapter.cached.cache_key("text")
 
 
 # Where CacheBackedEmbeddings is wrong, as measured
@@ -195,25 +195,25 @@ def test_equal_texts_have_equal_keys_in_every_process() -> None:
 def test_another_model_in_the_same_store_gets_its_own_vectors(tmp_path: Path) -> None:
     for name in ("first", "second", "BAAI/bge small:v1"):
         spy = Spy(FakeEmbeddingModel(name))
-        adapter = LangChainCachedEmbeddings.from_embeddings(LangChain().embedder(spy), tmp_path)
+        adapter = LangChain().wrap(LangChain().embedder(spy), tmp_path)
         assert adapter.embed_documents(TEXTS) == spy.fake.lists(TEXTS)
 
 
 def test_a_repeated_text_is_asked_for_once(embedder: Any, spy: Spy, tmp_path: Path) -> None:
-    adapter = LangChainCachedEmbeddings.from_embeddings(embedder, tmp_path)
+    adapter = LangChain().wrap(embedder, tmp_path)
     assert adapter.embed_documents(["a"] * 5) == spy.fake.lists(["a"] * 5)
     assert spy.texts == ["a"]
 
 
 def test_a_missing_vector_is_an_error_and_no_none(embedder: Any, spy: Spy, tmp_path: Path) -> None:
-    adapter = LangChainCachedEmbeddings.from_embeddings(embedder, tmp_path)
+    adapter = LangChain().wrap(embedder, tmp_path)
     spy.change = lambda vectors: vectors[:1]
     with pytest.raises(VectorCountError):
         adapter.embed_documents(TEXTS)
 
 
 def test_float32_is_no_trouble(embedder: Any, spy: Spy, tmp_path: Path) -> None:
-    adapter = LangChainCachedEmbeddings.from_embeddings(embedder, tmp_path)
+    adapter = LangChain().wrap(embedder, tmp_path)
     spy.change = lambda vectors: list(np.array(vectors, np.float32))
     assert [adapter.embed_documents(TEXTS) for _ in range(2)] == [spy.fake.lists(TEXTS)] * 2
 
@@ -226,12 +226,12 @@ def test_cache_backed_embeddings_are_seen_through(embedder: Any, spy: Spy, tmp_p
     backed = classic.CacheBackedEmbeddings.from_bytes_store(
         embedder, wrong, query_embedding_cache=True, key_encoder="sha256"
     )
-    adapter = LangChainCachedEmbeddings.from_embeddings(backed, tmp_path)
+    adapter = LangChainCachedEmbeddings.from_embeddings(backed, tmp_path, model_name="fake")
     assert adapter.embed_documents(["x"]) == spy.fake.lists(["x"])
     assert adapter.embed_query("x") == spy.fake.lists(["x"], "query")[0]
     assert [*wrong.yield_keys()] == []
-    direct = LangChainCachedEmbeddings.from_embeddings(embedder, tmp_path)
-    assert direct.model.cache_key("x") == adapter.model.cache_key("x")
+    direct = LangChain().wrap(embedder, tmp_path)
+    assert direct.cached.cache_key("x") == adapter.cached.cache_key("x")
 
 
 # A provider over real HTTP
@@ -275,14 +275,16 @@ def test_openai_through_langchain(
     assert openai_server.texts == [*texts[:4], *texts[4:8], *texts[4:8], *texts[8:]]
     before = len(openai_server.requests)
     changed = make(
-        chunk_size=100, max_retries=0, timeout=5, api_key="sk-other-MARKED", default_headers={"x": "MARKED"}
+        chunk_size=100, max_retries=0, timeout=5, api_key="sk-other-MARKED", default_headers={"Authorization": "MARKED"}
     )
     assert changed.embed_documents(texts) == openai_server.lists(texts)
     assert changed.embed_query(texts[0]) == openai_server.lists(texts[:1])[0]
     assert len(openai_server.requests) == before
-    assert make(dimensions=4).model.missing(texts) == [*range(10)]
-    assert make(model_kwargs={"user": "x"}).model.missing(texts) == [*range(10)]
-    assert make(base_url="http://127.0.0.1:9/v1").model.missing(texts) == [*range(10)]
+    assert make(dimensions=4).cached.missing(texts) == [*range(10)]
+    assert make(model_kwargs={"user": "x"}).cached.missing(texts) == []
+    assert make(default_headers={"x-model": "MARKED"}).cached.missing(texts) == [*range(10)]
+    assert make(default_query={"v": "1"}).cached.missing(texts) == [*range(10)]
+    assert make(base_url="http://127.0.0.1:9/v1").cached.missing(texts) == [*range(10)]
     assert "MARKED" not in repr(changed) + caplog.text
     for path in tmp_path.rglob("*"):
         assert "MARKED" not in str(path)

@@ -54,7 +54,7 @@ def embedder(spy: Spy) -> Any:
 
 @pytest.fixture
 def adapter(embedder: Any, tmp_path: Path) -> LlamaIndexCachedEmbedding:
-    return LlamaIndexCachedEmbedding.from_embedding(embedder, tmp_path)
+    return LlamaIndex().wrap(embedder, tmp_path)
 
 
 def nodes() -> list[TextNode]:
@@ -71,7 +71,7 @@ def test_it_is_a_base_embedding_that_overrides_all_six(adapter: LlamaIndexCached
 
 
 def test_a_look_up_stays_one_batch(embedder: Any, spy: Spy, tmp_path: Path) -> None:
-    adapter = LlamaIndexCachedEmbedding.from_embedding(embedder, tmp_path)
+    adapter = LlamaIndex().wrap(embedder, tmp_path)
     texts = [f"{number}" for number in range(100)]
     adapter.get_text_embedding_batch(texts)
     assert {len(asked) for _, asked in spy.calls} == {4}
@@ -88,7 +88,7 @@ def test_settings_and_an_index_built_again_ask_the_model_nothing(
     found = []
     for _ in range(2):
         spy.calls.clear()
-        Settings.embed_model = LlamaIndexCachedEmbedding.from_embedding(embedder, tmp_path)
+        Settings.embed_model = LlamaIndex().wrap(embedder, tmp_path)
         index = VectorStoreIndex(nodes())
         answer = index.as_retriever(similarity_top_k=3).retrieve("the cat sat")
         found.append([(hit.node.node_id, hit.score) for hit in answer])
@@ -107,7 +107,7 @@ async def test_an_index_is_asked_asynchronously(adapter: LlamaIndexCachedEmbeddi
 async def test_a_pipeline_embeds_nodes_in_order_and_once(embedder: Any, spy: Spy, tmp_path: Path) -> None:
     expected = spy.fake.lists([node.get_content(MetadataMode.EMBED) for node in nodes()])
     for number in range(3):
-        adapter = LlamaIndexCachedEmbedding.from_embedding(embedder, tmp_path)
+        adapter = LlamaIndex().wrap(embedder, tmp_path)
         pipeline = IngestionPipeline(transformations=[adapter], disable_cache=True)
         done = pipeline.run(nodes=nodes()) if number % 2 else await pipeline.arun(nodes=nodes())
         assert [node.node_id for node in done] == [node.node_id for node in nodes()]
@@ -164,7 +164,7 @@ def test_different_models_have_different_dicts_and_ingestion_caches(tmp_path: Pa
 def test_a_dict_alone_makes_no_model(adapter: LlamaIndexCachedEmbedding) -> None:
     with pytest.raises(TypeError, match="model"):
         LlamaIndexCachedEmbedding.from_dict(adapter.to_dict())
-    again = LlamaIndexCachedEmbedding.from_dict(adapter.to_dict(), model=adapter.model)
+    again = LlamaIndexCachedEmbedding.from_dict(adapter.to_dict(), model=adapter.cached)
     assert again.to_dict() == adapter.to_dict()
 
 
@@ -206,7 +206,7 @@ def test_an_embedder_that_loses_what_cannot_be_pickled_is_refused() -> None:
 
 def test_an_adapter_keeps_its_model(adapter: LlamaIndexCachedEmbedding) -> None:
     with pytest.raises(AttributeError, match="make another one"):
-        adapter.model = CachedEmbeddingModel(FakeEmbeddingModel("other"))
+        adapter.cached = CachedEmbeddingModel(FakeEmbeddingModel("other"))
 
 
 # Events, callbacks, limits
@@ -283,7 +283,7 @@ def test_the_embedders_own_rate_limiter_sees_the_misses(embedder: Any, spy: Spy,
         pytest.skip("this llama-index-core has no rate limiters")
     embedder.rate_limiter = limiter = Limiter()
     for _ in range(2):
-        LlamaIndexCachedEmbedding.from_embedding(embedder, tmp_path).get_text_embedding_batch(TEXTS)
+        LlamaIndex().wrap(embedder, tmp_path).get_text_embedding_batch(TEXTS)
         assert limiter.asked == 1
     assert len(spy.calls) == 1
 
@@ -293,7 +293,7 @@ def test_the_embedders_own_rate_limiter_sees_the_misses(embedder: Any, spy: Spy,
 
 def test_an_embeddings_cache_beneath_is_refused(embedder: Any, adapter: LlamaIndexCachedEmbedding) -> None:
     with pytest.raises(ValueError, match="leave it out"):
-        LlamaIndexCachedEmbedding(model=adapter.model, embeddings_cache=SimpleKVStore())
+        LlamaIndexCachedEmbedding(model=adapter.cached, embeddings_cache=SimpleKVStore())
     with pytest.raises(ValueError, match="leave it out"):
         adapter.embeddings_cache = SimpleKVStore()
     if "embeddings_cache" not in type(embedder).model_fields:
@@ -309,10 +309,10 @@ def test_an_embeddings_cache_beneath_is_refused(embedder: Any, adapter: LlamaInd
 async def test_what_its_cache_promises_holds(spy: Spy) -> None:
     adapter = LlamaIndexCachedEmbedding.from_embedding(MockEmbedding(embed_dim=4), MemoryStore())
     assert adapter.get_text_embedding("Hello") == [0.5] * 4
-    assert adapter.model.missing(["Hello"]) == []
+    assert adapter.cached.missing(["Hello"]) == []
     assert adapter.get_text_embedding_batch(["Hello"]) == [[0.5] * 4]
     assert await adapter.aget_text_embedding("Other") == [0.5] * 4
-    assert adapter.model.missing(["Other"]) == []
+    assert adapter.cached.missing(["Other"]) == []
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -370,12 +370,12 @@ def test_openai_through_llama_index(
     first = make()
     assert first.get_text_embedding_batch(texts) == openai_server.lists(texts)
     assert [len(request["input"]) for request in openai_server.requests] == [4, 4, 2]
-    changed = make(embed_batch_size=7, api_key="sk-other-MARKED", default_headers={"x": "MARKED"}, timeout=3)
+    changed = make(embed_batch_size=7, api_key="sk-other-MARKED", default_headers={"User-Agent": "MARKED"}, timeout=3)
     assert changed.get_text_embedding_batch(texts) == openai_server.lists(texts)
     assert changed.get_query_embedding(texts[0]) == openai_server.lists(texts[:1])[0]
     assert changed.to_dict() == first.to_dict()
     assert len(openai_server.requests) == 3
-    assert make(dimensions=4).model.missing(texts) == [*range(10)]
+    assert make(dimensions=4).cached.missing(texts) == [*range(10)]
     assert "MARKED" not in json.dumps(changed.to_dict()) + repr(changed) + caplog.text
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or b"MARKED" not in path.read_bytes()
@@ -393,6 +393,6 @@ def test_a_langchain_embedding_is_seen_through(tmp_path: Path) -> None:
     lang = DeterministicFakeEmbedding(size=3)
     adapter = LlamaIndexCachedEmbedding.from_embedding(package.LangchainEmbedding(lang), tmp_path)
     direct = CachedEmbeddingModel(LangChainEmbeddingModel(lang), tmp_path)
-    assert adapter.model.cache_key("x") == direct.cache_key("x")
+    assert adapter.cached.cache_key("x") == direct.cache_key("x")
     assert adapter.get_text_embedding_batch(["x", "y"]) == lang.embed_documents(["x", "y"])
     assert direct.missing(["x", "y"]) == []

@@ -1,10 +1,16 @@
-"""Where a class comes from: a released package, or the user's own code, which may change at any time."""
+"""Where code comes from: a released package, or the user's own project, where it may change at any time."""
 
 from __future__ import annotations
 
 import sys
 from functools import lru_cache
+from inspect import unwrap
 from pathlib import Path
+from types import FunctionType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SITES = {"site-packages", "dist-packages"}
 _OURS = __name__.partition(".")[0]
@@ -26,13 +32,27 @@ def is_installed(module: str) -> bool:
     return file is not None and not _SITES.isdisjoint(Path(file).parts)
 
 
-def own_class(thing: object, *, base: type = object) -> type | None:
-    """Return the first class of the user's own among a thing's, its bases included; None if there is none."""
-    own = (kind for kind in type(thing).__mro__ if kind is not base and not is_installed(kind.__module__))
-    return next(own, None)
+def own_class(thing: object) -> type | None:
+    """Return the first class of the user's own among a thing's, its bases included; None if there is none.
+
+    Also one that has been given a method of the user's own, or was made by calling its metaclass.
+    """
+    return next((kind for kind in type(thing).__mro__ if _is_own(kind)), None)
 
 
 def class_path(thing: object) -> str:
     """Return module and name of a thing's class, the same in a spawned process."""
     module = type(thing).__module__
     return f"{'__main__' if module == '__mp_main__' else module}.{type(thing).__qualname__}"
+
+
+def _is_own(kind: type) -> bool:
+    return not is_installed(kind.__module__) or not all(map(is_installed, _homes(kind)))
+
+
+def _homes(kind: type) -> Iterator[str]:
+    """Iterate over the modules in which a class's methods were written."""
+    for value in vars(kind).values():
+        function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+        if isinstance(function, FunctionType):
+            yield str(unwrap(function).__globals__.get("__name__", "__main__"))
