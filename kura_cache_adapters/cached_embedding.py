@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from kura_cache_adapters import background
-from kura_cache_adapters.answers import as_lists, as_matrix, counted, finite_rows, matrix_or_list, merged
+from kura_cache_adapters.answers import (
+    as_lists,
+    as_matrix,
+    as_vectors,
+    counted,
+    finite_rows,
+    matrix_or_list,
+    merged,
+)
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.guarded import GuardedSpace
 from kura_cache_adapters.identity import TextKeys
@@ -140,8 +148,9 @@ class CachedEmbeddingModel:
     def add(self, texts: list[str], vectors: Any, *, role: Role = "document") -> int:  # noqa: ANN401 - as a model answers
         """Store vectors that this model has returned elsewhere; return how many were stored.
 
-        Raises VectorCountError unless there is one for each text, DimensionMismatchError unless
-        they make one matrix, ValueError for NaN and infinities. Without a cache, none is stored.
+        Takes the texts that `embed` takes and the vectors that a model may answer with. Raises
+        VectorCountError unless there is one for each text, DimensionMismatchError unless they make
+        one matrix, ValueError for NaN and infinities. Without a cache, none is stored.
         """
         texts = checked_texts(texts)
         answer = counted(vectors, len(texts), self.model_name)
@@ -262,10 +271,10 @@ class CachedEmbeddingModel:
         return convert(lookup.hits.vectors) if lookup.complete else lookup
 
     async def _bare(self, texts: list[str], role: Role) -> Kept:
-        """Ask the model as if there were no cache."""
+        """Ask the model as if there were no cache; the answer is of the type that a cache's has."""
         texts = checked_texts(texts)
-        answer: Kept = await self._source.embed(texts, role) if texts else []
-        return answer
+        answer = await self._source.embed(texts, role) if texts else []
+        return matrix_or_list(as_vectors(answer, len(texts), self.model_name))
 
     def _keys(self, texts: list[str], role: Role) -> list[bytes]:
         return self._text_keys[self._source.role(role)](texts)
