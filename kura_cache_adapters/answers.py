@@ -90,9 +90,16 @@ def exact_matrix(answer: Sequence[Any]) -> Vectors | None:
         return narrowed(cast("Vectors", matrix))
     if not _of_numbers(matrix.dtype):
         return None
-    wide = matrix.astype(np.float64)
-    exact = np.array_equal(wide.astype(matrix.dtype), matrix, equal_nan=True)
-    return narrowed(wide) if exact else None
+    with np.errstate(over="ignore", under="ignore"):
+        wide = matrix.astype(np.float64)
+    return narrowed(wide) if _same(matrix, wide) else None
+
+
+def _same(matrix: NDArray[Any], wide: NDArray[np.float64]) -> bool:
+    """Tell whether float64 holds all that the matrix does."""
+    if matrix.dtype.kind in "iu":  # cast back, what is beyond the largest integer may become it again
+        return not _rounded(cast("Sequence[Any]", matrix), wide)
+    return np.array_equal(wide.astype(matrix.dtype), matrix, equal_nan=True)
 
 
 def _of_numbers(dtype: np.dtype[Any]) -> bool:

@@ -57,6 +57,8 @@ def _of_tensor(tensor: Any) -> Any:  # noqa: ANN401 - torch's, which is not impo
 def _of_arrow(column: Any) -> Any:  # noqa: ANN401 - of pyarrow, which has no types
     if len(getattr(column.type, "shape", ())) > 1:
         return list(column)  # made flat, a row that is a matrix would look like a vector
+    if "int" in str(getattr(column.type, "value_type", "")):
+        return column.to_pylist()  # beside a null, numpy's would all be floats, and rounded
     return column.to_numpy(zero_copy_only=False)
 
 

@@ -156,7 +156,7 @@ class CachedEmbeddingModel:
         answer = counted(vectors, len(texts), self.model_name)
         if not texts or self._space is None:
             return 0
-        matrix = as_matrix(answer)
+        matrix = as_matrix(matrix_or_list(answer))
         if not (finite := finite_rows(matrix)).all():
             message = f"the vector of texts[{int(np.argmin(finite))}] has NaN or infinity in it"
             raise ValueError(message)
