@@ -50,11 +50,13 @@ def as_vectors(answer: Any, asked: int, model_name: str) -> Sequence[Any]:  # no
     if kind := misread_kind(answer):
         raise VectorCountError(model_name, asked, _named(answer, kind), _CURES[kind])
     vectors = unwrapped(answer)
-    if not hasattr(vectors, "__iter__") or (isinstance(vectors, np.ndarray) and not vectors.ndim):
-        raise VectorCountError(model_name, asked, _named(answer), _CURES["string"])
-    if isinstance(vectors, np.ndarray) and vectors.dtype != object:
+    if isinstance(vectors, np.ndarray) and vectors.dtype != object and vectors.ndim:
         return cast("Sequence[Any]", vectors)
-    return [_own(vector) for vector in vectors]
+    try:
+        each = iter(vectors)
+    except TypeError:
+        raise VectorCountError(model_name, asked, _named(answer), _ONE_EACH) from None
+    return [_own(vector) for vector in each]
 
 
 def _named(answer: object, kind: str = "") -> str:
@@ -63,8 +65,10 @@ def _named(answer: object, kind: str = "") -> str:
 
 
 def _own(vector: Any) -> Any:  # noqa: ANN401 - whatever stands in an answer
-    """Return one vector with memory of its own; what is none as it is."""
+    """Return one vector, an array as a copy; what is none as it is."""
     if type(vector) is list:
+        return vector
+    if type(vector) is np.ndarray and vector.dtype != object and vector.ndim:
         return vector.copy()
     if isinstance(vector, bytearray):
         return bytes(vector)  # numpy would take its bytes for numbers

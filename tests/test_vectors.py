@@ -141,6 +141,19 @@ class OnlyArrowStream:
         return self._column.__arrow_c_stream__(requested_schema)
 
 
+class OldSequence:
+    """A sequence that is iterated over by position."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, at: int) -> Any:
+        return self._rows[at]
+
+
 class Other(np.ndarray):
     """A class of an array's own."""
 
@@ -219,6 +232,7 @@ ANSWERS: dict[str, Callable[[list[int]], Any]] = {
     "tuples": lambda at: tuple(tuple(ROWS[each]) for each in at),
     "a generator": lambda at: (ROWS[each] for each in at),
     "a deque": lambda at: deque(ROWS[each] for each in at),
+    "an old sequence": lambda at: OldSequence([ROWS[each] for each in at]),
     "the values of a mapping": lambda at: {each: ROWS[each] for each in at}.values(),
 }
 
@@ -428,17 +442,7 @@ def _dlpack_buffer() -> tuple[Any, Any]:
     return OnlyDLPack(buffer), buffer
 
 
-def _list_buffer() -> tuple[Any, Any]:
-    buffer: list[list[Any]] = [[0.0] * 4]
-
-    class Writer:
-        def __setitem__(self, _: Any, rows: Any) -> None:
-            buffer[0][:] = rows[0].tolist()
-
-    return buffer, Writer()
-
-
-BUFFERS = [_torch_buffer, _row_buffer, _arrow_buffer, _arrow_tensor_buffer, _dlpack_buffer, _list_buffer]
+BUFFERS = [_torch_buffer, _row_buffer, _arrow_buffer, _arrow_tensor_buffer, _dlpack_buffer]
 
 
 @pytest.mark.parametrize("make", BUFFERS, ids=lambda make: make.__name__[1:])
