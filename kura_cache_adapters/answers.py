@@ -59,6 +59,14 @@ def as_vectors(answer: Any, asked: int, model_name: str) -> Sequence[Any]:  # no
     return [_own(vector) for vector in each]
 
 
+def uncached(answer: Any, asked: int, model_name: str) -> Vectors | Sequence[Any]:  # noqa: ANN401 - as above
+    """Return a model's answer, of any length, in the types that it would have from a cache."""
+    vectors = as_vectors(answer, asked, model_name)
+    if all(type(vector) is list and {*map(type, vector)} == {float} for vector in vectors):
+        return vectors  # as they shall be: no way there and back
+    return matrix_or_list(vectors)
+
+
 def _named(answer: object, kind: str = "") -> str:
     name = type(answer).__name__
     return f"a {name} (a {kind})" if kind in {"mapping", "record", "table"} else f"a {name}"

@@ -14,11 +14,11 @@ from kura_cache_adapters import background
 from kura_cache_adapters.answers import (
     as_lists,
     as_matrix,
-    as_vectors,
     counted,
     finite_rows,
     matrix_or_list,
     merged,
+    uncached,
 )
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.guarded import GuardedSpace
@@ -274,7 +274,7 @@ class CachedEmbeddingModel:
         """Ask the model as if there were no cache; the answer is of the type that a cache's has."""
         texts = checked_texts(texts)
         answer = await self._source.embed(texts, role) if texts else []
-        return matrix_or_list(as_vectors(answer, len(texts), self.model_name))
+        return uncached(answer, len(texts), self.model_name)
 
     def _keys(self, texts: list[str], role: Role) -> list[bytes]:
         return self._text_keys[self._source.role(role)](texts)
