@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from kura_cache_adapters.arrays import misread_kind, unwrapped
 from kura_cache_adapters.errors import DimensionMismatchError, VectorCountError
 
 if TYPE_CHECKING:
@@ -13,9 +14,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters.arrays import Kind
     from kura_cache_adapters.protocols import Vectors
 
 _EXACT = 2.0**53  # below it, a float64 holds every integer
+
+_ONE_EACH = "Make it answer with one vector for each text."
+_THE_VECTORS = 'Make it answer with the vectors alone, e.g. answer["dense_vecs"] or answer.embeddings.'
+_CURES: dict[Kind, str] = {
+    "bytes": _ONE_EACH,
+    "mapping": _THE_VECTORS,
+    "record": _THE_VECTORS,
+    "set": "Make it answer with a list, in the order of the texts.",
+    "string": _ONE_EACH,
+    "table": "Make it answer with the rows, e.g. answer.to_numpy(), or with the one column of vectors.",
+}
 
 
 def counted(answer: Any, asked: int, model_name: str) -> Sequence[Any]:  # noqa: ANN401 - whatever a model returns
@@ -23,15 +36,56 @@ def counted(answer: Any, asked: int, model_name: str) -> Sequence[Any]:  # noqa:
 
     Arrays are copied, at once: a model may use its buffer again for the next call.
     """
-    if not hasattr(answer, "__len__"):
-        if not hasattr(answer, "__iter__"):
-            raise VectorCountError(model_name, asked, f"a {type(answer).__name__}")
-        answer = list(answer)
-    if len(answer) != asked:
-        raise VectorCountError(model_name, asked, len(answer))
-    if isinstance(answer, np.ndarray):
-        return cast("Sequence[Any]", answer.copy())
-    return [vector.copy() if isinstance(vector, np.ndarray) else vector for vector in answer]
+    vectors = as_vectors(answer, asked, model_name)
+    if len(vectors) != asked:
+        raise VectorCountError(model_name, asked, len(vectors))
+    return vectors
+
+
+def as_vectors(answer: Any, asked: int, model_name: str) -> Sequence[Any]:  # noqa: ANN401 - whatever a model returns
+    """Return the answer as an array of its own, or a list of arrays and what else it has in it.
+
+    Raises VectorCountError for what has no vectors in an order: mappings, records, tables, sets, strings.
+    """
+    if kind := misread_kind(answer):
+        raise VectorCountError(model_name, asked, _named(answer, kind), _CURES[kind])
+    vectors = unwrapped(answer)
+    if isinstance(vectors, np.ndarray) and vectors.dtype != object and vectors.ndim:
+        return cast("Sequence[Any]", vectors)
+    try:
+        each = iter(vectors)
+    except TypeError:
+        raise VectorCountError(model_name, asked, _named(answer), _ONE_EACH) from None
+    return [_own(vector) for vector in each]
+
+
+def uncached(answer: Any, asked: int, model_name: str) -> Vectors | Sequence[Any]:  # noqa: ANN401 - as above
+    """Return a model's answer, of any length, in the types that it would have from a cache."""
+    vectors = as_vectors(answer, asked, model_name)
+    if all(type(vector) is list and {*map(type, vector)} == {float} for vector in vectors):
+        return vectors  # as they shall be: no way there and back
+    return matrix_or_list(vectors)
+
+
+def _named(answer: object, kind: str = "") -> str:
+    name = type(answer).__name__
+    return f"a {name} (a {kind})" if kind in {"mapping", "record", "table"} else f"a {name}"
+
+
+def _own(vector: Any) -> Any:  # noqa: ANN401 - whatever stands in an answer
+    """Return one vector, an array as a copy; what is none as it is."""
+    if type(vector) is list:
+        return vector
+    if type(vector) is np.ndarray and vector.dtype != object and vector.ndim:
+        return vector.copy()
+    if isinstance(vector, bytearray):
+        return bytes(vector)  # numpy would take its bytes for numbers
+    own = unwrapped(vector)
+    if not isinstance(own, np.ndarray):
+        return own
+    if own.dtype == object:
+        return own.tolist()
+    return own if own.ndim else vector
 
 
 def exact_matrix(answer: Sequence[Any]) -> Vectors | None:
@@ -46,11 +100,25 @@ def exact_matrix(answer: Sequence[Any]) -> Vectors | None:
         if _rounded(answer, matrix):
             return None
         return narrowed(cast("Vectors", matrix))
-    if matrix.dtype.kind not in "iuf":
+    if not _of_numbers(matrix.dtype):
         return None
-    wide = matrix.astype(np.float64)
-    exact = np.array_equal(wide.astype(matrix.dtype), matrix, equal_nan=True)
-    return narrowed(wide) if exact else None
+    with np.errstate(over="ignore", under="ignore"):
+        wide = matrix.astype(np.float64)
+    return narrowed(wide) if _same(matrix, wide) else None
+
+
+def _same(matrix: NDArray[Any], wide: NDArray[np.float64]) -> bool:
+    """Tell whether float64 holds all that the matrix does."""
+    if matrix.dtype.kind in "iu":  # cast back, what is beyond the largest integer may become it again
+        return not _rounded(cast("Sequence[Any]", matrix), wide)
+    return np.array_equal(wide.astype(matrix.dtype), matrix, equal_nan=True)
+
+
+def _of_numbers(dtype: np.dtype[Any]) -> bool:
+    """Tell whether a dtype is of integers or floats; ml_dtypes' own (bfloat16, ...) are of kind "V"."""
+    if dtype.kind == "V":
+        return dtype.names is None and np.can_cast(dtype, np.float64)
+    return dtype.kind in "iuf"
 
 
 def _rounded(answer: Sequence[Any], matrix: NDArray[Any]) -> bool:
@@ -62,9 +130,17 @@ def _rounded(answer: Sequence[Any], matrix: NDArray[Any]) -> bool:
 
 
 def matrix_or_list(answer: Sequence[Any]) -> Vectors | list[Any]:
-    """Return vectors as one exact matrix, or as a list where they make none."""
+    """Return vectors as one exact matrix; where they make none, as a list with each of them as floats.
+
+    What is no vector stays as it is: the others are of one type whether they come from here or a cache.
+    """
     matrix = exact_matrix(answer)
-    return list(answer) if matrix is None else matrix
+    return [_floats(vector) for vector in answer] if matrix is None else matrix
+
+
+def _floats(vector: Any) -> Any:  # noqa: ANN401 - what is no vector stays as it is
+    matrix = exact_matrix([vector])
+    return vector if matrix is None else matrix[0].tolist()
 
 
 def narrowed(vectors: Vectors) -> Vectors:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from kura_cache_adapters import background
-from kura_cache_adapters.answers import as_lists, as_matrix, counted, finite_rows, matrix_or_list, merged
+from kura_cache_adapters.answers import (
+    as_lists,
+    as_matrix,
+    counted,
+    finite_rows,
+    matrix_or_list,
+    merged,
+    uncached,
+)
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.foreign import as_source
 from kura_cache_adapters.guarded import GuardedSpace
@@ -137,15 +145,16 @@ class CachedEmbeddingModel:
     def add(self, texts: list[str], vectors: Any, *, role: Role = "document") -> int:  # noqa: ANN401 - as a model answers
         """Store vectors that this model has returned elsewhere; return how many were stored.
 
-        Raises VectorCountError unless there is one for each text, DimensionMismatchError unless
-        they make one matrix, ValueError for NaN and infinities. Without a cache, none is stored.
+        Takes the texts that `embed` takes and the vectors that a model may answer with. Raises
+        VectorCountError unless there is one for each text, DimensionMismatchError unless they make
+        one matrix, ValueError for NaN and infinities. Without a cache, none is stored.
         """
         texts = checked_texts(texts)
         answer = counted(vectors, len(texts), self.model_name)
         view = self._view()
         if not texts or view.space is None:
             return 0
-        matrix = as_matrix(answer)
+        matrix = as_matrix(matrix_or_list(answer))
         if not (finite := finite_rows(matrix)).all():
             message = f"the vector of texts[{int(np.argmin(finite))}] has NaN or infinity in it"
             raise ValueError(message)
@@ -278,10 +287,10 @@ class CachedEmbeddingModel:
         return self._view() is view
 
     async def _bare(self, texts: list[str], role: Role) -> Kept:
-        """Ask the model as if there were no cache."""
+        """Ask the model as if there were no cache; the answer is of the type that a cache's has."""
         texts = checked_texts(texts)
-        answer: Kept = await self._source.embed(texts, role) if texts else []
-        return answer
+        answer = await self._source.embed(texts, role) if texts else []
+        return uncached(answer, len(texts), self.model_name)
 
     def _view(self) -> View:
         """Return what the model is now; it may have been trained, exchanged or loaded meanwhile."""

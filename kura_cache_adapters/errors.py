@@ -14,13 +14,19 @@ class KuraCacheError(Exception):
 
 
 class VectorCountError(KuraCacheError, ValueError):
-    """The model answered with another number of vectors than it was asked for."""
+    """The model answered with another number of vectors than asked for, or with none in an order."""
 
-    def __init__(self, model_name: str, asked: int, answered: int | str) -> None:
-        """Name the model, the number of texts asked and what came back."""
+    def __init__(
+        self,
+        model_name: str,
+        asked: int,
+        answered: int | str,
+        cure: str = "Check the model's batching, then call again.",
+    ) -> None:
+        """Name the model, the number of texts asked, what came back, and what to do."""
         super().__init__(
             f"{model_name} was asked for {asked} vectors and answered with {answered}; "
-            "nothing of this answer was stored. Check the model's batching, then call again.",
+            f"nothing of this answer was stored. {cure}",
         )
 
 

@@ -196,14 +196,14 @@ class Filler:
     def _store(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
         """Store what is fit to be stored; return a matrix, or the answer itself if it makes none."""
         self._tally.add(misses=len(keys))
+        matrix = matrix_or_list(vectors)
         if not self._unchanged():
             message = "%s was changed while it embedded %d texts; they are not stored"
             logger.warning(message, self._source.name, len(keys))
-            return matrix_or_list(vectors)
-        matrix = exact_matrix(vectors)
-        if matrix is None:
-            self._store_fit(keys, vectors)
-            return list(vectors)
+            return matrix
+        if isinstance(matrix, list):
+            self._store_fit(keys, matrix)
+            return matrix
         finite = finite_rows(matrix)
         if finite.all():
             self._space.save(keys, matrix)

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from kura_cache_adapters.answers import merged
+from kura_cache_adapters.arrays import misread_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kura_cache_adapters.arrays import Kind
     from kura_cache_adapters.filling import Kept, Part
     from kura_cache_adapters.identity import Role
     from kura_cache_adapters.protocols import Hits
     from kura_cache_adapters.view import View
+
+_CURES: dict[Kind | None, str] = {
+    "bytes": "not {}; decode it and pass [text]",
+    "mapping": "not {}, a mapping; pass list(texts.values()), or its keys as a list",
+    "set": "not {}, which has no order; pass sorted(texts)",
+    "string": "not one string; pass [text]",
+    "table": 'not {}, a table; pass one of its columns, e.g. texts["text"]',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +54,12 @@ class Lookup:
 
 
 def checked_texts(texts: Sequence[str]) -> list[str]:
-    """Return texts as a list; raise TypeError for one string, and for anything that is none."""
-    if isinstance(texts, str):
-        message = "texts must be a list of strings, not one string; pass [text]"
-        raise TypeError(message)
-    texts = list(texts)
+    """Return texts as a list: a sequence, a column or an iterator of strings; raise TypeError for others.
+
+    Refused are one string, what iterates over something else than texts (tables, mappings, bytes),
+    what has no order (sets), and anything in it that is no string.
+    """
+    texts = texts.copy() if type(texts) is list else _listed(texts)
     if set(map(type, texts)) - {str}:
         for at, text in enumerate(texts):
             if not isinstance(text, str):
@@ -57,6 +68,20 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
         # Plain strings: a subclass may be equal to another text, and would be taken for it.
         texts = [str.__add__(text, "") for text in texts]
     return texts
+
+
+def _listed(texts: Any) -> list[Any]:  # noqa: ANN401 - whatever is handed in
+    if cure := _CURES.get(misread_kind(texts)):
+        message = f"texts must be a list of strings, {cure.format(type(texts).__name__)}"
+        raise TypeError(message)
+    if hasattr(type(texts), "to_pylist"):  # Arrow's: its elements are no strings
+        return cast("list[Any]", texts.to_pylist())
+    try:
+        each = iter(texts)
+    except TypeError as error:
+        message = f"texts must be a list of strings, not {type(texts).__name__}"
+        raise TypeError(message) from error
+    return list(each)  # what a generator of the caller's raises is heard as it is
 
 
 def merge(lookup: Lookup, found: Kept, parts: list[Part]) -> Kept:

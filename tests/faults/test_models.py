@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from kura_cache_adapters import (
@@ -131,6 +132,14 @@ NO_ANSWERS: dict[str, Callable[[list[Any]], Any]] = {
     "None": lambda _: None,
     "a number": lambda _: 1.5,
 }
+# LlamaIndex iterates over an answer before it can be seen.
+NO_ORDER: dict[str, Callable[[list[Any]], Any]] = {
+    "a mapping": lambda vectors: dict(enumerate(vectors)),
+    "a mapping from names": lambda vectors: {f"{at}": vectors for at, _ in enumerate(vectors)},
+    "a set": lambda vectors: {*map(tuple, vectors)},
+    "a string": lambda vectors: "x" * len(vectors),
+    "a table": lambda vectors: pa.table([*zip(*vectors, strict=True)][: len(vectors)], [*"abcd"]),
+}
 ONE_BAD: dict[str, Callable[[list[Any]], Any]] = {
     "a hole": in_place_of_one(None),
     "NaN": in_place_of_one([float("nan")] * 8),
@@ -192,6 +201,16 @@ def test_an_answer_of_the_wrong_length_is_refused_whole(way: str, fault: str, tm
     refusals = (VectorCountError, TypeError) if way.startswith("llama") else VectorCountError
     with pytest.raises(refusals):
         WAYS[way](changing_the_second_answer(NO_ANSWERS[fault]), tmp_path)(TEXTS)
+    assert asked_again(way, tmp_path) == {*TEXTS[4:]}
+
+
+@pytest.mark.parametrize("way", [name for name in WAYS if not name.startswith("llama")], indirect=True)
+@pytest.mark.parametrize("fault", NO_ORDER)
+def test_an_answer_that_iterates_over_something_else_than_its_vectors_is_refused_whole(
+    way: str, fault: str, tmp_path: Path
+) -> None:
+    with pytest.raises(VectorCountError, match=r"nothing of this answer was stored\. Make it answer with"):
+        WAYS[way](changing_the_second_answer(NO_ORDER[fault]), tmp_path)(TEXTS)
     assert asked_again(way, tmp_path) == {*TEXTS[4:]}
 
 
