@@ -85,6 +85,7 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
         self._lock: ForkLock | nullcontext[None] = nullcontext()
         self._source: Source | None = None
         self._edits: Callable[[str], str] | None = None
+        self._watched = identity is None
         if _is_cached(self.embedder):
             self._source = Source(self.embedder.embedding_model)
             self._edits = getattr(self.embedder.embedding_model, "asked_for", None)
@@ -113,9 +114,9 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
 
     def state(self) -> object:
         """Return at a glance what is equal for as long as the identity is."""
-        if self._given is not None:
-            return None
-        return self.embedder.identity() if _is_cached(self.embedder) else state(self.embedder)
+        if self._source is not None:
+            return self.embedder.identity()
+        return state(self.embedder) if self._watched else None
 
     def prepare(self) -> None:
         """Load what embeds."""
@@ -134,13 +135,14 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
         else:
             seen = self._read()
             whole, symmetric, self._edits = seen.identity, seen.symmetric, seen.edits
+            self._watched = self._watched and bool(seen.fields)  # nothing is read of what is vouched for
             self.model_name = self._renamed or seen.name
             self._lock = nullcontext() if seen.local is None else lock_of(seen.local)
         if self._given is not None:
             whole = ModelIdentity.of(self.model_name, json.loads(whole.parameters), self._given)
         elif self._renamed is not None:
             whole = replace(whole, model_name=self._renamed)
-        return now, whole, symmetric
+        return now if self._watched else None, whole, symmetric
 
     def _read(self) -> Fingerprint:
         if self._given is not None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kura_cache_adapters.testing.openai_server import OpenAIServer
 
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # what is remembered of models is the tests' own
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when its client is imported: no test asks the hub
+
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

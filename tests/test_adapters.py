@@ -364,7 +364,8 @@ def test_further_keywords_add_to_the_key_and_replace_nothing(face: Face, spy: Sp
 @pytest.mark.parametrize("spelling", ["cache", "cache_manager"])
 def test_a_cache_has_two_spellings_everywhere(face: Face, spy: Spy, tmp_path: Path, spelling: str) -> None:
     adapter = face.wrap(face.embedder(spy), **{spelling: tmp_path})
-    model = CachedEmbeddingModel(face.source(face.embedder(spy)), **{spelling: tmp_path})
+    spelled: dict[str, Any] = {spelling: tmp_path}
+    model = CachedEmbeddingModel(face.source(face.embedder(spy)), **spelled)
     assert face.documents(adapter, TEXTS) == model.embed_sync(TEXTS)
     assert sorted(spy.texts) == sorted(set(TEXTS))
     with pytest.raises(TypeError, match="two names of one thing"):

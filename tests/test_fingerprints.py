@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kura_cache_adapters.fingerprint import fingerprint
 from pydantic import BaseModel, PrivateAttr, SecretStr
 
 from kura_cache_adapters import IdentityError
-from kura_cache_adapters.fingerprint import fingerprint
 from kura_cache_adapters.identity import ModelIdentity
 
 SECRET = "MARKED-secret-0123456789"

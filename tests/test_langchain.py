@@ -179,7 +179,9 @@ async def test_the_same_holds_asynchronously(lengths: LangChainCachedEmbeddings)
 
 
 def test_equal_texts_have_equal_keys_in_every_process() -> None:
-    adapter = LangChainCachedEmbeddings.from_embeddings(Lengths(), None, model_name="m", identity={"version": 1})
+    adapter = LangChainCachedEmbeddings.from_embeddings(
+        Lengths(), None, model_name="m", identity={"version": 1}
+    )
     program = (
         "from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel\n"
         "source = CallableEmbeddingModel(len, model_name='m', identity={'version': 1})\n"
@@ -275,7 +277,11 @@ def test_openai_through_langchain(
     assert openai_server.texts == [*texts[:4], *texts[4:8], *texts[4:8], *texts[8:]]
     before = len(openai_server.requests)
     changed = make(
-        chunk_size=100, max_retries=0, timeout=5, api_key="sk-other-MARKED", default_headers={"Authorization": "MARKED"}
+        chunk_size=100,
+        max_retries=0,
+        timeout=5,
+        api_key="sk-other-MARKED",
+        default_headers={"Authorization": "MARKED"},
     )
     assert changed.embed_documents(texts) == openai_server.lists(texts)
     assert changed.embed_query(texts[0]) == openai_server.lists(texts[:1])[0]

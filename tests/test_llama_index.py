@@ -370,7 +370,9 @@ def test_openai_through_llama_index(
     first = make()
     assert first.get_text_embedding_batch(texts) == openai_server.lists(texts)
     assert [len(request["input"]) for request in openai_server.requests] == [4, 4, 2]
-    changed = make(embed_batch_size=7, api_key="sk-other-MARKED", default_headers={"User-Agent": "MARKED"}, timeout=3)
+    changed = make(
+        embed_batch_size=7, api_key="sk-other-MARKED", default_headers={"User-Agent": "MARKED"}, timeout=3
+    )
     assert changed.get_text_embedding_batch(texts) == openai_server.lists(texts)
     assert changed.get_query_embedding(texts[0]) == openai_server.lists(texts[:1])[0]
     assert changed.to_dict() == first.to_dict()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,29 +72,29 @@ def test_what_changes_the_vector_changes_the_key_and_nothing_else_does(model: An
 
     plain = CachedEmbeddingModel(model).cache_key("x")
     assert model.symmetric
-    assert plain == key(model_batch_size=3)
+    assert plain == key(model_batch_size=3) == key(model_name="found elsewhere") == key(revision="main")
     keys = {
         plain,
         key(normalize_embeddings=True),
         key(truncate_dim=128),
         key(prompts={"document": "passage: "}),
-        key(model_name="fine-tuned"),
+        key(config_kwargs={"num_hidden_layers": 3}),
+        key(model_name="fine-tuned", identity={"by": "me"}),
     }
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
-def test_a_changed_model_in_a_directory_is_another_and_a_copy_is_the_same(
-    model: Any,
-    minilm: Path,
-    tmp_path: Path,
-) -> None:
-    copy = SentenceTransformerEmbeddingModel(path=shutil.copytree(minilm, tmp_path / "copy"))
-    changed = tmp_path / "copy" / "README.md"
-    keys = [CachedEmbeddingModel(one).cache_key("x") for one in (model, copy)]
-    changed.write_text("another")
-    tuned = SentenceTransformerEmbeddingModel(path=tmp_path / "copy")
-    keys.append(CachedEmbeddingModel(tuned).cache_key("x"))
-    assert keys[0] == keys[1] != keys[2]
+def test_a_prompt_for_queries_leaves_the_documents_keys_alone(model: Any, minilm: Path) -> None:
+    asked = SentenceTransformerEmbeddingModel(path=minilm, prompts={"query": "query: "})
+    plain, prompted = CachedEmbeddingModel(model), CachedEmbeddingModel(asked)
+    assert plain.cache_key("x") == prompted.cache_key("x")
+    assert plain.cache_key("x", role="query") != prompted.cache_key("x", role="query")
+
+
+def test_a_loaded_model_is_wrapped_as_it_is(model: Any, tmp_path: Path) -> None:
+    handed = CachedEmbeddingModel(model.model, tmp_path)
+    assert handed.embed_sync(TEXTS) == CachedEmbeddingModel(model, tmp_path).embed_sync(TEXTS)
+    assert handed.cache_key("x") == CachedEmbeddingModel(model).cache_key("x")
 
 
 def test_threads_may_share_a_model(model: Any, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def state(embedder: Any) -> object:  # noqa: ANN401 - of any framework
 
     A known class is looked at by its record; any other is taken as it was when it was wrapped.
     """
-    if (known := record_of(embedder)) is None or own_class(embedder) is not None:
+    if (known := record_of(embedder)) is None:
         return None
     _, record = known
     names = (record.name, record.decides, record.queries, record.documents, record.headers, record.parameters)

@@ -9,7 +9,7 @@ from inspect import getfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters._identity.origin import class_path, is_installed
+from kura_cache_adapters._identity.origin import class_path, is_installed, own_class
 from kura_cache_adapters._identity.watch import plain
 from kura_cache_adapters.errors import IdentityError, require
 
@@ -80,7 +80,9 @@ def described(model: Any) -> dict[str, Any]:  # noqa: ANN401
 
     Those of sentence-transformers and the configurations can be read, what is inside is digested.
     """
-    _refuse_own(model, type(model).__name__)
+    if (own := own_class(model)) is not None:
+        why = f"has code of your own in its class {own.__qualname__}, which may change"
+        raise unreadable(why)
     outer: list[dict[str, Any]] = []
     inner: list[dict[str, Any]] = []
     for name, module in model.named_modules(remove_duplicate=False):
