@@ -24,10 +24,10 @@ QUESTION = "Which function shortens a text to a given width?"
 def build(documents: list[Document], embeddings: LangChainCachedEmbeddings, run: str) -> InMemoryVectorStore:
     """Build a vector store, ask it a question, and say what that cost."""
     start = time.perf_counter()
-    store = InMemoryVectorStore.from_documents(documents, embeddings)
+    store: InMemoryVectorStore = InMemoryVectorStore.from_documents(documents, embeddings)
     best = store.similarity_search(QUESTION, k=1)[0]
     seconds = time.perf_counter() - start
-    stats = embeddings.model.stats
+    stats = embeddings.cached.stats
     asked = f"{stats.misses:4} texts to the model   {stats.hits:4} from the cache"
     print(f"{run} run: {seconds:8.4f} s   {asked}   best: {best.metadata['name']}")
     return store
@@ -50,7 +50,7 @@ def main() -> None:
         for run in ("first ", "second"):
             cached = LangChainCachedEmbeddings.from_embeddings(embedder, kept or temporary)
             build(documents, cached, run)
-        stats = cached.model.stats
+        stats = cached.cached.stats
     print(f"saved in the second run: {stats.hits} of {len(documents) + 1} embeddings, the question's too")
 
 

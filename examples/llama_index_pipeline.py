@@ -30,7 +30,7 @@ def ingest(texts: dict[str, str], embedding: LlamaIndexCachedEmbedding, run: str
     done = IngestionPipeline(transformations=[embedding], disable_cache=True).run(nodes=nodes)
     best = VectorStoreIndex(list(done)).as_retriever(similarity_top_k=1).retrieve(QUESTION)[0]
     seconds = time.perf_counter() - start
-    stats = embedding.model.stats
+    stats = embedding.cached.stats
     asked = f"{stats.misses:4} texts to the model   {stats.hits:4} from the cache"
     print(f"{run} run: {seconds:8.4f} s   {asked}   best: {best.node.node_id}")
 
@@ -52,7 +52,7 @@ def main() -> None:
             embedding = LlamaIndexCachedEmbedding.from_embedding(embedder, kept or temporary)
             ingest(texts, embedding, run)
             texts["heapq.merge"] += " (this text has been edited)"
-        stats = embedding.model.stats
+        stats = embedding.cached.stats
     print(f"saved in the second run: {stats.hits} of {len(texts) + 1} embeddings, the question's too")
 
 

@@ -65,7 +65,7 @@ def test_two_processes_fill_a_directory_while_a_third_reads_it(url: str) -> None
     model = FakeEmbeddingModel()
     reader = CachedEmbeddingModel(model, url)
     chance = np.random.default_rng(0)
-    space = open_store(url).space(reader._identity)
+    space = open_store(url).space(reader.identity())
     found = 0
     while any(process.poll() is None for process in writers):
         texts = [f"text {number}" for number in chance.integers(0, 2500, 50)]

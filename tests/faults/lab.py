@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kura_cache_adapters import (
+    CacheOptions,
     ArrowStore,
     CachedEmbeddingModel,
     HFDatasetCheckpointManager,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from kura_cache_adapters import CacheOptions
 
 STORES: dict[str, Callable[[Path], Any]] = {
     "arrow": ArrowStore,
@@ -117,7 +117,7 @@ class Ledger:
         """Open the cache as a new process would, around a model of its own."""
         model = FakeEmbeddingModel(self.model_name, dimension=self.dimension)
         cache = WAYS[self.way](self.path)
-        return CachedEmbeddingModel(model, cache, **({} if options is None else {"options": options}))
+        return CachedEmbeddingModel(model, cache, options=options or CacheOptions())
 
     def ask(self, cached: CachedEmbeddingModel, texts: list[str]) -> None:
         """Embed texts; what comes back is checked and counts as acknowledged."""
