@@ -31,6 +31,7 @@ _DEFAULTS: dict[str, Any] = {
     "module_input_name": "sentence_embedding",
     "module_output_name": "sentence_embedding",
     "processing_kwargs": {},
+    "_query_expansion": False,
     "transformer_task": "feature-extraction",
     "unpad_inputs": None,
 }
@@ -42,7 +43,8 @@ _POOLINGS = {  # as older releases write them, in the order in which they put th
     "weightedmean_tokens": "weightedmean",
     "lasttoken": "lasttoken",
 }
-_TASKS = ("query_length", "document_length")  # of a Transformer that treats the two differently
+_FACTS = ("do_lower_case",)  # of a Transformer, which its configuration does not tell in every release
+_TASKS = ("query_length", "document_length", "_query_expansion", "processing_kwargs")
 
 # What a transformers configuration says that the weights tell, or that changes no vector of a text.
 _SILENT = frozenset(
@@ -114,19 +116,20 @@ def _told(module: Any) -> dict[str, Any]:  # noqa: ANN401 - one line per origin
 
 def _settings_of(module: Any) -> dict[str, Any]:  # noqa: ANN401 - of sentence-transformers
     """Return a module's configuration without what says nothing; poolings of all releases alike."""
-    if not hasattr(module, "get_config_dict"):
-        return _attributes(module)
-    told = dict(module.get_config_dict())
-    if type(module).__name__ == "Pooling":
+    name, told = type(module).__name__, dict(module.get_config_dict())
+    if name == "Pooling":
         told = _pooling(told)
-    if type(module).__name__ == "Transformer":
-        told |= {name: getattr(module, name, None) for name in _TASKS}
+    elif name == "Transformer":
+        told |= {fact: getattr(module, fact) for fact in _FACTS}
+        told |= {fact: getattr(module, fact, None) for fact in _TASKS}  # of newer releases
         told.pop("max_seq_length", None)  # told for the whole model
         if told.pop("module_output_name", None) not in {None, "token_embeddings"}:
             told["module_output_name"] = module.module_output_name
         if (backend := module.backend) != "torch":
             why = f"runs on {backend}, whose weights cannot be read"
             raise unreadable(why)
+    else:
+        told |= dict(plain(vars(module)))
     return {
         name: value
         for name, value in json.loads(json.dumps(told, default=_written)).items()
@@ -209,7 +212,7 @@ def routes(module: Any) -> bool:  # noqa: ANN401
     named = type(module).__name__ in {"Router", "Asym"} or type(module).__module__.startswith(
         "transformers_modules."
     )
-    return named or any(getattr(module, name, None) is not None for name in _TASKS)
+    return named or any(getattr(module, name, None) is not None for name in _TASKS[:2])
 
 
 def tokenizer_of(model: Any) -> Any:  # noqa: ANN401
