@@ -341,7 +341,7 @@ def key_of(model: OpenAIEmbeddingModel, role: Any = "document") -> str:
 @pytest.mark.parametrize(
     ("option", "values"),
     [
-        ("default_query", [{"api-version": "1"}, {"api-version": "2"}, {"api-version": 1}, None]),
+        ("default_query", [{"api-version": "1"}, {"api-version": "2"}, None]),
         ("default_query", [{"token": "MARKED1"}, {"token": "MARKED2"}]),
         ("default_headers", [{"x-model-version": "MARKED1"}, {"x-model-version": "MARKED2"}, None]),
         ("base_url", ["http://127.0.0.1:9/v1", "http://127.0.0.1:9/v2", "http://127.0.0.1:8/v1"]),
@@ -465,6 +465,7 @@ def test_what_only_queries_use_stands_apart() -> None:
         ({"roles": {"queries": {}}}, "'document' and 'query'"),
         ({"roles": {"query": {"prompt": "q"}}}, "prefix, extra_body and extra_headers"),
         ({"roles": {"query": {"prefix": 3}}}, "must be a str"),
+        ({"roles": {"query": "query: "}}, "must be a mapping"),
     ],
 )
 def test_a_role_that_says_nothing_is_refused(options: dict[str, Any], message: str) -> None:

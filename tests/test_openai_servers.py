@@ -18,6 +18,7 @@ from kura_cache_adapters import (  # noqa: E402
     RefusedTextsError,
     VectorCountError,
 )
+from kura_cache_adapters.embedding._openai.batches import RequestSize  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -221,6 +222,28 @@ def test_a_limit_on_requests_is_told_with_its_option_and_kept(
     assert "batch size 20 > maximum allowed batch size 4" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "warnings", "left"),
+    [
+        (422, "batch size 256 > maximum allowed batch size 32", 1, 128),
+        (400, "Invalid 'input': array too long. Expected an array with maximum length 100", 1, 128),
+        (413, "Request Entity Too Large", 1, 256),
+        (400, "Too many tokens in batch. Maximum is 16384", 1, 256),
+        (400, "Requested 400000 tokens, max 300000 tokens per request", 1, 256),
+        (400, "This model's maximum context length is 8192 tokens, however you requested 9000", 0, 256),
+        (400, "input cannot be an empty string", 0, 256),
+    ],
+)
+def test_only_a_refusal_that_speaks_of_how_many_makes_all_requests_smaller(
+    caplog: pytest.LogCaptureFixture, status: int, message: str, warnings: int, left: int
+) -> None:
+    size = RequestSize(256)
+    for _ in range(2):
+        size.refused(256, status, message)
+    assert size.texts == left
+    assert [record.getMessage().count("model_batch_size") for record in caplog.records] == [1] * warnings
+
+
 @pytest.mark.parametrize("fault", ["no usage", "odd usage", "negative usage", "null usage", "list usage"])
 def test_odd_bookkeeping_costs_no_answer(openai_server: OpenAIServer, tmp_path: Path, fault: Any) -> None:
     openai_server.faults = [fault]
@@ -303,16 +326,16 @@ def test_who_says_that_two_names_are_one_model_is_believed_and_keeps_the_keys(
 def test_a_message_that_repeats_a_secret_or_a_text_shows_neither(
     openai_server: OpenAIServer, caplog: pytest.LogCaptureFixture, status: str
 ) -> None:
-    message = f"key sk-test-MARKED, header {'y' * 8}-MARKED, password pass-MARKED, text number 0"
+    secrets = "key sk-test-MARKED, header yyyyyyyy-MARKED, password pass-MARKED, extra zzzzzz-MARKED"
+    message = f"{secrets}, text number 0"
     openai_server.says = (int(status), message)
     client = openai.AsyncOpenAI(
         base_url=openai_server.url.replace("://", "://user:pass-MARKED@"),
         default_headers={"x-team": "yyyyyyyy-MARKED"},
     )
+    model = OpenAIEmbeddingModel(client=client, extra_headers={"x-extra": "Bearer zzzzzz-MARKED"})
     with pytest.raises((AnswerError, RefusedTextsError)) as caught:
-        CachedEmbeddingModel(OpenAIEmbeddingModel(client=client)).embed_sync(
-            TEXTS[:2] if status == "200" else TEXTS[:1]
-        )
+        CachedEmbeddingModel(model).embed_sync(TEXTS[:1])
     assert "MARKED" not in str(caught.value) + caplog.text
-    assert "key ***, header ***" in str(caught.value)
+    assert "key ***, header ***, password ***, extra ***" in str(caught.value)
     assert status == "200" or "text number" not in str(caught.value)

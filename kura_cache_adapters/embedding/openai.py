@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,7 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         """
         asking = self._asking[role]
         texts = asking.prefixed(texts)
-        batches = Batches(texts, self._size, self._n_concurrent_jobs, self._endpoint.quoted)
+        batches = Batches(texts, self._size, self._n_concurrent_jobs, partial(self._endpoint.quoted, asking))
         options = {"model": self.model_name, **self._dimensions()}
         running: dict[asyncio.Task[Any], list[int]] = {}
         failure: BaseException | None = None

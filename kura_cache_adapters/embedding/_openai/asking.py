@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,6 @@ from kura_cache_adapters._identity.secrets import deciding_headers, deciding_que
 from kura_cache_adapters.identity import plain_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from openai import AsyncOpenAI
 
 _OPENAI = "https://api.openai.com/v1"
@@ -44,6 +43,9 @@ class Asking:
         extra_headers: Mapping[str, str] | None,
     ) -> Asking:
         """Put a role's options over those of all roles; raise TypeError for one that is none."""
+        if not isinstance(options, Mapping):
+            message = f"roles[{role!r}] must be a mapping, as {{'prefix': ...}}, not {type(options).__name__}"
+            raise TypeError(message)
         if unknown := options.keys() - {"prefix", "extra_body", "extra_headers"}:
             message = f"roles[{role!r}] takes prefix, extra_body and extra_headers, not {sorted(unknown)}"
             raise TypeError(message)
@@ -90,6 +92,7 @@ class Address:
     base_url: str
     query: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    tokens: tuple[str, ...] = ()
 
     @classmethod
     def of_environment(cls) -> Address:
@@ -105,24 +108,21 @@ class Address:
         http = client._client  # noqa: SLF001 - nothing public leads there
         query = {**dict(http.params), **client.default_query}
         headers = {**dict(http.headers), **client.default_headers}
-        headers = {**headers, "Authorization": client.api_key}
         told = {name: value for name, value in headers.items() if isinstance(value, str)}
-        return cls(str(client.base_url), query, told)
+        tokens = (client.api_key, getattr(client, "_azure_ad_token", None) or "")
+        return cls(str(client.base_url), query, told, tokens)
 
     @property
     def shown(self) -> str:
         """The URL without user, password and query."""
         return plain_url(self.base_url)
 
-    @property
-    def secrets(self) -> list[str]:
-        """What no message may show: the password, and the headers that are not the SDK's own."""
-        told = [value for name, value in self.headers.items() if not _PUBLIC_HEADERS.fullmatch(name.lower())]
-        return [
-            urlsplit(self.base_url).password or "",
-            *told,
-            *(value.split()[-1] for value in told if value),
-        ]
+    def secrets(self, asking: Asking) -> list[str]:
+        """Return what no message may show: password, tokens, and the headers that are not the SDK's own."""
+        headers = {**self.headers, **asking.extra_headers}
+        told = [str(value) for name, value in headers.items() if not _PUBLIC_HEADERS.fullmatch(name.lower())]
+        last = [word for value in told for word in value.split()[-1:]]  # "Bearer ..."
+        return [urlsplit(self.base_url).password or "", *self.tokens, *told, *last]
 
     def deciding(self) -> dict[str, Any]:
         """Return the URL and its parameters, written in one way; no secret is among them."""

@@ -19,9 +19,8 @@ logger = logging.getLogger(__name__)
 _MOST_TOKENS = 300_000  # a request: https://platform.openai.com/docs/api-reference/embeddings/create
 _TOO_LARGE = 413
 _FOR_ITS_TEXTS = frozenset({400, _TOO_LARGE, 422})
-_OF_SIZE = re.compile(
-    r"batch|too (many|large)|maximum.*(inputs|items|elements|request)|at most", re.IGNORECASE
-)
+_OF_COUNT = re.compile(r"batch|array|too many", re.IGNORECASE)
+_OF_SIZE = re.compile(r"too large|per request|request size", re.IGNORECASE)
 
 # So many refusals are taken before a request is thought to be refused whatever its texts: enough to
 # find two texts in 2,048. Each answer in between is worth some more.
@@ -39,10 +38,10 @@ class RequestSize:
 
     def refused(self, size: int, status: int, message: str) -> None:
         """Learn from a refusal of so many texts, when it speaks of that."""
-        of_size = _OF_SIZE.search(message) is not None
-        if not of_size and status != _TOO_LARGE:
+        of_count = _OF_COUNT.search(message) is not None
+        if not (of_count or status == _TOO_LARGE or _OF_SIZE.search(message)):
             return
-        if of_size and "token" not in message.lower():  # others may have fewer tokens
+        if of_count and "token" not in message.lower():  # other texts may have fewer tokens
             self.texts = min(self.texts, max(1, size // 2))
         if not self.told:
             self.told = True

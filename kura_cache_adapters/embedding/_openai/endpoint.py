@@ -96,9 +96,10 @@ class Endpoint:
         self._refuse_another_model(answer.model, options["model"])
         return answer.vectors
 
-    def quoted(self, refusal: APIStatusError, text: str) -> str:
+    def quoted(self, asking: Asking, refusal: APIStatusError, text: str) -> str:
         """Return the server's message, without secrets and without the text."""
-        return quoted(refusal.response.content, [*Address.of_client(self.client).secrets, text])
+        secrets = Address.of_client(self.client).secrets(asking)
+        return quoted(refusal.response.content, [*secrets, text])
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the client, which the other side makes from its environment."""
@@ -161,4 +162,5 @@ async def _ask(
         extra_headers=asking.extra_headers or None,
         **options,
     )
-    return read_answer(response.content, len(texts), options["model"], Address.of_client(client))
+    address = Address.of_client(client)
+    return read_answer(response.content, len(texts), options["model"], address, address.secrets(asking))

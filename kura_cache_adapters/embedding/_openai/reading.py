@@ -34,7 +34,13 @@ class Answer:
     tokens: int
 
 
-def read_answer(content: bytes, asked: int, model_name: str, address: Address) -> Answer:
+def read_answer(
+    content: bytes,
+    asked: int,
+    model_name: str,
+    address: Address,
+    secrets: Iterable[str],
+) -> Answer:
     """Read the body of an answer of status 200.
 
     Raises AnswerError for what holds no embeddings, VectorCountError unless there is one a text.
@@ -42,7 +48,7 @@ def read_answer(content: bytes, asked: int, model_name: str, address: Address) -
     body = _json(content)
     data = body.get("data") if isinstance(body, dict) else None
     if not isinstance(data, list) or not all(isinstance(item, dict) and "embedding" in item for item in data):
-        raise AnswerError(address.shown, quoted(content, address.secrets), _cure(address))
+        raise AnswerError(address.shown, quoted(content, secrets), _cure(address))
     try:
         vectors = [_decoded(item["embedding"]) for item in _in_order(data, asked, model_name)]
     except binascii.Error:
