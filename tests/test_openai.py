@@ -317,6 +317,19 @@ def test_a_shared_client_keeps_its_transports_options_and_hooks(openai_server: O
     background.run(client.close())
 
 
+async def test_a_shared_client_may_be_one_of_aiohttp(openai_server: OpenAIServer) -> None:
+    try:
+        http = openai.DefaultAioHttpClient()
+    except RuntimeError:
+        pytest.skip("needs openai[aiohttp]")
+    async with openai.AsyncOpenAI(http_client=http, max_retries=0, timeout=5) as client:
+        await client.embeddings.create(input=["before"], model="text-embedding-3-small")
+        cached = CachedEmbeddingModel(OpenAIEmbeddingModel(client=client))
+        assert cached.embed_sync(TEXTS) == openai_server.lists(TEXTS)  # while the application's loop waits
+        await client.embeddings.create(input=["after"], model="text-embedding-3-small")
+    assert openai_server.texts == ["before", *TEXTS, "after"]
+
+
 def test_a_key_that_an_application_renews_is_the_one_that_is_sent(openai_server: OpenAIServer) -> None:
     client = openai.AsyncOpenAI()
     cached = CachedEmbeddingModel(OpenAIEmbeddingModel(client=client))
@@ -389,7 +402,19 @@ def test_who_asks_and_how_is_in_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", url.replace("http", "HTTP") + "/")
     assert key_of(OpenAIEmbeddingModel()) == key_of(of_client()) == plain
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-model-version: 2\nAuthorization: Bearer y")
-    assert key_of(OpenAIEmbeddingModel()) == key_of(of_client()) != plain
+    assert key_of(OpenAIEmbeddingModel()) != plain
+    assert key_of(OpenAIEmbeddingModel()) == key_of(of_client(default_headers={"x-model-version": "2"}))
+
+
+def test_the_environment_is_that_of_the_making(
+    openai_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-model-version: 2")
+    cached = CachedEmbeddingModel(OpenAIEmbeddingModel())
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.delenv("OPENAI_CUSTOM_HEADERS")
+    assert cached.embed_sync(TEXTS) == openai_server.lists(TEXTS)
+    assert openai_server.headers[0]["x-model-version"] == "2"
 
 
 def test_without_an_environment_the_address_is_the_sdks(monkeypatch: pytest.MonkeyPatch) -> None:

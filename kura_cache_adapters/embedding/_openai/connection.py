@@ -54,6 +54,8 @@ def _without_connections(layer: Any) -> Any:  # noqa: ANN401 - of httpx or httpx
     for name, part in getattr(layer, "__dict__", {}).items():
         if hasattr(part, "handle_async_request"):
             setattr(own, name, _without_connections(part))
+        elif type(part).__module__.startswith("aiohttp."):  # a loop's session; another is opened
+            setattr(own, name, None)
     if hasattr(own, "_connections") and hasattr(own, "_requests"):
         own._connections, own._requests = [], []  # noqa: SLF001 - httpcore's pool
     return own

@@ -68,8 +68,8 @@ class Endpoint:
         if self._given is not None:
             return self._given
         if self._made is None:
-            openai = require("openai", extra="openai")
-            self._made = openai.AsyncOpenAI(base_url=self._environment.base_url)
+            openai, read = require("openai", extra="openai"), self._environment
+            self._made = openai.AsyncOpenAI(base_url=read.base_url, default_headers=read.headers)
         return self._made
 
     @property
