@@ -108,8 +108,12 @@ def test_one_model_serves_many_loops_and_sends_nothing_twice(openai_server: Open
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_it_works_after_a_fork_on_both_sides(openai_server: OpenAIServer, tmp_path: Path) -> None:
-    cached = CachedEmbeddingModel(OpenAIEmbeddingModel(), tmp_path)
+@pytest.mark.parametrize("shared", [False, True])
+def test_it_works_after_a_fork_on_both_sides(
+    openai_server: OpenAIServer, tmp_path: Path, *, shared: bool
+) -> None:
+    client = openai.AsyncOpenAI(max_retries=0) if shared else None
+    cached = CachedEmbeddingModel(OpenAIEmbeddingModel(client=client), tmp_path)
 
     def check(text: str) -> None:
         assert cached.embed_sync([text]) == openai_server.lists([text])
@@ -317,6 +321,15 @@ def test_a_shared_client_keeps_its_transports_options_and_hooks(openai_server: O
     background.run(client.close())
 
 
+def test_a_shared_clients_proxy_is_gone_through(openai_server: OpenAIServer) -> None:
+    http = openai.DefaultAsyncHttpxClient(proxy=openai_server.url.removesuffix("/v1"))
+    client = openai.AsyncOpenAI(base_url="http://nowhere.test/v1", http_client=http, max_retries=0)
+    cached = CachedEmbeddingModel(OpenAIEmbeddingModel(client=client))
+    assert cached.embed_sync(TEXTS) == openai_server.lists(TEXTS)
+    assert openai_server.paths == ["http://nowhere.test/v1/embeddings"]
+    background.run(client.close())
+
+
 async def test_a_shared_client_may_be_one_of_aiohttp(openai_server: OpenAIServer) -> None:
     try:
         http = openai.DefaultAioHttpClient()
@@ -409,12 +422,16 @@ def test_who_asks_and_how_is_in_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_environment_is_that_of_the_making(
     openai_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-model-version: 2")
-    cached = CachedEmbeddingModel(OpenAIEmbeddingModel())
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "x-model-version: 2\nx-key: MARKED")
+    model = OpenAIEmbeddingModel()
+    cached = CachedEmbeddingModel(model)
+    assert b"MARKED" not in pickle.dumps(model)
+    monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.delenv("OPENAI_CUSTOM_HEADERS")
     assert cached.embed_sync(TEXTS) == openai_server.lists(TEXTS)
     assert openai_server.headers[0]["x-model-version"] == "2"
+    assert openai_server.headers[0]["authorization"] == "Bearer sk-test-MARKED"
 
 
 def test_without_an_environment_the_address_is_the_sdks(monkeypatch: pytest.MonkeyPatch) -> None:

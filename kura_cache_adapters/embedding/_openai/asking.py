@@ -100,7 +100,8 @@ class Address:
         lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
         pairs = (line.split(":", 1) for line in lines if ":" in line)
         headers = {name.strip(): value.strip() for name, value in pairs}
-        return cls(os.environ.get("OPENAI_BASE_URL", _OPENAI), headers=headers)
+        url, key = os.environ.get("OPENAI_BASE_URL", _OPENAI), os.environ.get("OPENAI_API_KEY", "")
+        return cls(url, headers=headers, tokens=(key,))
 
     @classmethod
     def of_client(cls, client: AsyncOpenAI) -> Address:

@@ -61,11 +61,11 @@ class Batches:
         texts: list[str],
         size: RequestSize,
         at_once: int,
-        quote: Callable[[APIStatusError, str], str],
+        quote: Callable[[APIStatusError, list[str]], str],
     ) -> None:
         """Take the texts, how many go into a request, how many run at once, and how to quote a refusal.
 
-        What is quoted must not show the text.
+        What is quoted must not show the texts.
         """
         self._texts = texts
         self._size = size
@@ -102,7 +102,7 @@ class Batches:
             return
         positions = sorted(self._refused)
         first = self._refused[positions[0]]
-        message = self._quote(first, self._texts[positions[0]])
+        message = self._quote(first, [self._texts[positions[0]]])
         raise RefusedTextsError(model_name, positions, message) from first
 
     def _halve(self, batch: list[int], refusal: APIStatusError) -> None:
@@ -110,7 +110,8 @@ class Batches:
             self._refused[batch[0]] = refusal
             self._elsewhere = True
             return
-        self._size.refused(len(batch), refusal.status_code, self._quote(refusal, ""))
+        message = self._quote(refusal, [self._texts[at] for at in batch])
+        self._size.refused(len(batch), refusal.status_code, message)
         middle = len(batch) // 2
         self._halves += [batch[middle:], batch[:middle]]
 

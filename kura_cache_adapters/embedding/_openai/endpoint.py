@@ -69,7 +69,11 @@ class Endpoint:
             return self._given
         if self._made is None:
             openai, read = require("openai", extra="openai"), self._environment
-            self._made = openai.AsyncOpenAI(base_url=read.base_url, default_headers=read.headers)
+            self._made = openai.AsyncOpenAI(
+                api_key=read.tokens[0] or None,
+                base_url=read.base_url,
+                default_headers=read.headers,
+            )
         return self._made
 
     @property
@@ -96,17 +100,17 @@ class Endpoint:
         self._refuse_another_model(answer.model, options["model"])
         return answer.vectors
 
-    def quoted(self, asking: Asking, refusal: APIStatusError, text: str) -> str:
-        """Return the server's message, without secrets and without the text."""
+    def quoted(self, asking: Asking, refusal: APIStatusError, texts: list[str]) -> str:
+        """Return the server's message, without secrets and without the texts."""
         secrets = Address.of_client(self.client).secrets(asking)
-        return quoted(refusal.response.content, [*secrets, text])
+        return quoted(refusal.response.content, [*secrets, *texts])
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the client, which the other side makes from its environment."""
         if self._given is not None:
             message = "a model with a client of its own cannot be pickled: leave client=None"
             raise TypeError(message)
-        return {**self.__dict__, "_made": None, "_connection": None}
+        return {**self.__dict__, "_made": None, "_connection": None, "_environment": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read this side's environment."""
@@ -163,4 +167,5 @@ async def _ask(
         **options,
     )
     address = Address.of_client(client)
-    return read_answer(response.content, len(texts), options["model"], address, address.secrets(asking))
+    secrets = [*address.secrets(asking), *texts]
+    return read_answer(response.content, len(texts), options["model"], address, secrets)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kura_cache_adapters.protocols import Vectors
 
 _MOST_QUOTED = 200  # characters of a server's message
+_MOST_SHOWN = 40  # characters of a text or a secret
+_MARKUP = re.compile(r"<(style|script).*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _LEAST_SECRET = 6  # characters: what is shorter stands in many words
 
 
@@ -57,14 +59,33 @@ def read_answer(
 
 
 def quoted(content: bytes, secrets: Iterable[str]) -> str:
-    """Return what a server has to say: its own message where there is one, shortened, no secret in it."""
-    message = _message(_json(content)) or content.decode("utf-8", "replace")
+    """Return what a server has to say, shortened: its message where there is one, no secret in it."""
+    message = _said(content)
     for secret in secrets:
-        message = message.replace(secret, "***") if len(secret) >= _LEAST_SECRET else message
-    message = " ".join(
-        re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", message, flags=re.DOTALL | re.IGNORECASE).split()
-    )
+        message = _without(secret, message)
     return message if len(message) <= _MOST_QUOTED else f"{message[:_MOST_QUOTED]}..."
+
+
+def _without(secret: str, message: str) -> str:
+    """Take a secret or a text out of a message; what repeats only its beginning ends there."""
+    if len(secret) < _LEAST_SECRET:
+        return message
+    message = message.replace(secret, "***")
+    before, found, _ = message.partition(secret[:_MOST_SHOWN])
+    return f"{before}***" if found else message
+
+
+def _said(content: bytes) -> str:
+    """Find a message, or say what came: vectors are nobody's to read."""
+    body = _json(content)
+    if message := _message(body):
+        return message
+    if isinstance(body, dict):
+        return f"an object with the fields {[*map(str, body)]}"
+    if isinstance(body, list):
+        return f"a list of {len(body)}"
+    text = re.sub(_MARKUP, " ", content.decode("utf-8", "replace"))
+    return " ".join(text.split())
 
 
 def _json(content: bytes) -> Any:  # noqa: ANN401 - any JSON, None for none
