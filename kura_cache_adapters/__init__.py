@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.errors import (
+    AnswerError,
     CheckpointError,
     DimensionMismatchError,
     IdentityError,
     KuraCacheError,
     MissingExtraError,
+    RefusedTextsError,
     VectorCountError,
 )
 from kura_cache_adapters.options import CacheOptions
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerError",
     "ArrowStore",
     "BaseCheckpointManager",
     "BaseEmbeddingModel",
@@ -77,6 +80,7 @@ __all__ = [
     "OpenAIEmbeddingModel",
     "ParquetCheckpointManager",
     "ParquetStore",
+    "RefusedTextsError",
     "SentenceTransformerEmbeddingModel",
     "TieredStore",
     "VectorCountError",

@@ -6,7 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import ModuleType
+
+_MOST_POSITIONS = 20  # named in a message
 
 
 class KuraCacheError(Exception):
@@ -28,6 +31,38 @@ class VectorCountError(KuraCacheError, ValueError):
             f"{model_name} was asked for {asked} vectors and answered with {answered}; "
             f"nothing of this answer was stored. {cure}",
         )
+
+
+class AnswerError(KuraCacheError, ValueError):
+    """A server answered with success, and with something that is no embeddings."""
+
+    def __init__(self, address: str, answer: str, cure: str = "") -> None:
+        """Quote what came from where, and say what to do."""
+        message = f"{address} answered with no embeddings but with: {answer or 'nothing'}"
+        super().__init__(f"{message}\n{cure}" if cure else message)
+
+
+class RefusedTextsError(KuraCacheError, ValueError):
+    """Some texts were refused by the model's server, one by one; the others were embedded.
+
+    `positions` says where they stand in the texts of the call, rising. Its cause is the first refusal.
+    """
+
+    def __init__(self, model_name: str, positions: Sequence[int], message: str) -> None:
+        """Name the model and the positions, and quote the server's message for the first of them."""
+        self.model_name = model_name
+        self.positions = tuple(positions)
+        self.message = message
+        shown = ", ".join(map(str, self.positions[:_MOST_POSITIONS]))
+        more = ", ..." if len(self.positions) > _MOST_POSITIONS else ""
+        super().__init__(
+            f"{model_name} refused {len(self.positions)} of the texts, at position {shown}{more}: {message}\n"
+            "The others were embedded, and are stored where there is a cache.",
+        )
+
+    def __reduce__(self) -> tuple[type[RefusedTextsError], tuple[str, tuple[int, ...], str]]:
+        """Pickle what the constructor takes."""
+        return type(self), (self.model_name, self.positions, self.message)
 
 
 class DimensionMismatchError(KuraCacheError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -64,7 +65,8 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
             MissingExtraError: sentence-transformers is not installed.
 
         """
-        require("huggingface_hub", extra="sentence-transformers")
+        if find_spec("sentence_transformers") is None:  # not imported: a run of hits does without it
+            require("sentence_transformers", extra="sentence-transformers")
         loaded = local_models.is_local_model(model_name)
         self.model_name = local_models.NAME if loaded else str(model_name)
         self.normalize_embeddings = normalize_embeddings

@@ -25,19 +25,52 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-Fault = Literal["429", "500", "400", "late", "reversed", "short", "same index", "lists"]
+Fault = Literal[
+    "429",
+    "500",
+    "400",
+    "401",
+    "late",
+    "lists",
+    "reversed",
+    "short",
+    "same index",
+    "no index",
+    "null index",
+    "mixed index",
+    "hole",
+    "no usage",
+    "odd usage",
+    "negative usage",
+    "null usage",
+    "list usage",
+    "error body",
+    "null data",
+    "html",
+    "bare list",
+]
 
 
 class OpenAIServer:
     """Serve while the `with` block runs; `faults` are used up one per request, then all is well.
 
     `embed` makes an array of shape (N, D) from texts; without it, vectors are FakeEmbeddingModel's.
+    `refuses` tells which texts are answered with 400, `most_texts` how many are taken at once,
+    `only_float` that base64 is not; `answers_as` is what it calls its model; `says` is a status and an
+    error's message that every request is answered with.
     """
 
     def __init__(self, embed: Callable[[list[str]], Any] | None = None) -> None:
         """Take a free port."""
         self.embed = embed
+        self.refuses: Callable[[str], bool] = lambda _: False
+        self.most_texts: int | None = None
+        self.only_float = False
+        self.answers_as: str | None = None
+        self.says: tuple[int, str] | None = None
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.faults: list[Fault] = []
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
@@ -86,18 +119,34 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.lock:
             server.requests.append(request)
+            server.headers.append({name.lower(): value for name, value in self.headers.items()})
+            server.paths.append(self.path)
             fault = server.faults.pop(0) if server.faults else None
             server.at_once += 1
             server.most_at_once = max(server.at_once, server.most_at_once)
         time.sleep(0.3 if fault == "late" else 0.01)
         with server.lock:
             server.at_once -= 1
-        if self.path.endswith("/chat/completions"):
+        if self.path.partition("?")[0].endswith("/chat/completions"):
             self._send(200, _completion(request))
-        elif fault in {"429", "500", "400"}:
-            self._send(int(fault), {"error": {"message": f"told to answer {fault}", "type": "test"}})
+        elif fault and fault.isdigit():
+            self._send(int(fault), _error(f"told to answer {fault}"))
+        elif server.says:
+            self._send(server.says[0], _error(server.says[1]))
+        elif refusal := self._refusal(request):
+            self._send(400, _error(refusal))
         else:
-            self._send(200, self._answer(request, fault))
+            answer = self._answer(request, fault)
+            self._send(200, _ODD[fault](answer) if fault in _ODD else answer)
+
+    def _refusal(self, request: dict[str, Any]) -> str | None:
+        server: OpenAIServer = self.server.owner  # type: ignore[attr-defined]
+        texts, most = request["input"], server.most_texts
+        if server.only_float and request.get("encoding_format") == "base64":
+            return "base64 encoding is not currently supported"
+        if most and len(texts) > most:
+            return f"batch size {len(texts)} > maximum allowed batch size {most}"
+        return "input cannot be an empty string" if any(map(server.refuses, texts)) else None
 
     def _answer(self, request: dict[str, Any], fault: Fault | None) -> dict[str, Any]:
         server: OpenAIServer = self.server.owner  # type: ignore[attr-defined]
@@ -107,23 +156,21 @@ class _Handler(BaseHTTPRequestHandler):
         data = [
             {
                 "object": "embedding",
-                "index": 0 if fault == "same index" else at,
+                "index": at,
                 "embedding": base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist(),
             }
             for at, vector in enumerate(model.array(texts) if server.embed is None else server.embed(texts))
         ]
-        if fault == "reversed":
-            data.reverse()
-        if fault == "short":
-            data.pop()
         tokens = sum(len(text.split()) for text in texts)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return {"object": "list", "data": data, "model": request["model"], "usage": usage}
+        model_name = server.answers_as or request["model"]
+        return {"object": "list", "data": data, "model": model_name, "usage": usage}
 
-    def _send(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
+    def _send(self, status: int, body: Any) -> None:
+        html = isinstance(body, str)
+        content = body.encode() if html else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/html" if html else "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.send_header("retry-after-ms", "10")
         self.end_headers()
@@ -132,6 +179,48 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Be quiet."""
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "test"}}
+
+
+def _with_indices(answer: dict[str, Any], *indices: Any) -> dict[str, Any]:
+    """Give the items these indices in turn."""
+    items = [{**item, "index": indices[at % len(indices)]} for at, item in enumerate(answer["data"])]
+    return {**answer, "data": items}
+
+
+def _without(field: str, items: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in items.items() if name != field}
+
+
+def _with_hole(answer: dict[str, Any]) -> dict[str, Any]:
+    """Leave the middle item without a vector."""
+    items = [*answer["data"]]
+    items[len(items) // 2] = {**items[len(items) // 2], "embedding": None}
+    return {**answer, "data": items}
+
+
+# What servers answer that speak OpenAI's language with an accent.
+_ODD: dict[str | None, Callable[[dict[str, Any]], Any]] = {
+    "reversed": lambda answer: {**answer, "data": answer["data"][::-1]},
+    "short": lambda answer: {**answer, "data": answer["data"][:-1]},
+    "same index": lambda answer: _with_indices(answer, 0),
+    "no index": lambda answer: {**answer, "data": [_without("index", item) for item in answer["data"]]},
+    "null index": lambda answer: _with_indices(answer, None),
+    "mixed index": lambda answer: _with_indices(answer, 0, None),
+    "hole": _with_hole,
+    "no usage": lambda answer: _without("usage", answer),
+    "odd usage": lambda answer: {**answer, "usage": {"prompt_tokens": "many"}},
+    "negative usage": lambda answer: {**answer, "usage": {"prompt_tokens": -1}},
+    "null usage": lambda answer: {**answer, "usage": None},
+    "list usage": lambda answer: {**answer, "usage": [1, 2]},
+    "error body": lambda _: _error("model not loaded"),
+    "null data": lambda answer: {**answer, "data": None},
+    "html": lambda _: "<html><style>p {}</style><body><p>Welcome to the gateway</p></body></html>",
+    "bare list": lambda answer: [item["embedding"] for item in answer["data"]],
+}
 
 
 def _completion(request: dict[str, Any]) -> dict[str, Any]:

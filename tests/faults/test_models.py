@@ -281,7 +281,7 @@ async def test_beside_a_hanging_thread_others_go_on_and_its_answer_is_kept(tmp_p
     assert spy.texts == ["slow", "quick"]
 
 
-@pytest.mark.parametrize("fault", ["400", "500", "short", "same index", "NaN"])
+@pytest.mark.parametrize("fault", ["401", "500", "short", "same index", "NaN"])
 def test_an_api_that_misbehaves(openai_server: OpenAIServer, tmp_path: Path, fault: Any) -> None:
     from openai import APIStatusError
 

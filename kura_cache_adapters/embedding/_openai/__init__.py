@@ -1,0 +1,1 @@
+"""How OpenAIEmbeddingModel asks: what decides its vectors, its connections, requests and answers."""
