@@ -144,7 +144,7 @@ def test_a_real_fill_writes_a_few_times_its_vectors_and_one_more_text_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dimension, chunk = 1536, 16
-    monkeypatch.setattr(merging, "MAX_MERGED_BYTES", 128 * dimension * 8)
+    monkeypatch.setattr(merging, "MAX_MERGED_BYTES", 200 * dimension * 8)
     counting = Counting()
     space = SegmentStore(tmp_path, counting).space(IDENTITY)
     vectors = np.ones((chunk, dimension), np.float32)
