@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         for _ in range(_TRIES):
             if not path.exists():
                 self._settle()
+            files.refuse_link(path)
             try:
                 return _verified(path, read_dataset_files(path))
             except FileNotFoundError:
@@ -88,7 +90,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
 def _verified(path: Path, contents: list[bytes]) -> list[bytes]:
     """Return the contents of a dataset's files if their digest, which only our datasets have, is right."""
     digest = path / _DIGEST_FILE
-    if digest.exists() and files.read_file(digest) != _digest(contents):
+    if os.path.lexists(digest) and files.read_file(digest) != _digest(contents):
         message = "its data is damaged"
         raise ValueError(message)
     return contents

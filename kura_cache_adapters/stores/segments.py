@@ -19,7 +19,7 @@ import numpy as np
 from kura_cache_adapters.background import ForkLock
 from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.protocols import Hits, SpaceStats
-from kura_cache_adapters.stores import files
+from kura_cache_adapters.stores import files, marks
 from kura_cache_adapters.stores.merging import (
     as_bytes,
     intact_rows,
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_FILE = "identity.json"
-"""What a space's directory says about itself, for people and for listing."""
 _MERGE_PAUSE = 60.0  # seconds without merges after a failed one: a full disk stays full a while
 _LISTINGS = 100  # how often a directory may change under a listing before it is taken as it is
 
@@ -222,28 +220,17 @@ class SegmentSpace:
 
     def _write(self, rows: Rows, *, durable: bool) -> str:
         name = f"{len(rows):09d}-{secrets.token_hex(8)}{self._format.suffix}"
-        if files.make_directory(self.path, shared=self._format.shared):
+        shared = self._format.shared
+        if marks.make_space(self.path, durable=durable, shared=shared):
             self._anchored = False
         files.refuse_link(self.path)
         if durable and not self._anchored:
             files.anchor(self.path)
             self._anchored = True
-        self._write_identity(durable=durable)
+        marks.write_identity(self.path, self._description, durable=durable, shared=shared)
         with files.published(self.path / name, durable=durable) as temporary:
             self._format.write(temporary, rows)
         return name
-
-    def _write_identity(self, *, durable: bool) -> None:
-        """Write down whose space it is, also over a file that a power cut has left shorter."""
-        path = self.path / IDENTITY_FILE
-        if path.exists() and (not path.is_file() or path.stat().st_size >= len(self._description)):
-            return
-        shared = self._format.shared
-        with (
-            files.published(path, durable=durable) as temporary,
-            files.create(temporary, shared=shared) as file,
-        ):
-            file.write(self._description)
 
     def _merge(self, *, durable: bool) -> None:
         """Merge the segments of a size that has come together; a failure only postpones it."""
@@ -289,7 +276,7 @@ class SegmentSpace:
         """Remove a merged segment; one with damaged rows is kept under another name."""
         path = self.path / name
         if broken:
-            path.rename(path.with_name(f"{name}.damaged"))
+            path.rename(path.with_name(f"_{name}.damaged"))
         else:
             files.remove(path)
 
