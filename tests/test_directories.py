@@ -143,6 +143,20 @@ def test_all_that_is_no_segment_in_a_space_has_a_name_that_readers_skip(tmp_path
     assert names == {"_identity.json"}
 
 
+def test_a_space_without_its_description_is_found_and_described_again_by_the_next_write(
+    tmp_path: Path,
+) -> None:
+    model = filled(f"arrow://{tmp_path}/c")
+    (described,) = tmp_path.glob("c/*/_identity.json")
+    described.rename(described.with_name("identity.json"))  # as it was called
+    cached = CachedEmbeddingModel(model, tmp_path / "c")
+    assert cached.embed_sync(TEXTS) == model.lists(TEXTS)
+    assert len(model.calls) == 1
+    assert open_store(tmp_path / "c").spaces() == []
+    cached.embed_sync(["new"])
+    assert open_store(tmp_path / "c").spaces() == [cached.identity()]
+
+
 # git and backups
 
 

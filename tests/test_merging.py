@@ -74,7 +74,10 @@ def test_no_window_writes_more_than_four_times_its_rows(dimension: int, chunk: i
 
 @pytest.mark.parametrize("dimension", [384, 768, 1536, 3072])
 def test_row_by_row_no_window_writes_more_than_four_times_its_rows(dimension: int) -> None:
-    """Once a full segment is merged, nothing small is left: it begins anew, with more full ones beside it."""
+    """Once a full segment is merged, nothing small is left: it begins anew, with more full ones beside it.
+
+    Its rows divide a window, so every later window, wherever it begins, writes as much as the first.
+    """
     space = Simulation(dimension)
     for _ in range(space.limit):
         space.put(1)
