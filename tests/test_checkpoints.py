@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,7 +19,7 @@ from kura_cache_adapters.checkpoints import (
 )
 from kura_cache_adapters.stores import HFDatasetStore, JSONLStore, ParquetStore, TieredStore, as_store
 from kura_cache_adapters.testing import CheckpointManagerContract, FakeEmbeddingModel
-from kura_cache_adapters.testing.checkpoints import Leaf
+from kura_cache_adapters.testing.checkpoints import Everything, Leaf, Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +86,29 @@ def test_a_multi_manager_refuses_what_it_does_not_know(pair: Any, options: dict[
         MultiCheckpointManager(**{"managers": pair, **options})
 
 
+@pytest.mark.parametrize("name", ["save_strategy", "load_strategy"])
+@pytest.mark.parametrize("word", ["primary", "", None, ["priority"], "PRIORITY", "all"])
+def test_a_strategy_that_is_set_later_is_checked_too(pair: Any, name: str, word: Any) -> None:
+    both = MultiCheckpointManager(pair)
+    before = getattr(both, name)
+    with pytest.raises(ValueError, match=rf"{name} must be '\w+' or '\w+', not"):
+        setattr(both, name, word)
+    assert getattr(both, name) == before
+    assert both.get_stats()[name] == before
+
+
+def test_a_strategy_that_is_set_later_counts(pair: Any) -> None:
+    both = MultiCheckpointManager(pair)
+    both.save_strategy = "primary_only"
+    both.save_checkpoint("x", [Leaf()])
+    assert [manager.list_checkpoints() for manager in pair] == [["x"], []]
+    pair[1].save_checkpoint("y", [Leaf()])
+    both.load_strategy = "priority"
+    assert both.load_checkpoint("y", Leaf) is None
+    again = pickle.loads(pickle.dumps(both))
+    assert (again.save_strategy, again.load_strategy) == ("primary_only", "priority")
+
+
 def test_each_manager_opens_the_store_of_its_format(tmp_path: Path, pair: Any) -> None:
     assert isinstance(as_store(pair[0]), JSONLStore)
     assert isinstance(as_store(pair[1]), ParquetStore)
@@ -145,6 +170,81 @@ def test_no_directory_of_something_else_is_replaced(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="give the checkpoint another name"):
             manager.save_checkpoint("work", [])
         assert (path / "main.py").read_text() == "mine"
+
+
+@pytest.fixture
+def datasets_manager(tmp_path: Path) -> HFDatasetCheckpointManager:
+    pytest.importorskip("datasets", reason="needs the extra `datasets`")
+    return HFDatasetCheckpointManager(tmp_path)
+
+
+def test_a_filter_sees_fields_and_gives_models(datasets_manager: HFDatasetCheckpointManager) -> None:
+    records = [Everything(name=f"{at}", count=at, vector=[math.inf], tags={"x"}) for at in range(5)]
+    datasets_manager.save_checkpoint("x", records)
+    found = datasets_manager.filter_checkpoint("x", lambda row: row["count"] > 2 and row["tags"], Everything)
+    assert found == records[3:]
+    assert datasets_manager.filter_checkpoint("x", lambda _: False, Everything) == []
+    assert datasets_manager.filter_checkpoint("missing", lambda _: True, Everything) is None
+    with pytest.raises(CheckpointError, match="Names"):
+        datasets_manager.filter_checkpoint("x", lambda _: True, Names)
+    datasets_manager.save_checkpoint("names", [Names(["a"]), Names([])])
+    assert datasets_manager.filter_checkpoint("names", bool, Names) == [Names(["a"])]
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, KeyError])
+def test_what_a_filter_raises_is_the_callers(
+    datasets_manager: HFDatasetCheckpointManager, error: type[Exception]
+) -> None:
+    def refuse(_: Any) -> bool:
+        raise error
+
+    datasets_manager.save_checkpoint("x", [Leaf()])
+    with pytest.raises(error):
+        datasets_manager.filter_checkpoint("x", refuse, Leaf)
+
+
+def test_a_dataset_is_described_without_reading_its_records(
+    datasets_manager: HFDatasetCheckpointManager,
+) -> None:
+    datasets_manager.save_checkpoint("x", [Leaf(value=at) for at in range(1500)])
+    info: Any = datasets_manager.get_checkpoint_info("x")
+    assert (info["num_rows"], info["num_columns"], info["column_names"]) == (1500, 2, ["kind", "value"])
+    path = datasets_manager.get_checkpoint_path("x")
+    assert info["size_bytes"] == sum(file.stat().st_size for file in path.iterdir())
+    assert {*info["features"]} == {"kind", "value"}
+    assert datasets_manager.get_checkpoint_info("missing") is None
+    (path / "dataset_info.json").write_text("{")
+    with pytest.raises(CheckpointError, match=str(path)):
+        datasets_manager.get_checkpoint_info("x")
+
+
+def test_a_file_has_a_size(tmp_path: Path) -> None:
+    manager = ParquetCheckpointManager(tmp_path)
+    manager.save_checkpoint("x", [Leaf()])
+    assert manager.get_file_size("x") == manager.get_file_size("x.parquet") > 0
+    assert manager.get_file_size("x") == (tmp_path / "x.parquet").stat().st_size
+    assert manager.get_file_size("missing") == 0
+
+
+@pytest.mark.parametrize("option", [{"hub_repo": "me/mine"}, {"hub_token": "hf_secret"}])
+def test_what_would_leave_the_directory_is_refused_with_the_cure(
+    tmp_path: Path, option: dict[str, str]
+) -> None:
+    pytest.importorskip("datasets", reason="needs the extra `datasets`")
+    with pytest.raises(NotImplementedError, match="push_to_hub") as refusal:
+        HFDatasetCheckpointManager(tmp_path / "c", **option)  # type: ignore[arg-type]
+    assert "hf_secret" not in str(refusal.value)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("option", [{"streaming": True}, {"compression": None}, {"compression": "zstd"}])
+def test_options_that_change_nothing_are_taken(tmp_path: Path, option: dict[str, Any]) -> None:
+    pytest.importorskip("datasets", reason="needs the extra `datasets`")
+    manager = HFDatasetCheckpointManager(tmp_path, **option)
+    manager.save_checkpoint("x", [Leaf(value=1)])
+    assert manager.load_checkpoint("x", Leaf, streaming=True) == [Leaf(value=1)]
+    with pytest.raises(ValueError, match="compression"):
+        HFDatasetCheckpointManager(tmp_path, compression="lzma")  # type: ignore[arg-type]
 
 
 def test_a_foreign_parquet_checkpoint_without_rows_is_empty(tmp_path: Path) -> None:

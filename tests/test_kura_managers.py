@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from datetime import datetime, timezone
 from pathlib import Path
@@ -269,3 +270,86 @@ def test_a_dataset_of_conversations_by_an_older_datasets_loads(tmp_path: Path) -
     message = Message(role="assistant", content="hello", created_at=when)
     expected = Conversation(chat_id="1", created_at=when, messages=[message], metadata={"n": 1, "s": "x"})
     assert loaded == [expected]
+
+
+# What Kura's managers offer, and who reads whose checkpoints
+
+
+OPTIONS_AND_METHODS = [
+    (kind, name)
+    for kind in (
+        JSONLCheckpointManager,
+        ParquetCheckpointManager,
+        HFDatasetCheckpointManager,
+        MultiCheckpointManager,
+    )
+    for name in ("__init__", *(name for name in dir(kind) if not name.startswith("_")))
+    if callable(getattr(kind, name))
+]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "method"),
+    OPTIONS_AND_METHODS,
+    ids=[f"{kind.__name__}.{method}" for kind, method in OPTIONS_AND_METHODS],
+)
+def test_all_that_kuras_managers_offer_is_there(theirs: Any, method: str) -> None:
+    """Every public method is there, and takes by position and by name what Kura's takes."""
+    ours = getattr(adapters, theirs.__name__)
+    taken = [*inspect.signature(getattr(ours, method)).parameters.values()]
+    asked = [*inspect.signature(getattr(theirs, method)).parameters.values()]
+    names = [parameter.name for parameter in taken]
+    for at, parameter in enumerate(asked):
+        assert parameter.name in names
+        mine = taken[names.index(parameter.name)]
+        assert mine.kind == parameter.kind
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            assert names[at] == parameter.name
+        assert mine.default == parameter.default
+    added = [parameter for parameter in taken if parameter.name not in {each.name for each in asked}]
+    assert all(
+        parameter.kind is parameter.VAR_KEYWORD or parameter.default is not parameter.empty
+        for parameter in added
+    )
+
+
+@pytest.mark.parametrize("theirs", {kind for kind, _ in OPTIONS_AND_METHODS}, ids=lambda kind: kind.__name__)
+def test_all_that_kuras_managers_hold_is_there_or_listed_as_missing(theirs: Any, tmp_path: Path) -> None:
+    listed = (Path(__file__).parent.parent / "docs" / "kura.md").read_text(encoding="utf-8")
+
+    def opened(kind: Any) -> Any:
+        given = [adapters.JSONLCheckpointManager(tmp_path)] if "Multi" in kind.__name__ else str(tmp_path)
+        return kind(given)
+
+    mine, missing = opened(getattr(adapters, theirs.__name__)), set()
+    for name in vars(opened(theirs)):
+        if not name.startswith("_") and not hasattr(mine, name):
+            missing.add(name)
+    assert all(f"`{theirs.__name__}(...).{name}` | missing" in listed for name in missing)
+    for option in inspect.signature(theirs).parameters:
+        if option.startswith("hub_"):
+            assert f"`{theirs.__name__}({option}=...)` | missing" in listed
+
+
+@pytest.mark.parametrize("kind", KURAS)
+@pytest.mark.parametrize("name", ["JSONL", "Parquet", "HFDataset"])
+def test_kura_reads_what_ours_write_in_jsonl_alone(name: str, kind: str, tmp_path: Path) -> None:
+    """docs/kura.md says so; where Kura's manager reads it all the same, it reads what is right."""
+    theirs = {
+        "JSONL": JSONLCheckpointManager,
+        "Parquet": ParquetCheckpointManager,
+        "HFDataset": HFDatasetCheckpointManager,
+    }[name]
+    getattr(adapters, f"{name}CheckpointManager")(tmp_path).save_checkpoint(kind, KURAS[kind])
+    loaded = theirs(str(tmp_path)).load_checkpoint(kind, type(KURAS[kind][0]))
+    assert loaded == KURAS[kind] or (name != "JSONL" and loaded is None)
+
+
+def test_a_filter_works_on_a_dataset_that_kura_wrote(tmp_path: Path) -> None:
+    HFDatasetCheckpointManager(str(tmp_path)).save_checkpoint("clusters", KURAS["clusters"])
+    manager = adapters.HFDatasetCheckpointManager(tmp_path)
+    found = manager.filter_checkpoint("clusters", lambda row: row["parent_id"] is None, Cluster)
+    assert found == KURAS["clusters"][:1]
+    info: Any = manager.get_checkpoint_info("clusters")
+    theirs = HFDatasetCheckpointManager(str(tmp_path)).get_checkpoint_info("clusters")
+    assert {name: info[name] for name in theirs} == theirs

@@ -107,7 +107,7 @@ def test_a_failing_tier_leaves_the_others_at_work(tmp_path: Path, caplog: Any) -
 
 
 def segments(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file() and file.name != "identity.json")
+    return sorted(file for file in path.rglob("*") if file.is_file() and file.name != "_identity.json")
 
 
 def test_no_flipped_bit_of_a_parquet_footer_reaches_the_parser(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_merge_sets_damaged_rows_aside_and_never_deletes_them(tmp_path: Path) 
     hits = fresh.get_many(map(key_of, [*range(9), *range(100, 107)]))
     assert sorted({*range(16)} - {*hits.positions.tolist()}) == [3]
     assert [file.name for file in segments(tmp_path) if file.name.endswith(".damaged")] == [
-        f"{damaged.name}.damaged",
+        f"_{damaged.name}.damaged",
     ]
 
 

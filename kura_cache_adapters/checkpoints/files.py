@@ -71,12 +71,9 @@ class FileCheckpointManager(BaseCheckpointManager):
         if not self.enabled:
             return None
         try:
-            return [_validated(model_class, text) for text in self._texts(path)]
+            return validated(path, model_class, self._texts(path))
         except FileNotFoundError:
             return None
-        except (ValidationError, ValueError, OSError, RecursionError) as error:
-            message = f"{path} holds no checkpoint of {model_class.__name__}: {_why(error, model_class)}"
-            raise CheckpointError(message) from None  # pydantic's error quotes what it has read
 
     def save_checkpoint(self, filename: str, data: Sequence[BaseModel], **kwargs: Any) -> None:  # noqa: ARG002
         """Save models: the checkpoint is replaced as a whole, or not at all.
@@ -154,6 +151,17 @@ class FileCheckpointManager(BaseCheckpointManager):
     @abstractmethod
     def _read(self, path: Path) -> Iterable[str | bytes]:
         """Read the records, as JSON texts; raise FileNotFoundError when there is nothing."""
+
+
+def validated(path: Path, model_class: type[ModelT], texts: Iterable[str | bytes]) -> list[ModelT]:
+    """Read records, as JSON, as models; raise CheckpointError for others, FileNotFoundError for none."""
+    try:
+        return [_validated(model_class, text) for text in texts]
+    except FileNotFoundError:
+        raise
+    except (ValidationError, ValueError, OSError, RecursionError) as error:
+        message = f"{path} holds no checkpoint of {model_class.__name__}: {_why(error, model_class)}"
+        raise CheckpointError(message) from None  # pydantic's error quotes what it has read
 
 
 def _dumped(item: BaseModel, at: int, path: Path, trouble: Trouble) -> Fields:

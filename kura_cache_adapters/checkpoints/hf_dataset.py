@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import os
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
+from pydantic import RootModel
 
 from kura_cache_adapters.checkpoints import columns
-from kura_cache_adapters.checkpoints.files import Fields, FileCheckpointManager
-from kura_cache_adapters.errors import require
+from kura_cache_adapters.checkpoints.files import Fields, FileCheckpointManager, validated
+from kura_cache_adapters.errors import CheckpointError, require
 from kura_cache_adapters.stores import HFDatasetStore, files
 from kura_cache_adapters.stores.hf_dataset import DATA_FILE, batches_of, read_dataset_files, write_dataset
+from kura_cache_adapters.trouble import told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from kura_cache_adapters.protocols import ModelT
+
+Compression = Literal["gzip", "lz4", "zstd"]
 
 _DIGEST_FILE = "data.sha256"
+_LONGEST_INFO = 16 << 20  # bytes
 _TRIES = 5  # a save may exchange the directory while it is read
+
+
+class _Record(RootModel[Any]):
+    """A record as it lies in a checkpoint, of whatever class."""
 
 
 class HFDatasetCheckpointManager(FileCheckpointManager):
@@ -31,14 +43,82 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
     suffix = ""
     parts = frozenset({"state.json", "dataset_info.json", DATA_FILE, _DIGEST_FILE})
 
-    def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True, shared: bool = False) -> None:
-        """Keep checkpoints in a directory; raise MissingExtraError without `datasets`."""
+    def __init__(  # noqa: PLR0913 - Kura's options
+        self,
+        checkpoint_dir: str | Path,
+        *,
+        enabled: bool = True,
+        hub_repo: str | None = None,
+        hub_token: str | None = None,
+        streaming: bool = False,
+        compression: Compression | None = "gzip",
+        shared: bool = False,
+    ) -> None:
+        """Keep checkpoints in a directory; raise MissingExtraError without `datasets`.
+
+        `streaming` and `compression` are Kura's, and change nothing here, as they change nothing there for
+        checkpoints on disk. Raises NotImplementedError for `hub_repo` and `hub_token`, ValueError for an
+        unknown compression.
+        """
+        if hub_repo is not None or hub_token is not None:
+            message = (
+                "hub_repo and hub_token are not supported: checkpoints stay in their directory. "
+                "Push one with datasets.load_from_disk(manager.get_checkpoint_path(name)).push_to_hub(repo)"
+            )
+            raise NotImplementedError(message)
+        if compression not in {None, *get_args(Compression)}:
+            message = f"compression must be one of {get_args(Compression)} or None, not {compression!r}"
+            raise ValueError(message)
         require("datasets", extra="datasets")
+        self.hub_repo, self.hub_token = hub_repo, hub_token
+        self.streaming, self.compression = streaming, compression
         super().__init__(checkpoint_dir, enabled=enabled, shared=shared)
 
     def open_store(self) -> HFDatasetStore:
         """Open the vector store below this directory."""
         return HFDatasetStore(self.checkpoint_dir, shared=self.shared)
+
+    def filter_checkpoint(
+        self,
+        filename: str,
+        filter_fn: Callable[[Fields], bool],
+        model_class: type[ModelT],
+        **kwargs: Any,
+    ) -> list[ModelT] | None:
+        """Load the records for which `filter_fn` is true; None when there is no checkpoint or when disabled.
+
+        It is handed a record's fields in JSON's types. Raises CheckpointError as `load_checkpoint` does, and
+        whatever `filter_fn` raises.
+        """
+        records = self.load_checkpoint(filename, _Record, **kwargs)
+        if records is None:
+            return None
+        path = self.get_checkpoint_path(filename)
+        kept = [json.dumps(record.root) for record in records if filter_fn(record.root)]
+        return validated(path, model_class, kept)
+
+    def get_checkpoint_info(self, filename: str) -> dict[str, Any] | None:
+        """Describe a checkpoint by its rows, columns, features and bytes; None without it or when disabled.
+
+        Raises CheckpointError when it cannot be read.
+        """
+        path = self.get_checkpoint_path(filename)
+        if not self.enabled or not self._is_checkpoint(path):
+            return None
+        try:
+            batches = [batch for content in self._contents(path) for batch in batches_of(content)]
+            described = json.loads(files.read_file(path / "dataset_info.json", most=_LONGEST_INFO))
+        except (ValueError, OSError, LookupError, TypeError) as error:
+            message = f"{path} cannot be described: {told(error)}"
+            raise CheckpointError(message) from None
+        names = batches[0].schema.names if batches else [*described.get("features", {})]
+        return {
+            "num_rows": sum(map(len, batches)),
+            "num_columns": len(names),
+            "column_names": names,
+            "size_bytes": files.size(path),
+            **described,
+        }
 
     def list_checkpoints(self) -> list[str]:
         """List the saved names, sorted; load and delete accept them."""
@@ -69,6 +149,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         for _ in range(_TRIES):
             if not path.exists():
                 self._settle()
+            files.refuse_link(path)
             try:
                 return _verified(path, read_dataset_files(path))
             except FileNotFoundError:
@@ -88,7 +169,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
 def _verified(path: Path, contents: list[bytes]) -> list[bytes]:
     """Return the contents of a dataset's files if their digest, which only our datasets have, is right."""
     digest = path / _DIGEST_FILE
-    if digest.exists() and files.read_file(digest) != _digest(contents):
+    if os.path.lexists(digest) and files.read_file(digest) != _digest(contents):
         message = "its data is damaged"
         raise ValueError(message)
     return contents

@@ -21,13 +21,36 @@ SaveStrategy = Literal["all_enabled", "primary_only"]
 LoadStrategy = Literal["first_found", "priority"]
 
 
+class _OneOf:
+    """An attribute that takes a few words only, whenever it is set."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> str:
+        return self._words[0] if instance is None else str(vars(instance)[self._name])
+
+    def __set__(self, instance: object, word: str) -> None:
+        if word not in self._words:
+            message = f"{self._name} must be {' or '.join(map(repr, self._words))}, not {word!r}"
+            raise ValueError(message)
+        vars(instance)[self._name] = word
+
+
 class MultiCheckpointManager(BaseCheckpointManager):
     """Save to several managers and load from the first that has it.
 
     `save_strategy`: "all_enabled", or "primary_only" for the first enabled one. `load_strategy`:
-    "first_found", or "priority" for the first enabled one only. As a cache the managers' stores
+    "first_found", or "priority" for the first enabled one only. Both may be set later; anything else is a
+    ValueError. As a cache the managers' stores
     are tiers, first to last, and every vector is written to all of them.
     """
+
+    save_strategy = _OneOf("all_enabled", "primary_only")
+    load_strategy = _OneOf("first_found", "priority")
 
     def __init__(
         self,
@@ -39,12 +62,6 @@ class MultiCheckpointManager(BaseCheckpointManager):
         """Order managers; raise ValueError without any, or for an unknown strategy."""
         if not managers:
             message = "a MultiCheckpointManager needs at least one manager"
-            raise ValueError(message)
-        if save_strategy not in {"all_enabled", "primary_only"}:
-            message = f"save_strategy must be 'all_enabled' or 'primary_only', not {save_strategy!r}"
-            raise ValueError(message)
-        if load_strategy not in {"first_found", "priority"}:
-            message = f"load_strategy must be 'first_found' or 'priority', not {load_strategy!r}"
             raise ValueError(message)
         self.managers = list(managers)
         self.save_strategy = save_strategy

@@ -50,6 +50,11 @@ class ParquetCheckpointManager(FileCheckpointManager):
         compression: Literal["zstd"] | None = "zstd" if self.compression == "zstd" else None
         return ParquetStore(self.checkpoint_dir, compression=compression, shared=self.shared)
 
+    def get_file_size(self, filename: str) -> int:
+        """Return the size of a checkpoint's file in bytes; 0 when there is none."""
+        path = self.get_checkpoint_path(filename)
+        return files.size(path) if self._is_checkpoint(path) else 0
+
     def _write(self, path: Path, records: list[Fields]) -> None:
         table = columns.to_table(records).replace_schema_metadata({_MARK: b"1"})
         with files.create(path, shared=self.shared) as file:

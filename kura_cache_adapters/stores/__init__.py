@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters.protocols import EmbeddingStore, OpensStore, SupportsCheckpoints
+from kura_cache_adapters.stores.marks import formats_in
 
 if TYPE_CHECKING:
     from kura_cache_adapters.stores.arrow import ArrowStore
@@ -29,6 +31,8 @@ __all__ = [
     "open_store",
 ]
 
+logger = logging.getLogger(__name__)
+
 # URL scheme: the module and class behind it. A new backend is its file and one line here.
 _SCHEMES = {
     "arrow": ("arrow", "ArrowStore"),
@@ -45,13 +49,15 @@ _CLASSES = {
 
 
 def open_store(path_or_url: str | os.PathLike[str]) -> EmbeddingStore:
-    """Open a store: an ArrowStore for a plain path, else by scheme, as in `parquet://./cache`.
+    """Open a store by a plain path or by scheme, as in `parquet://./cache`.
 
+    A plain path opens the format of the segments that are there, and an ArrowStore where there are none.
+    Where there are several formats it is the first of arrow, parquet, jsonl and hf, and a warning.
     Schemes: arrow, parquet, jsonl, hf, and memory (`memory://`). Raises ValueError for another.
     """
     scheme, separator, path = os.fspath(path_or_url).partition("://")
     if not separator:
-        scheme, path = "arrow", scheme
+        scheme, path = _scheme_of(scheme), scheme
     if scheme not in _SCHEMES:
         message = f"no store for {scheme}://; there are {', '.join(sorted(_SCHEMES))}"
         raise ValueError(message)
@@ -60,6 +66,15 @@ def open_store(path_or_url: str | os.PathLike[str]) -> EmbeddingStore:
         raise ValueError(message)
     store: EmbeddingStore = __getattr__(_SCHEMES[scheme][1])(*[path] * bool(path))
     return store
+
+
+def _scheme_of(path: str) -> str:
+    found = formats_in(path)
+    there = [scheme for scheme in _SCHEMES if scheme in found] or ["arrow"]
+    if len(there) > 1:
+        message = "%s holds %s: opened as %s. Say which you mean, as in %s://%s, or delete what is old"
+        logger.warning(message, path, ", ".join(there), there[0], there[1], path)
+    return there[0]
 
 
 def as_store(cache: object) -> EmbeddingStore | None:

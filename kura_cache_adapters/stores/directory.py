@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.stores import files
-from kura_cache_adapters.stores.segments import IDENTITY_FILE, SegmentSpace
+from kura_cache_adapters.stores.marks import IDENTITY_FILE
+from kura_cache_adapters.stores.segments import SegmentSpace
 from kura_cache_adapters.trouble import told
 
 if TYPE_CHECKING:

@@ -175,10 +175,10 @@ def remove_stale_temporaries(directory: Path) -> None:
 def map_file(path: Path) -> mmap.mmap:
     """Map a regular file for reading.
 
-    Raises DamagedSegmentError when it is empty, a link, no regular file, or hardly more than a hole;
-    OSError as `open` does.
+    Raises DamagedSegmentError when it is empty, no regular file, or hardly more than a hole; OSError as
+    `open` does, and for a symbolic link.
     """
-    with _open_regular(path, _NO_FOLLOW) as file:
+    with _open_regular(path) as file:
         status = os.fstat(file.fileno())
         if not status.st_size:
             message = f"{path} is empty"
@@ -189,7 +189,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def read_file(path: Path, *, most: int | None = None) -> bytes:
-    """Read a regular file, also through a link; raise as `map_file` does, but not for an empty one.
+    """Read a regular file; raise as `map_file` does, but not for an empty one.
 
     With `most`, no more bytes than that are read.
     """
@@ -216,8 +216,9 @@ def check_size(claimed: int, stored: int) -> None:
         raise DamagedSegmentError(message)
 
 
-def _open_regular(path: Path, flags: int = 0) -> BinaryIO:
-    descriptor = os.open(path, os.O_RDONLY | _NO_BLOCK | flags)
+def _open_regular(path: Path) -> BinaryIO:
+    refuse_link(path)
+    descriptor = os.open(path, os.O_RDONLY | _NO_BLOCK | _NO_FOLLOW)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return cast("BinaryIO", os.fdopen(descriptor, "rb", buffering=0))
     os.close(descriptor)

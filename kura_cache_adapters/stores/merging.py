@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,20 +17,42 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.search import Segment
 
 MERGE_FACTOR = 8
-"""So many segments of similar size become one: each row is rewritten once per factor of 8."""
+"""Segments are merged where each of them becomes part of one that is so many times larger."""
 
-MAX_MERGED_BYTES = 256 << 20
-"""The largest segment that a merge writes, in bytes of vectors as float64: bounds memory and time."""
+MAX_MERGED_ROWS = 20 * 1024
+"""The largest segment that a merge writes, in rows: the `put_many` that merges waits for it."""
+
+MAX_MERGED_BYTES = 240 << 20
+"""The same in bytes of vectors, which a merge holds in memory: 20,480 rows of 1,536 float64."""
+
+_ENOUGH = 12 * MAX_MERGED_ROWS
+"""So many rows bound the cube of the number of segments times the smallest.
+
+With rows of segments of 1 row, 62 of them may lie about; of 32, 21; of 256 and more, 10 to 16. Then each
+row is rewritten three times, whatever the size of what is put: n segments and three rewritings hold n cubed
+over 6 (Bentley and Saxe, *Decomposable searching problems I*, 1980).
+"""
 
 
-def segments_due(names: Iterable[str], dimension: int | None) -> list[str]:
-    """Return the segments to merge: all up to the largest size of which there are enough."""
-    tiers: defaultdict[int, list[str]] = defaultdict(list)
-    for name in sorted(names):
-        if row_count(name) * (dimension or 1) * 8 <= MAX_MERGED_BYTES:
-            tiers[row_count(name).bit_length() // 3].append(name)
-    full = [tier for tier, members in tiers.items() if len(members) >= MERGE_FACTOR]
-    return [name for tier in sorted(tiers) if full and tier <= max(full) for name in tiers[tier]]
+def segments_due(names: Iterable[str], dimension: int | None, *, itemsize: int = 8) -> list[str]:
+    """Return the segments to merge into one, smallest first; none while they are few.
+
+    They fit together. Either they make a full segment, of which no row is written again, or each of
+    them becomes part of one that is at least eight times larger: so a row is rewritten at most once per
+    factor of eight, and once more.
+    """
+    full = min(MAX_MERGED_ROWS, MAX_MERGED_BYTES // ((dimension or 1) * itemsize))
+    small = sorted((rows, name) for name in names if 2 * (rows := row_count(name)) <= full)
+    sums = [*accumulate(rows for rows, _ in small)]
+    if len(small) > 1 and sums[-1] + small[0][0] > full:
+        return [name for _, name in small[: bisect_right(sums, full)]]
+    if len(small) < MERGE_FACTOR or len(small) ** 3 * small[0][0] < min(40 * sums[-1], _ENOUGH):
+        return []
+    halves = bisect_right(sums, full // 2)  # what is larger than half waits until it can be full
+    growths = [together / rows for together, (rows, _) in zip(sums[:halves], small[:halves], strict=True)]
+    best = max(growths)
+    last = halves - growths[::-1].index(best)
+    return [name for _, name in small[:last]] if best >= MERGE_FACTOR else []
 
 
 def row_count(name: str) -> int:

@@ -19,9 +19,8 @@ import numpy as np
 from kura_cache_adapters.background import ForkLock
 from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.protocols import Hits, SpaceStats
-from kura_cache_adapters.stores import files
+from kura_cache_adapters.stores import files, marks
 from kura_cache_adapters.stores.merging import (
-    MAX_MERGED_BYTES,
     as_bytes,
     intact_rows,
     row_count,
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_FILE = "identity.json"
-"""What a space's directory says about itself, for people and for listing."""
 _MERGE_PAUSE = 60.0  # seconds without merges after a failed one: a full disk stays full a while
 _LISTINGS = 100  # how often a directory may change under a listing before it is taken as it is
 
@@ -76,12 +73,13 @@ class SegmentSpace:
         self._pattern = re.compile(rf"\d{{9}}-[0-9a-f]{{16}}{re.escape(segment_format.suffix)}")
         self._lock = ForkLock()
         self._open: dict[str, Segment] = {}  # replaced whole, never changed: readers take no lock
-        self._names: frozenset[str] = frozenset()
+        self._names: frozenset[str] = frozenset()  # of what could be opened, or was written here
         self._unusable: set[str] = set()
         self._volatile: set[str] = set()
         self._merged: set[str] = set()  # but not removed: merging them again would only fill the disk
         self._anchored = False
         self._dimension: int | None = None  # of what was found or stored here: a file may be another model's
+        self._itemsize = 8  # of the widest number seen
         self._merge_after = 0.0
         self._trouble = Trouble(logger)
 
@@ -178,8 +176,9 @@ class SegmentSpace:
                     opened = {name: self._open.get(name) or self._try(name) for name in names}
                 except FileNotFoundError:  # merged away since it was listed
                     continue
-                self._names = frozenset(names)
                 self._open = {name: part for name, part in opened.items() if part is not None}
+                self._names = frozenset(name for name, part in self._open.items() if self._mergeable(part))
+                self._itemsize = max((part.dtype.itemsize for part in self._open.values()), default=8)
                 return
         message = f"{self.path} changes faster than it can be listed"
         raise BlockingIOError(message)
@@ -221,54 +220,41 @@ class SegmentSpace:
 
     def _write(self, rows: Rows, *, durable: bool) -> str:
         name = f"{len(rows):09d}-{secrets.token_hex(8)}{self._format.suffix}"
-        if files.make_directory(self.path, shared=self._format.shared):
+        shared = self._format.shared
+        if marks.make_space(self.path, durable=durable, shared=shared):
             self._anchored = False
         files.refuse_link(self.path)
         if durable and not self._anchored:
             files.anchor(self.path)
             self._anchored = True
-        self._write_identity(durable=durable)
+        marks.write_identity(self.path, self._description, durable=durable, shared=shared)
         with files.published(self.path / name, durable=durable) as temporary:
             self._format.write(temporary, rows)
         return name
 
-    def _write_identity(self, *, durable: bool) -> None:
-        """Write down whose space it is, also over a file that a power cut has left shorter."""
-        path = self.path / IDENTITY_FILE
-        if path.exists() and (not path.is_file() or path.stat().st_size >= len(self._description)):
-            return
-        shared = self._format.shared
-        with (
-            files.published(path, durable=durable) as temporary,
-            files.create(temporary, shared=shared) as file,
-        ):
-            file.write(self._description)
-
     def _merge(self, *, durable: bool) -> None:
         """Merge the segments of a size that has come together; a failure only postpones it."""
-        due = segments_due(
-            (self._names if durable else self._names & self._volatile) - self._merged, self._dimension
-        )
-        if not due or time.monotonic() < self._merge_after:
+        if not self._due(durable=durable) or time.monotonic() < self._merge_after:
             return
         try:
             with files.try_lock(self.path) as alone:
                 if alone:
-                    self._merge_into_one(due, durable=durable)
+                    self._refresh()
+                    self._merge_into_one(self._due(durable=durable), durable=durable)
         except OSError as error:
             self._merge_after = time.monotonic() + _MERGE_PAUSE
             logger.warning("Could not merge segments in %s: %s", self.path, error)
 
+    def _due(self, *, durable: bool) -> list[str]:
+        names = self._names if durable else self._names & self._volatile
+        return segments_due(names - self._merged, self._dimension, itemsize=self._itemsize)
+
+    def _mergeable(self, segment: Segment) -> bool:
+        return segment.intact() and self._dimension in {None, segment.dimension}
+
     def _merge_into_one(self, names: list[str], *, durable: bool) -> None:
-        self._refresh()
-        parts, size = {}, 0
-        for name in names:
-            segment = self._open.get(name)
-            size += row_count(name) * (self._dimension or 1) * 8  # at most, for float64
-            fits = size <= MAX_MERGED_BYTES and segment is not None and segment.dimension == self._dimension
-            if segment is not None and fits and segment.intact():
-                parts[name] = segment
-        if len(parts) < 2:  # noqa: PLR2004 - nothing to merge
+        parts = {name: self._open[name] for name in names}
+        if not parts:
             return
         rows, damaged = intact_rows(list(parts.values()))
         merged = self._write(rows, durable=durable)
@@ -290,7 +276,7 @@ class SegmentSpace:
         """Remove a merged segment; one with damaged rows is kept under another name."""
         path = self.path / name
         if broken:
-            path.rename(path.with_name(f"{name}.damaged"))
+            path.rename(path.with_name(f"_{name}.damaged"))
         else:
             files.remove(path)
 

@@ -246,7 +246,7 @@ def test_a_checkpoint_that_compresses_well_is_no_bomb(tmp_path: Path) -> None:
 def test_an_identity_of_a_gigabyte_is_not_read(start: bytes, tmp_path: Path, caplog: Any) -> None:
     ledger = Ledger("arrow", tmp_path, "an identity of a gigabyte")
     ledger.ask(ledger.open(), GROUPS[0])
-    (file,) = tmp_path.rglob("identity.json")
+    (file,) = tmp_path.rglob("_identity.json")
     file.write_bytes(start)
     os.truncate(file, 1 << 30)
 

@@ -178,7 +178,7 @@ LIES: dict[str, str | bytes] = {
 def test_an_identity_that_lies_or_is_damaged_costs_nothing(way: str, tmp_path: Path) -> None:
     ledger = Ledger(way, tmp_path, "a lying identity")
     ledger.ask(ledger.open(), TEXTS)
-    (file,) = tmp_path.rglob("identity.json")
+    (file,) = tmp_path.rglob("_identity.json")
     right = file.read_bytes()
     for lie in LIES.values():
         file.write_bytes(lie if isinstance(lie, bytes) else lie.encode("utf-8", "surrogatepass"))

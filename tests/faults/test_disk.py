@@ -188,7 +188,7 @@ def test_what_killed_writers_left_does_not_fill_the_disk_for_ever(disk: Path) ->
     ledger = Ledger("arrow", disk / "cache", "a disk full of leftovers")
     cached = ledger.open()
     ledger.ask(cached, OLD)
-    (space,) = ledger.path.iterdir()
+    (space,) = (path for path in ledger.path.iterdir() if path.is_dir())
     with full(disk):
         left = (disk / "filler").rename(space / ".left.tmp")
         os.utime(left, (0, 0))

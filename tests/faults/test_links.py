@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import BaseModel
 
+from kura_cache_adapters import CheckpointError
 from tests.faults.lab import MANAGERS, WAYS, Ledger
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def filled(way: str, tmp_path: Path) -> Ledger:
 
 
 def spaces(path: Path) -> list[Path]:
-    return sorted(file.parent for file in path.rglob("identity.json"))
+    return sorted(file.parent for file in path.rglob("_identity.json"))
 
 
 def use(ledger: Ledger) -> None:
@@ -151,7 +152,7 @@ def test_what_killed_writers_left_is_removed_and_not_followed(
 ) -> None:
     ledger = filled(way, tmp_path)
     for space in spaces(ledger.path):
-        for name, target in [(".a.arrow.1-00.tmp", "empty"), (".identity.json.1-00.tmp", "file")]:
+        for name, target in [(".a.arrow.1-00.tmp", "empty"), ("._identity.json.1-00.tmp", "file")]:
             (space / name).symlink_to(outside / target)
             os.utime(space / name, (0, 0), follow_symlinks=False)
         (space / ".d.hf.1-00.tmp").mkdir()
@@ -194,6 +195,61 @@ def test_a_checkpoint_that_is_a_link_is_replaced_and_deleted_and_its_target_is_n
     manager.list_checkpoints()
     manager.delete_checkpoint("x")
     assert contents(outside) == before
+
+
+FILES = [way for way in MANAGERS if way in WAYS and way != "Multi manager"]
+
+
+@pytest.mark.parametrize("way", FILES)
+def test_a_checkpoint_that_is_a_link_is_not_read(way: str, tmp_path: Path, outside: Path) -> None:
+    elsewhere, manager = WAYS[way](outside / "other"), WAYS[way](tmp_path / "cache")
+    elsewhere.save_checkpoint("theirs", [Record(text="theirs")])
+    manager.get_checkpoint_path("x").symlink_to(elsewhere.get_checkpoint_path("theirs"))
+    manager.get_checkpoint_path("loop").symlink_to(manager.get_checkpoint_path("loop"))
+    for name in ("x", "loop"):
+        with pytest.raises(CheckpointError, match="a symbolic link is not followed"):
+            manager.load_checkpoint(name, Record)
+
+
+@pytest.mark.parametrize("way", FILES)
+def test_a_link_to_a_checkpoint_beside_it_is_not_read_either(way: str, tmp_path: Path) -> None:
+    manager = WAYS[way](tmp_path)
+    manager.save_checkpoint("x", [Record(text="mine")])
+    manager.get_checkpoint_path("y").symlink_to(manager.get_checkpoint_path("x").name)
+    with pytest.raises(CheckpointError, match="a symbolic link is not followed"):
+        manager.load_checkpoint("y", Record)
+    assert manager.load_checkpoint("x", Record) == [Record(text="mine")]
+
+
+@pytest.mark.parametrize("part", ["state.json", "data-00000-of-00001.arrow", "data.sha256"])
+@pytest.mark.parametrize("target", ["the same content", "nothing"])
+def test_no_link_inside_a_dataset_is_read(part: str, target: str, tmp_path: Path, outside: Path) -> None:
+    pytest.importorskip("datasets", reason="needs the extra `datasets`")
+    manager = WAYS["HF manager"](tmp_path / "cache")
+    manager.save_checkpoint("x", [Record(text="mine")])
+    file = manager.get_checkpoint_path("x") / part
+    file.rename(outside / part)
+    file.symlink_to(outside / part if target == "the same content" else outside / "missing")
+    with pytest.raises(CheckpointError, match="a symbolic link is not followed"):
+        manager.load_checkpoint("x", Record)
+
+
+def test_where_one_copy_of_a_checkpoint_is_a_link_the_other_is_read(tmp_path: Path, outside: Path) -> None:
+    manager = WAYS["Multi manager"](tmp_path / "cache")
+    manager.save_checkpoint("x", [Record(text="mine")])
+    path = manager.get_checkpoint_path("x")
+    path.unlink()
+    path.symlink_to(outside / "file")
+    assert manager.load_checkpoint("x", Record) == [Record(text="mine")]
+
+
+def test_checkpoints_in_a_directory_that_the_user_has_linked_are_read(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    for way in FILES:
+        manager = WAYS[way](tmp_path / "checkpoints")
+        manager.save_checkpoint(way, [Record(text=way)])
+        assert manager.load_checkpoint(way, Record) == [Record(text=way)]
 
 
 def test_what_a_killed_save_moved_aside_is_not_followed(tmp_path: Path, outside: Path) -> None:

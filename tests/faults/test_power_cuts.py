@@ -68,7 +68,7 @@ def test_a_cut_identity_is_written_again(tmp_path: Path) -> None:
     ledger = Ledger("arrow", tmp_path / "cache", "files cut to a prefix", damaging=True)
     for size in (0, 1, 40):
         ledger.ask(ledger.open(), OLD)
-        (file,) = ledger.path.glob("*/identity.json")
+        (file,) = ledger.path.glob("*/_identity.json")
         os.truncate(file, size)
         assert open_store(ledger.path).spaces() == []
         assert ledger.audit().good

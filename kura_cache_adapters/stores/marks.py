@@ -1,0 +1,77 @@
+"""What a cache's directories say about themselves: to people, to git and to backup programs."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from kura_cache_adapters.stores import files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IDENTITY_FILE = "_identity.json"
+"""Whose space a directory is, for people and for listing. Readers of datasets skip names with `_`."""
+
+_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# This directory is a cache of embeddings (kura_cache_adapters). See https://bford.info/cachedir/
+"""
+_IGNORED = f"""# The vectors of kura_cache_adapters. Whatever else is here is yours, and not ignored.
+/.gitignore
+/CACHEDIR.TAG
+/*-{"[0-9a-f]" * 16}/
+""".encode()
+
+
+_SPACE = re.compile(r".*-[0-9a-f]{16}")
+_SEGMENT = re.compile(r"\d{9}-[0-9a-f]{16}\.(\w+)")
+_LOOKED_INTO = 100  # spaces: a directory of many tenants is not read through
+
+
+def formats_in(cache: str | os.PathLike[str]) -> set[str]:
+    """Tell the formats of the segments in a cache's directory by their endings, without a dot."""
+    with suppress(OSError), os.scandir(cache) as entries:
+        spaces = (each for each in entries if _SPACE.fullmatch(each.name))
+        return {ending for space in islice(spaces, _LOOKED_INTO) for ending in _endings_in(space)}
+    return set()
+
+
+def _endings_in(space: os.DirEntry[str]) -> set[str]:
+    with suppress(OSError):
+        inside = os.scandir(space) if space.is_dir(follow_symlinks=False) else ()
+        return {match[1] for each in inside if (match := _SEGMENT.fullmatch(each.name))}
+    return set()
+
+
+def make_space(path: Path, *, durable: bool, shared: bool) -> bool:
+    """Make a space's directory in its cache's; tell whether any was missing.
+
+    A cache's directory that is made here is marked as one. A directory that was there is left as it is:
+    it may hold what is nobody's cache.
+    """
+    fresh = files.make_directory(path.parent, shared=shared)
+    if fresh and durable:
+        files.anchor(path)
+    if fresh:
+        _write(path.parent / "CACHEDIR.TAG", _TAG, durable=durable, shared=shared)
+        _write(path.parent / ".gitignore", _IGNORED, durable=durable, shared=shared)
+    return files.make_directory(path, shared=shared) or fresh
+
+
+def write_identity(space: Path, description: bytes, *, durable: bool, shared: bool) -> None:
+    """Write down whose space it is, also over a file that a power cut has left shorter."""
+    path = space / IDENTITY_FILE
+    if path.exists() and (not path.is_file() or path.stat().st_size >= len(description)):
+        return
+    _write(path, description, durable=durable, shared=shared)
+
+
+def _write(path: Path, content: bytes, *, durable: bool, shared: bool) -> None:
+    with (
+        files.published(path, durable=durable) as temporary,
+        files.create(temporary, shared=shared) as file,
+    ):
+        file.write(content)

@@ -1,0 +1,203 @@
+"""What merges write: each row a few times, whatever the dimension, the total and the size of what is put."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.stores import ArrowStore, merging
+from kura_cache_adapters.stores.arrow import ArrowFormat
+from kura_cache_adapters.stores.directory import SegmentStore
+from kura_cache_adapters.stores.merging import MAX_MERGED_BYTES, MAX_MERGED_ROWS, row_count, segments_due
+from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WINDOW = 20_480
+MILLION = 1_000_000
+
+
+class Simulation:
+    """The names of a space's segments, while rows are put and what is due is merged."""
+
+    def __init__(self, dimension: int, itemsize: int = 8, full: int = 0) -> None:
+        self.dimension, self.itemsize = dimension, itemsize
+        self.limit = min(MAX_MERGED_ROWS, MAX_MERGED_BYTES // (dimension * itemsize))
+        self.names: set[str] = set()
+        self.serial = 0
+        self.written = [0]
+        self.most = 0
+        for _ in range(full):
+            self.add(self.limit)
+
+    def add(self, rows: int) -> str:
+        self.serial += 1
+        name = f"{rows:09d}-{self.serial:016x}.arrow"
+        self.names.add(name)
+        return name
+
+    def put(self, rows: int) -> None:
+        self.add(rows)
+        due = segments_due(self.names, self.dimension, itemsize=self.itemsize)
+        merged = sum(map(row_count, due))
+        assert len(due) != 1
+        assert merged <= self.limit
+        if due:
+            self.names -= set(due)
+            self.add(merged)
+        self.written.append(self.written[-1] + rows + merged)
+        self.most = max(self.most, len(self.names))
+
+    def worst(self, chunk: int) -> float:
+        """Return how many times its own rows the worst window has written."""
+        puts = WINDOW // chunk
+        totals = np.array(self.written)
+        return float((totals[puts:] - totals[:-puts]).max() / (puts * chunk))
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+@pytest.mark.parametrize("chunk", [32, 256, 2048])
+@pytest.mark.parametrize("dimension", [384, 768, 1536, 3072])
+def test_no_window_writes_more_than_four_times_its_rows(dimension: int, chunk: int, itemsize: int) -> None:
+    space = Simulation(dimension, itemsize)
+    for _ in range(MILLION // chunk):
+        space.put(chunk)
+    assert space.worst(chunk) <= 4
+    assert space.most <= 22 + 1.25 * MILLION // space.limit
+
+
+@pytest.mark.parametrize("dimension", [384, 768, 1536, 3072])
+def test_row_by_row_no_window_writes_more_than_four_times_its_rows(dimension: int) -> None:
+    """Once a full segment is merged, nothing small is left: it begins anew, with more full ones beside it.
+
+    Its rows divide a window, so every later window, wherever it begins, writes as much as the first.
+    """
+    space = Simulation(dimension)
+    for _ in range(space.limit):
+        space.put(1)
+    assert [*map(row_count, space.names)] == [space.limit]
+    for at_the_end in (space, Simulation(dimension, full=MILLION // space.limit)):
+        at_the_end.written = [0]
+        for _ in range(WINDOW + 1000):
+            at_the_end.put(1)
+        assert at_the_end.worst(1) <= 4
+        assert at_the_end.most <= 63 + MILLION // space.limit + 2
+
+
+@pytest.mark.parametrize("chunk", [3, 33, 100, 500, 1000, 3000, 10_000, 25_000])
+def test_puts_of_any_size_write_each_row_four_times_at_most_on_the_whole(chunk: int) -> None:
+    space = Simulation(1536)
+    for _ in range(200_000 // chunk):
+        space.put(chunk)
+    assert space.written[-1] <= 4 * 200_000
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_row_is_rewritten_once_per_factor_of_eight_and_once_more(seed: int) -> None:
+    chance = random.Random(seed)
+    rewritten: dict[str, int] = {}
+    smallest: dict[str, int] = {}
+    space = Simulation(1536)
+    for _ in range(3000):
+        before = set(space.names)
+        rows = int(2 ** chance.uniform(0, 12))
+        put = f"{rows:09d}-{space.serial + 1:016x}.arrow"
+        rewritten[put], smallest[put] = 0, rows
+        space.put(rows)
+        if gone := (before | {put}) - space.names:
+            (merged,) = space.names - before - {put}
+            rewritten[merged] = 1 + max(rewritten[name] for name in gone)
+            smallest[merged] = min(smallest[name] for name in gone)
+            allowed = 1 + math.log(row_count(merged), 8)
+            assert rewritten[merged] <= allowed
+    small = [name for name in space.names if 2 * row_count(name) <= space.limit]
+    assert len(small) < 75
+
+
+def test_many_large_segments_are_never_due() -> None:
+    """Eight of 16,384 rows of 1,536 numbers were due for ever, and merged nothing but what was small."""
+    for rows in (MAX_MERGED_ROWS, 16_384, MAX_MERGED_ROWS // 2 + 1):
+        names = [f"{rows:09d}-{at:016x}.arrow" for at in range(20)]
+        assert segments_due(names, 1536) == []
+        assert segments_due([*names, f"{1:09d}-{99:016x}.arrow"], 1536) == []
+
+
+def test_rows_wider_than_any_merge_are_never_due() -> None:
+    names = [f"{1:09d}-{at:016x}.arrow" for at in range(20)]
+    assert segments_due(names, MAX_MERGED_BYTES) == []
+
+
+class Counting(ArrowFormat):
+    """The Arrow format, which counts the bytes that it writes."""
+
+    written = 0
+
+    def write(self, path: Path, rows: Any) -> None:
+        super().write(path, rows)
+        self.written += path.stat().st_size
+
+
+def test_a_real_fill_writes_a_few_times_its_vectors_and_one_more_text_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dimension, chunk = 1536, 16
+    monkeypatch.setattr(merging, "MAX_MERGED_BYTES", 200 * dimension * 8)
+    counting = Counting()
+    space = SegmentStore(tmp_path, counting).space(IDENTITY)
+    vectors = np.ones((chunk, dimension), np.float32)
+    for at in range(150):
+        space.put_many(map(key_of, range(chunk * at, chunk * (at + 1))), vectors, durable=False)
+        assert counting.written < 4 * (at + 1) * (vectors.nbytes + 4096)
+    assert len([*tmp_path.glob("*/*.arrow")]) < 40
+    for at in range(20):
+        counting.written = 0
+        space.put_many([key_of(-1 - at)], vectors[:1], durable=False)
+        assert counting.written < 300 * vectors[0].nbytes
+    assert len(space.get_many(map(key_of, range(-20, 150 * chunk))).positions) == 150 * chunk + 20
+
+
+def test_float32_takes_twice_the_rows_of_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "MAX_MERGED_BYTES", 64 * 8 * 8)
+    largest = {}
+    for dtype in (np.float32, np.float64):
+        space = ArrowStore(tmp_path / np.dtype(dtype).name).space(IDENTITY)
+        for at in range(60):
+            numbers = [*range(8 * at, 8 * at + 8)]
+            space.put_many(map(key_of, numbers), vectors_of(numbers, 8, dtype), durable=False)
+        largest[dtype] = max(row_count(path.name) for path in space.path.glob("*.arrow"))
+    assert largest == {np.float32: 128, np.float64: 64}
+
+
+@pytest.mark.parametrize("broken", ["link", "damage", "another dimension"])
+def test_segments_that_cannot_be_read_make_nobody_rewrite_anything(tmp_path: Path, broken: str) -> None:
+    other = ArrowStore(tmp_path / "other").space(ModelIdentity.of("other"))
+    for at in range(7):
+        other.put_many([key_of(at)], vectors_of([at], 9))
+    counting = Counting()
+    store = SegmentStore(tmp_path / "cache", counting)
+    store.space(IDENTITY).put_many([key_of(100)], vectors_of([100]))
+    here = store.space(IDENTITY).path
+    for path in other.path.glob("*.arrow"):
+        if broken == "link":
+            (here / path.name).symlink_to(path)
+        elif broken == "damage":
+            (here / path.name).write_bytes(path.read_bytes()[:100])
+        else:
+            path.rename(here / path.name)
+    space = SegmentStore(tmp_path / "cache", counting).space(IDENTITY)
+    counting.written = 0
+    for at in range(101, 107):
+        space.put_many([key_of(at)], vectors_of([at]))
+        space.get_many([key_of(7)])
+    puts = counting.written
+    assert len([*here.glob("*.arrow")]) == 14
+    space.put_many([key_of(107)], vectors_of([107]))
+    assert len([*here.glob("*.arrow")]) == 8
+    assert counting.written < 4 * puts
+    assert len(space.get_many(map(key_of, range(100, 108))).positions) == 8
