@@ -187,7 +187,7 @@ def test_an_embedder_that_pickling_would_change_is_refused(embedder: Any, spy: S
             object.__setattr__(self, "_prompt", prompt)
 
     Prompted.__qualname__ = "Prompted"
-    source = LlamaIndexEmbeddingModel(Prompted(prompt="search: "))
+    source = LlamaIndexEmbeddingModel(Prompted(prompt="search: "), "prompted-v1")
     with pytest.raises(TypeError, match="does not survive pickling"):
         pickle.dumps(source)
     assert spy.calls == []

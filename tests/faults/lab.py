@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kura_cache_adapters import (
-    CacheOptions,
     ArrowStore,
     CachedEmbeddingModel,
+    CacheOptions,
     HFDatasetCheckpointManager,
     HFDatasetStore,
     JSONLCheckpointManager,
