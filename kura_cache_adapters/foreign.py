@@ -233,10 +233,13 @@ def _survives(embedder: Any) -> bool:  # noqa: ANN401 - LlamaIndex's, which drop
     transport = set() if known is None else known[1].transport.split()
     try:
         kept = all(
-            type(getattr(twin, name)) is type(value)
-            for name, value in held(embedder)
-            if name not in transport
+            _equal(getattr(twin, name), value) for name, value in held(embedder) if name not in transport
         )
         return kept and fingerprint(twin, named=True) == fingerprint(embedder, named=True)
     except (AttributeError, IdentityError):
         return False
+
+
+def _equal(one: object, other: object) -> bool:
+    """Tell whether two values are of one kind and, where they are plain, equal."""
+    return type(one) is type(other) and (not isinstance(other, (str, int, float)) or one == other)

@@ -32,6 +32,9 @@ _CREDENTIAL = re.compile(
     r"authorization|key|token|sig|signature)$"
 )
 
+# ... and of a URL's parameters only these, since any other may choose what it opens.
+_API_KEY = re.compile(r"(^|_)(api_?key|key|subscription_key|sig|signature)$")
+
 # Headers that say who asks, or how: the same request is answered with the same vectors.
 _TRANSPORT_HEADERS = re.compile(
     r"authorization|(x-)?api-key|user-agent|accept|accept-encoding|connection|content-type|cookie|"
@@ -69,11 +72,11 @@ def deciding_headers(headers: Mapping[str, Any]) -> dict[str, str]:
 
 
 def deciding_query(query: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a URL's parameters without credentials; those that may be secrets are sealed."""
+    """Return a URL's parameters without API keys; those that may be other secrets are sealed."""
     return {
         name: sealed(str(value)) if is_secret_name(name) else value
         for name, value in query.items()
-        if not is_credential(name)
+        if not _API_KEY.search(snake(name))
     }
 
 
