@@ -47,6 +47,10 @@ class System:
         """Open the cache around its framework's own OpenAI embedder; raise if it has none."""
         raise NotImplementedError
 
+    def open_local(self, model: Any, name: str) -> None:
+        """Open the cache around a loaded SentenceTransformer, by the name that it was loaded by."""
+        self.open(lambda texts, _: model.encode(texts).tolist(), name)
+
     def documents(self, texts: list[str]) -> Any:
         """Embed documents."""
         raise NotImplementedError
@@ -84,6 +88,10 @@ class Ours(System):
 
     def put_around(self, source: Any, **parameters: Any) -> None:
         self.model = CachedEmbeddingModel(source, self.cache(), **parameters)
+
+    def open_local(self, model: Any, name: str) -> None:
+        assert name  # what is loaded says what it is
+        self.put_around(model)
 
     def cache(self) -> Any:
         return f"{self.scheme}://{self.directory}"

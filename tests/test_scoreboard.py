@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.scoreboard.cases import CASES
+from tests.scoreboard import CASES
 from tests.scoreboard.lab import Lab, NotApplicableError
 from tests.systems import OURS, System, reachable
 

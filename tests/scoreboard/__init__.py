@@ -1,1 +1,7 @@
-"""Which embedding caches are right: a case per way to be wrong, run against every cache."""
+"""The scoreboard: cases in which caches go wrong, and what came out for each of them."""
+
+from __future__ import annotations
+
+from tests.scoreboard import cases, users_world
+
+CASES = {**cases.CASES, **users_world.CASES}

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from tests.scoreboard.cases import CASES
+from tests.scoreboard import CASES
 from tests.scoreboard.lab import Lab, LostError, NotApplicableError, PaidTwiceError, WrongVectorError
 from tests.systems import OURS, PEERS, System, reachable, stop
 
