@@ -6,17 +6,20 @@ from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters.background import ForkLock, in_thread
+from kura_cache_adapters.answers import counted
+from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.embedders import METHODS, bare, is_embedder
 from kura_cache_adapters.embedding.sentence_transformer import lock_of
 from kura_cache_adapters.fingerprint import fingerprint, held, is_transport
+from kura_cache_adapters.home import at_home
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 from kura_cache_adapters.source import Source, StreamingEmbeddingModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
+    from kura_cache_adapters.forks import ModelLock
     from kura_cache_adapters.identity import ModelIdentity, Role
 
 _BATCH_SIZES = ("chunk_size", "embed_batch_size", "batch_size", "max_batch_size")
@@ -28,8 +31,11 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
 
     Its sync methods run in worker threads, whichever loop or thread asks: many async methods of
     these ecosystems send one request per text, block the loop, or die with it. `use_async=True`
-    takes them all the same. A model that runs in this process is used by one thread at a time.
+    takes them all the same, on the loop that awaits. A model that runs in this process is used by one
+    thread at a time.
     """
+
+    runs_on = "anywhere"
 
     def __init__(  # noqa: PLR0913 - each may matter
         self,
@@ -54,7 +60,7 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
             raise ValueError(message)
         self.embedder = bare(embedder)
         self._use_async = use_async
-        self._lock: ForkLock | nullcontext[None] = nullcontext()
+        self._lock: ModelLock | nullcontext[None] = nullcontext()
         explicit = {**(identity or {}), **identity_fields}
         if isinstance(self.embedder, CachedEmbeddingModel):
             inner = self.embedder.identity()
@@ -102,8 +108,14 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
     async def _call(self, role: Role, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
         names = next(names for names in METHODS if hasattr(self.embedder, names[role]))
         if self._use_async:
-            return await getattr(self.embedder, f"a{names[role]}")(asked)
+            return await at_home(self._awaited(f"a{names[role]}", asked))
         return await in_thread("model", self._alone, getattr(self.embedder, names[role]), asked)
+
+    async def _awaited(self, method: str, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
+        answer = await getattr(self.embedder, method)(asked)
+        if isinstance(asked, str):
+            return counted([answer], 1, self.model_name)[0]  # a copy, before another call is answered
+        return counted(answer, len(asked), self.model_name)
 
     def _alone(self, method: Any, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
         with self._lock:

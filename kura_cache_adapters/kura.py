@@ -56,10 +56,15 @@ def cached(
 ) -> CachedEmbeddingModel:
     """Put a cache around any embedding model, Kura's own among them, for use in a Kura pipeline.
 
-    `cache` is a directory, URL, store or checkpoint manager; further keywords enter the key.
+    `cache` is a directory, URL, store or checkpoint manager; further keywords enter the key. Kura's
+    models with clients of their own run on this package's loop, so that one client serves all loops.
     """
-    kuras = require("kura.embedding", extra="kura").SentenceTransformerEmbeddingModel
-    model = _InThread(embedding_model) if isinstance(embedding_model, kuras) else embedding_model
+    kuras = require("kura.embedding", extra="kura")
+    model = embedding_model
+    if isinstance(model, kuras.SentenceTransformerEmbeddingModel):
+        model = _InThread(model)
+    if isinstance(model, (kuras.OpenAIEmbeddingModel, kuras.CohereEmbeddingModel)):
+        vars(model).setdefault("runs_on", "background")
     return CachedEmbeddingModel(model, cache, options=options, **key_kwargs)
 
 

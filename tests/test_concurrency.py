@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel, background
+from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel
+from kura_cache_adapters.forks import ForkLock
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def test_it_works_on_uvloop(cached: Any, model: Any) -> None:
 
 def test_a_client_bound_to_a_loop_survives_many(tmp_path: Path) -> None:
     class Bound(FakeEmbeddingModel):
+        runs_on = "background"
         lock: asyncio.Lock | None = None
         loops: set[Any]
 
@@ -318,7 +320,7 @@ def test_nothing_is_started_before_the_first_miss(tmp_path: Path) -> None:
 
 
 def test_a_model_may_fork_while_it_holds_a_lock() -> None:
-    lock = background.ForkLock()
+    lock = ForkLock()
 
     def work() -> None:
         with lock, lock:

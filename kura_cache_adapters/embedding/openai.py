@@ -48,6 +48,8 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
     serves them all. The SDK's own retries and timeouts apply. Needs the extra `openai`.
     """
 
+    runs_on = "background"
+
     def __init__(
         self,
         model_name: str = "text-embedding-3-small",

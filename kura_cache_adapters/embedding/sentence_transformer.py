@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from kura_cache_adapters import background
-from kura_cache_adapters.background import ForkLock
 from kura_cache_adapters.errors import require
+from kura_cache_adapters.forks import ModelLock
 from kura_cache_adapters.source import StreamingEmbeddingModel
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
     A model with a query and a document prompt (or routes) embeds the two differently; one without
     is `symmetric`. Needs the extra `sentence-transformers`.
     """
+
+    runs_on = "anywhere"
 
     def __init__(  # noqa: PLR0913 - each may matter
         self,
@@ -110,12 +112,12 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
         return next((prompt for prompt in prompts if prompt is not None), "")
 
 
-_locks: WeakKeyDictionary[object, ForkLock] = WeakKeyDictionary()
+_locks: WeakKeyDictionary[object, ModelLock] = WeakKeyDictionary()
 
 
-def lock_of(model: object) -> ForkLock:
+def lock_of(model: object) -> ModelLock:
     """Return a loaded model's lock: tokenizers refuse to be used by two threads at once."""
-    return _locks.setdefault(model, ForkLock())
+    return _locks.setdefault(model, ModelLock())
 
 
 def described(model: SentenceTransformer) -> dict[str, Any]:
