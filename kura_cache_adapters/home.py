@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from concurrent.futures import Future, InvalidStateError
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
@@ -64,7 +65,8 @@ class Home:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wishes: asyncio.Queue[_Wish | None] = asyncio.Queue()
+        self._wishes: deque[_Wish | None] = deque()
+        self._bell: asyncio.Future[None] = self._loop.create_future()
         self._streams: list[AsyncGenerator[Any, None]] = []
         self._left = False
         self.when_still: list[Callable[[], object]] = []
@@ -75,15 +77,16 @@ class Home:
 
     async def serve(self, done: Future[_T]) -> _T:
         """Await what is wished for until the work is done; return or raise what comes of it."""
-        done.add_done_callback(lambda _: self._post(self._wishes.put_nowait, None))
+        done.add_done_callback(lambda _: self._post(self._take, None))
         try:
-            while (wish := await self._wishes.get()) is not None:
+            while (wish := await self._next_wish()) is not None:
                 await wish.fulfil()
             return _outcome(done)
-        except BaseException:
-            done.cancel()
+        except GeneratorExit:  # collected after its loop was closed: nothing can be awaited any more
+            self._streams.clear()
             raise
         finally:
+            done.cancel()
             self._leave()
             for stream in self._streams:
                 await stream.aclose()
@@ -114,16 +117,24 @@ class Home:
                 wish.refuse()
         return answer.result()
 
-    def _take(self, wish: _Wish) -> None:
+    async def _next_wish(self) -> _Wish | None:
+        # No asyncio.Queue: in a task that is collected after its loop was closed it would complain.
+        if not self._wishes:
+            self._bell = self._loop.create_future()
+            await self._bell
+        return self._wishes.popleft()
+
+    def _take(self, wish: _Wish | None) -> None:
+        self._wishes.append(wish)
         if self._left:
-            wish.refuse()
-        else:
-            self._wishes.put_nowait(wish)
+            self._leave()
+        elif not self._bell.done():
+            self._bell.set_result(None)
 
     def _leave(self) -> None:
         self._left = True
-        while not self._wishes.empty():
-            if (wish := self._wishes.get_nowait()) is not None:
+        while self._wishes:
+            if (wish := self._wishes.popleft()) is not None:
                 wish.refuse()
 
     def _post(self, call: Callable[[_T], object], value: _T) -> bool:
