@@ -6,6 +6,8 @@ import asyncio
 import builtins
 import contextvars
 import gc
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -257,8 +259,6 @@ def nested(tmp_path: Path) -> None:
 
 
 def run_code(code: str) -> str:
-    import subprocess
-
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
@@ -550,3 +550,33 @@ def test_anyio_on_asyncio_works_and_its_cancel_scopes_end_the_model(tmp_path: Pa
         assert scope.cancelled_caught
 
     anyio.run(main)
+
+
+HANGING = """
+import asyncio, sys
+from kura_cache_adapters import CachedEmbeddingModel, CacheOptions
+from kura_cache_adapters.testing import FakeEmbeddingModel
+class Hanging(FakeEmbeddingModel):
+    async def embed(self, texts):
+        if "b" in texts:
+            print(flush=True)
+            await asyncio.sleep(60)
+        return await super().embed(texts)
+options = CacheOptions(chunk_size=1)
+asyncio.run(CachedEmbeddingModel(Hanging("ours"), sys.argv[1], options=options).embed(["a", "b"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_ctrl_c_ends_a_program_at_once_and_what_was_answered_is_kept(tmp_path: Path) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", HANGING, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stdout is not None
+    program.stdout.readline()
+    program.send_signal(signal.SIGINT)
+    before = time.monotonic()
+    _, errors = program.communicate(timeout=20)
+    assert time.monotonic() - before < 2
+    assert errors.strip().endswith(b"KeyboardInterrupt")
+    assert CachedEmbeddingModel(FAKE, tmp_path).missing(["a", "b"]) == [1]
