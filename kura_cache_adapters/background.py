@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
-from weakref import WeakSet
 
 from kura_cache_adapters.errands import own_errand, settle, stop_if_left
+from kura_cache_adapters.forks import ForkLock
+from kura_cache_adapters.greenlets import patched
+from kura_cache_adapters.home import Home, leave_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -28,6 +30,10 @@ _T = TypeVar("_T")
 _CORES = os.cpu_count() or 1
 _WORKERS = min(32, _CORES + 4)
 _MODELS = 128  # calls of models at once, at each depth of calls inside calls
+_NO_LOOP = (
+    "the cache was awaited without a running asyncio loop: its async methods are asyncio's. Under trio, "
+    "call the sync ones: await trio.to_thread.run_sync(cached.embed_sync, texts)"
+)
 _depth: contextvars.ContextVar[int] = contextvars.ContextVar("kura_cache_depth", default=0)
 
 
@@ -109,85 +115,35 @@ class _Runtime:
 
 
 _runtime: _Runtime | None = None
-_starting = threading.Lock()
-_fork_locks: WeakSet[ForkLock] = WeakSet()
+_starting = ForkLock()
 
 
-class ForkLock:
-    """A lock that no fork leaves held in the child: a fork waits for it and both sides free it.
-
-    The thread that holds it may fork, and may take it again.
-    """
-
-    def __init__(self) -> None:
-        """Make a free lock."""
-        self.lock = threading.RLock()
-        _fork_locks.add(self)
-
-    # Properties, so that `with` calls the lock itself: between a Python function's taking of a lock
-    # and its return there is a place where Ctrl-C would leave it taken.
-
-    @property
-    def __enter__(self) -> Callable[[], object]:
-        """Take the lock."""
-        return self.lock.__enter__
-
-    @property
-    def __exit__(self) -> Callable[..., None]:  # noqa: PLE0302, PYI036 - a property
-        """Free the lock."""
-        return self.lock.__exit__
-
-    def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
-        """Pickle as a new, free lock."""
-        return ForkLock, ()
-
-
-_held: list[Any] = []
-
-
-def _known_locks() -> list[ForkLock]:
-    while True:
-        try:
-            return list(_fork_locks)
-        except RuntimeError:  # another thread has just made one
-            continue
-
-
-def _before_fork() -> None:
-    locks: list[Any] = [_starting, *(fork_lock.lock for fork_lock in _known_locks())]
-    for lock in locks:
-        lock.acquire()
-        _held.append(lock)  # one by one: Ctrl-C may end the waiting, and the fork goes on
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop().release()
-
-
-def _after_fork_in_child() -> None:
-    global _runtime, _starting
-    _runtime, _starting = None, threading.Lock()
-    _held.clear()
-    for fork_lock in _known_locks():
-        fork_lock.lock = threading.RLock()
+def _forget_threads() -> None:
+    global _runtime  # noqa: PLW0603 - a fork leaves all threads behind
+    _runtime = None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork,
-        after_in_child=_after_fork_in_child,
-    )
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _current() -> _Runtime:
     global _runtime  # noqa: PLW0603 - started lazily: importing must start no thread
+    if message := patched():
+        raise RuntimeError(message)
     runtime = _runtime
     if runtime is None:
         with _starting:
             runtime = _runtime = _runtime or _Runtime()
     return runtime
+
+
+def _loop_for(work: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
+    try:
+        return _current().loop
+    except RuntimeError:
+        work.close()
+        raise
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -199,7 +155,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine on the background loop from sync code; a running loop may be around."""
-    loop = _current().loop
+    loop = _loop_for(work)
     if _running_loop() is loop:
         work.close()
         message = (
@@ -207,7 +163,9 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
             "for itself; await the async method, or call it from a worker thread."
         )
         raise RuntimeError(message)
-    future = asyncio.run_coroutine_threadsafe(work, loop)
+    context = contextvars.copy_context()
+    context.run(leave_home)
+    future = context.run(asyncio.run_coroutine_threadsafe, work, loop)
     done: SimpleQueue[object] = SimpleQueue()
     future.add_done_callback(done.put)
     try:
@@ -219,11 +177,16 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 async def hop(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine on the background loop from any loop; cancellation travels with it."""
-    loop = _current().loop
+    """Run a coroutine on the background loop from any loop; cancellation travels with it.
+
+    What it wants done at home is done in this task meanwhile.
+    """
+    loop = _loop_for(work)
     if _running_loop() is loop:
         return await work
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+    home, context = Home(), contextvars.copy_context()
+    context.run(home.settle_in)
+    return await home.serve(context.run(asyncio.run_coroutine_threadsafe, work, loop))
 
 
 async def in_thread(
@@ -234,15 +197,19 @@ async def in_thread(
     **kwargs: _P.kwargs,
 ) -> _T:
     """Run a blocking function in a pool of this package, with the caller's context variables."""
-    context, depth, runtime = contextvars.copy_context(), _depth.get(), _current()
+    runtime = _current()
+    if _running_loop() is None:
+        raise RuntimeError(_NO_LOOP)
+    context, depth = contextvars.copy_context(), _depth.get()
     workers: ThreadPoolExecutor | _ModelThreads = runtime.store
     if pool == "model":
         stop_if_left()
         context.run(_depth.set, depth + 1)
+        context.run(leave_home)
         workers = runtime.model(depth)
     call = partial(context.run, _no_stop, function, *args, **kwargs)
-    future, errand = _submit(workers, call), own_errand()
-    return await (asyncio.wrap_future(future) if errand is None else errand.wait(future))
+    answer, errand = asyncio.wrap_future(_submit(workers, call)), own_errand()
+    return await (answer if errand is None else errand.wait(answer))
 
 
 def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> None:
@@ -250,7 +217,7 @@ def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> N
 
     It must be one that releases the GIL, and must itself wait for nothing.
     """
-    parts = max(1, min(_CORES, count // least))
+    parts = 1 if patched() else max(1, min(_CORES, count // least))
     ends = [count * part // parts for part in range(parts + 1)]
     mine, *others = (slice(*ends[part : part + 2]) for part in range(parts))
     running = [_submit(_current().slices, partial(function, other)) for other in others]

@@ -56,6 +56,8 @@ class CachedEmbeddingModel:
     loop. Vectors are bit-identical to what the model returned; results belong to the caller.
     """
 
+    runs_on = "anywhere"  # it finds the place of the model that it wraps
+
     def __init__(  # noqa: PLR0913 - each may matter
         self,
         /,
@@ -248,8 +250,8 @@ class CachedEmbeddingModel:
             found = await background.in_thread("store", self._found, texts, role, convert)
         if not isinstance(found, Lookup):
             return found
-        vectors = await background.hop(self._complete(found))
-        return await background.in_thread("store", convert, vectors)
+        parts = await background.hop(self._complete(found))
+        return await background.in_thread("store", lambda: convert(merge(found, *parts)))
 
     def _answer_sync(
         self,
@@ -266,7 +268,7 @@ class CachedEmbeddingModel:
             found = self._found(texts, role, convert)
         if not isinstance(found, Lookup):
             return found
-        return convert(background.run(self._complete(found)))
+        return convert(merge(found, *background.run(self._complete(found))))
 
     def _found(
         self,
@@ -346,8 +348,8 @@ class CachedEmbeddingModel:
             missing = len({lookup.keys[at] for at in lookup.missing})
             logger.info("Found %d cached embeddings, %d need embedding", len(lookup.hits.positions), missing)
 
-    async def _complete(self, lookup: Lookup) -> Kept:
-        """Embed what a look-up missed and merge it with what was found."""
+    async def _complete(self, lookup: Lookup) -> tuple[Kept, list[Part]]:
+        """Embed what a look-up missed; return what was found, and the new parts to be merged with it."""
         self._count(lookup)
         texts = {lookup.keys[at]: lookup.texts[at] for at in lookup.missing}
         self._tally.add(duplicates=len(lookup.missing) - len(texts))
@@ -357,7 +359,7 @@ class CachedEmbeddingModel:
         found: Kept = lookup.hits.vectors
         if len(found) and dimensions - {lookup.hits.vectors.shape[1]}:
             found = await self._embed_again(lookup)
-        return await background.in_thread("store", merge, lookup, found, parts)
+        return found, parts
 
     async def _embed_again(self, lookup: Lookup) -> Kept:
         """Embed found texts too: the model has changed its dimension, and one result has one."""

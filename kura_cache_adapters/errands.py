@@ -9,8 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from concurrent.futures import Future
+    from collections.abc import Awaitable, Coroutine
 
 _T = TypeVar("_T")
 _LAST_WAIT = 2.0  # seconds that an ending process waits for models whose callers have left
@@ -44,11 +43,11 @@ class Errand:
             self._told = True
             self.task.cancel()
 
-    async def wait(self, future: Future[_T]) -> _T:
-        """Wait for a thread."""
+    async def wait(self, answer: Awaitable[_T]) -> _T:
+        """Wait for a thread, or for the caller's own task, which is cancelled by itself."""
         self._busy = True
         try:
-            return await asyncio.wrap_future(future)
+            return await answer
         finally:
             self._busy = False
             if self.leaving:

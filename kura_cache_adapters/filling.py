@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from contextlib import aclosing, nullcontext
-from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from kura_cache_adapters.answers import exact_matrix, finite_rows, matrix_or_list
 from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errands import errand
+from kura_cache_adapters.home import inside, when_still
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     Part = tuple[Sequence[bytes], Kept]
 
 logger = logging.getLogger(__name__)
-
-# What the callers above this one are embedding: by whom, and which keys.
-_above: ContextVar[tuple[tuple[Flights, dict[bytes, str]], ...]] = ContextVar("kura_cache_above", default=())
 
 
 class _Bar(tqdm):  # type: ignore[misc]
@@ -143,7 +141,7 @@ class Filler:
         return parts
 
     def _refuse_to_wait_for_itself(self, keys: Iterable[bytes]) -> None:
-        for flights, owed in _above.get():
+        for flights, owed in inside.get():
             if flights is self._flights and not owed.keys().isdisjoint(keys):
                 message = (
                     f"{self._source.name} asked the cache around itself for a text that it is just "
@@ -154,7 +152,8 @@ class Filler:
     async def _lead(self, owed: dict[bytes, str], role: Role, generation: int) -> list[Part]:
         """Embed claimed keys; each leaves `owed` as it lands, and what is left in the end is released."""
         parts: list[Part] = []
-        _above.set((*_above.get(), (self._flights, owed)))
+        inside.set((*inside.get(), (self._flights, owed)))
+        when_still(partial(self._flights.release, owed))  # a waiter takes over
         try:
             if self._space.generation != generation:
                 parts += await self._found_since(owed)

@@ -19,7 +19,8 @@ from kura_cache_adapters._identity.fingerprint import (
 )
 from kura_cache_adapters._identity.providers import record_of
 from kura_cache_adapters._identity.reading import held
-from kura_cache_adapters.background import ForkLock, in_thread
+from kura_cache_adapters.answers import counted
+from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.embedding.sentence_transformer import (
     KurasLocalModel,
     SentenceTransformerEmbeddingModel,
@@ -27,6 +28,7 @@ from kura_cache_adapters.embedding.sentence_transformer import (
     lock_of,
 )
 from kura_cache_adapters.errors import IdentityError
+from kura_cache_adapters.home import at_home
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 from kura_cache_adapters.source import Source, StreamingEmbeddingModel
@@ -34,6 +36,7 @@ from kura_cache_adapters.source import Source, StreamingEmbeddingModel
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
+    from kura_cache_adapters.forks import ModelLock
     from kura_cache_adapters.identity import Role
 
 _BATCH_SIZES = ("chunk_size", "embed_batch_size", "batch_size", "max_batch_size")
@@ -45,8 +48,11 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
 
     Its sync methods run in worker threads, whichever loop or thread asks: many async methods of
     these ecosystems send one request per text, block the loop, or die with it. `use_async=True`
-    takes them all the same. A model that runs in this process is used by one thread at a time.
+    takes them all the same, on the loop that awaits. A model that runs in this process is used by one
+    thread at a time.
     """
+
+    runs_on = "anywhere"
 
     def __init__(  # noqa: PLR0913 - each may matter
         self,
@@ -82,7 +88,7 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
         self._given = identity
         self._renamed = model_name
         self._symmetric = symmetric
-        self._lock: ForkLock | nullcontext[None] = nullcontext()
+        self._lock: ModelLock | nullcontext[None] = nullcontext()
         self._source: Source | None = None
         self._edits: Callable[[str], str] | None = None
         self._watched = identity is None
@@ -170,8 +176,14 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
     async def _call(self, role: Role, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
         names = next(names for names in METHODS if hasattr(self.embedder, names[role]))
         if self._use_async:
-            return await getattr(self.embedder, f"a{names[role]}")(asked)
+            return await at_home(self._awaited(f"a{names[role]}", asked))
         return await in_thread("model", self._alone, getattr(self.embedder, names[role]), asked)
+
+    async def _awaited(self, method: str, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
+        answer = await getattr(self.embedder, method)(asked)
+        if isinstance(asked, str):
+            return counted([answer], 1, self.model_name)[0]  # a copy, before another call is answered
+        return counted(answer, len(asked), self.model_name)
 
     def _alone(self, method: Any, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
         with self._lock:

@@ -54,9 +54,12 @@ def cached(
 ) -> CachedEmbeddingModel:
     """Put a cache around any embedding model, Kura's own among them, for use in a Kura pipeline.
 
-    `cache` is a directory, URL, store or checkpoint manager; further keywords enter the key.
+    `cache` is a directory, URL, store or checkpoint manager; further keywords enter the key. Kura's
+    models with clients of their own run on this package's loop, so that one client serves all loops.
     """
-    chosen = one_cache(cache_manager, cache)
+    kuras, chosen = require("kura.embedding", extra="kura"), one_cache(cache_manager, cache)
+    if isinstance(embedding_model, (kuras.OpenAIEmbeddingModel, kuras.CohereEmbeddingModel)):
+        vars(embedding_model).setdefault("runs_on", "background")
     return CachedEmbeddingModel(embedding_model, chosen, options=options, **key_kwargs)
 
 

@@ -40,6 +40,11 @@ class BaseEmbeddingModel(Protocol):
     The cache also wants the attribute `model_name: str`, and uses when present: `embed_sync`,
     `embed_queries`, `embed_queries_sync`, `identity`, `symmetric`, `state` (see the protocols below),
     and `asked_for(text) -> str`, which says as what a text is embedded by a model that edits it first.
+
+    Awaited from an event loop, the model runs in the task that awaits the cache, so that sessions,
+    clients and semaphores may belong to that loop. `runs_on = "background"` says that it always
+    runs on this package's own loop, as for sync callers: one client serves all loops and threads.
+    `runs_on = "anywhere"` says that it does not matter, since its work is in threads.
     """
 
     @abstractmethod

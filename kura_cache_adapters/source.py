@@ -11,6 +11,7 @@ from kura_cache_adapters.answers import as_lists, counted, merged
 from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errands import stop_if_left
 from kura_cache_adapters.errors import VectorCountError
+from kura_cache_adapters.home import each_at_home, each_away
 from kura_cache_adapters.identity import ModelIdentity, plain_url
 from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, MayChange, StreamsBatches
 
@@ -87,7 +88,7 @@ class Source:
         """Return the role as the model sees it: "document" where it makes no difference."""
         return "document" if role != "document" and self.symmetric else role
 
-    async def ask(
+    def ask(
         self,
         texts: list[str],
         role: Role,
@@ -96,8 +97,29 @@ class Source:
         """Yield (positions in texts, one vector each) until every text has its vector.
 
         Raises VectorCountError for an answer that leaves texts out or has too many vectors, and
-        whatever the model raises.
+        whatever the model raises. The model runs where it belongs.
         """
+        answers = self._answers(texts, role, chunk_size)
+        match self._place(role):
+            case "caller":
+                return each_at_home(answers)
+            case "background":
+                return each_away(answers)
+            case _:
+                return answers
+
+    def _place(self, role: Role) -> str:
+        in_thread = hasattr(self.model, f"{self._method(role)}_sync")
+        async_too = isinstance(self.model, StreamsBatches) or not in_thread
+        place: str = getattr(self.model, "runs_on", "caller" if async_too else "anywhere")
+        return place
+
+    async def _answers(
+        self,
+        texts: list[str],
+        role: Role,
+        chunk_size: int,
+    ) -> AsyncGenerator[tuple[Sequence[int], Sequence[Any]], None]:
         if isinstance(self.model, StreamsBatches):
             stream = self.model.embed_batches(texts, role=self.role(role))
             async with aclosing(stream) as batches:
@@ -117,10 +139,13 @@ class Source:
 
     async def embed(self, texts: list[str], role: Role) -> Any:  # noqa: ANN401 - whatever the model returns
         """Ask for all texts at once and return the model's answer as it is."""
-        method = "embed_queries" if self.role(role) == "query" else "embed"
+        method = self._method(role)
         if sync := getattr(self.model, f"{method}_sync", None):
             return await in_thread("model", sync, texts)
         return await getattr(self.model, method)(texts)
+
+    def _method(self, role: Role) -> str:
+        return "embed_queries" if self.role(role) == "query" else "embed"
 
     def _take(self, left: set[int], positions: Sequence[int], asked: int) -> None:
         before = len(left)

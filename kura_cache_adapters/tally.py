@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from kura_cache_adapters.background import ForkLock
+from kura_cache_adapters.forks import ForkLock
 
 
 @dataclass(frozen=True, slots=True)

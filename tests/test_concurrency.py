@@ -7,12 +7,15 @@ import contextvars
 import multiprocessing
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel, background
+from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel
+from kura_cache_adapters.embedding.sentence_transformer import lock_of
+from kura_cache_adapters.forks import ForkLock, ModelLock
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -149,6 +152,7 @@ def test_it_works_on_uvloop(cached: Any, model: Any) -> None:
 
 def test_a_client_bound_to_a_loop_survives_many(tmp_path: Path) -> None:
     class Bound(FakeEmbeddingModel):
+        runs_on = "background"
         lock: asyncio.Lock | None = None
         loops: set[Any]
 
@@ -318,7 +322,7 @@ def test_nothing_is_started_before_the_first_miss(tmp_path: Path) -> None:
 
 
 def test_a_model_may_fork_while_it_holds_a_lock() -> None:
-    lock = background.ForkLock()
+    lock = ForkLock()
 
     def work() -> None:
         with lock, lock:
@@ -327,3 +331,35 @@ def test_a_model_may_fork_while_it_holds_a_lock() -> None:
     with lock:
         in_child(work)
     in_child(work)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_waits_for_no_model_and_its_child_may_use_it() -> None:
+    lock, held, go_on = ModelLock(), threading.Event(), threading.Event()
+
+    def encode() -> None:
+        with lock:
+            held.set()
+            assert go_on.wait(60)
+
+    def work() -> None:
+        with lock, lock:
+            pass
+
+    encoding = threading.Thread(target=encode)
+    encoding.start()
+    assert held.wait(10)
+    before = time.monotonic()
+    in_child(work)
+    assert time.monotonic() - before < 1
+    assert not lock.lock.acquire(blocking=False)  # the parent's model still has it
+    go_on.set()
+    encoding.join()
+    work()
+
+
+def test_a_loaded_model_has_one_lock_and_no_fork_waits_for_it() -> None:
+    model, other = FakeEmbeddingModel(), FakeEmbeddingModel()
+    assert lock_of(model) is lock_of(model) is not lock_of(other)
+    assert not lock_of(model).waited_for
+    assert type(pickle.loads(pickle.dumps(lock_of(model)))) is ModelLock

@@ -91,6 +91,23 @@ def test_kuras_openai_model_survives_many_loops_and_asks_once(
     assert sorted(openai_server.texts) == sorted([*TEXTS, *(f"more {text}" for text in TEXTS)])
 
 
+async def test_a_model_of_ones_own_runs_on_the_loop_that_awaits_it(tmp_path: Path) -> None:
+    loops: list[Any] = []
+
+    class Own(kura.base_classes.BaseEmbeddingModel):  # type: ignore[misc] # Kura has no types
+        model_name = "own"
+
+        def slug(self) -> str:
+            return self.model_name
+
+        async def embed(self, texts: list[str]) -> list[list[float]]:
+            loops.append(asyncio.get_running_loop())
+            return [[1.0]] * len(texts)
+
+    assert await ours.cached(Own(), tmp_path).embed(["a"]) == [[1.0]]
+    assert loops == [asyncio.get_running_loop()]
+
+
 def test_what_kuras_names_leave_out_is_in_the_key(openai_model: Any, tmp_path: Path) -> None:
     def cohere(input_type: str, batch_size: int = 96) -> Any:
         model = object.__new__(kura.embedding.CohereEmbeddingModel)

@@ -301,6 +301,7 @@ async def test_async_clients_may_be_chosen(
     openai_server: OpenAIServer, openai_embeddings: Callable[..., Any], tmp_path: Path
 ) -> None:
     source = LangChainEmbeddingModel(openai_embeddings(dimensions=8), use_async=True)
+    source.runs_on = "background"  # one client for the loop and for sync callers
     cached = CachedEmbeddingModel(source, tmp_path)
     expected = openai_server.lists(TEXTS, "text-embedding-ada-002")
     assert await cached.embed(TEXTS) == expected

@@ -6,10 +6,12 @@ import inspect
 from typing import TYPE_CHECKING, Any, cast
 
 from kura_cache_adapters import background
+from kura_cache_adapters.answers import counted
+from kura_cache_adapters.home import at_home
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from kura_cache_adapters.identity import Role
 
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
 class CallableEmbeddingModel(BaseEmbeddingModel):
     """Embed with any function from a list of texts to vectors, sync or async.
 
-    A sync function runs in a worker thread. `query_fn` embeds queries where they differ, and
-    `identity` says what else, beside the name, changes the vectors.
+    A sync function runs in a worker thread, an async one on the loop that awaits. `query_fn` embeds
+    queries where they differ, and `identity` says what else, beside the name, changes the vectors.
     """
+
+    runs_on = "anywhere"
 
     def __init__(
         self,
@@ -53,7 +57,17 @@ class CallableEmbeddingModel(BaseEmbeddingModel):
 
     async def _call(self, role: Role, texts: list[str]) -> list[list[float]]:
         function = self._functions[role]
-        if inspect.iscoroutinefunction(function):
-            return cast("list[list[float]]", await function(texts))
-        answer = await background.in_thread("model", function, texts)
-        return cast("list[list[float]]", await answer if inspect.isawaitable(answer) else answer)
+        if _is_async(function):
+            answer = function(texts)
+        else:
+            answer = await background.in_thread("model", function, texts)
+        if inspect.isawaitable(answer):
+            answer = await at_home(self._awaited(answer, len(texts)))
+        return cast("list[list[float]]", answer)
+
+    async def _awaited(self, answer: Awaitable[Any], asked: int) -> Sequence[Any]:
+        return counted(await answer, asked, self.model_name)  # a copy, before another call is answered
+
+
+def _is_async(function: Any) -> bool:  # noqa: ANN401 - of any kind that can be called
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)

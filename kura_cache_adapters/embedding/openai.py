@@ -35,6 +35,8 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
     apply. Needs the extra `openai`, and a key at the first request.
     """
 
+    runs_on = "background"
+
     def __init__(  # noqa: PLR0913 - what an API may be asked with
         self,
         model_name: str = "text-embedding-3-small",

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 from kura_cache_adapters import background
 from kura_cache_adapters._identity import local_models, remembered
 from kura_cache_adapters._identity.fingerprint import of_local_model
-from kura_cache_adapters.background import ForkLock
 from kura_cache_adapters.errors import require
+from kura_cache_adapters.forks import ModelLock
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 from kura_cache_adapters.source import StreamingEmbeddingModel
@@ -37,6 +37,8 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
     first miss; a run of hits needs no torch, once a run on this machine has loaded the same files.
     Needs the extra `sentence-transformers`.
     """
+
+    runs_on = "anywhere"
 
     def __init__(  # noqa: PLR0913 - each may matter
         self,
@@ -74,7 +76,7 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
         self._model_batch_size = model_batch_size
         self._found = str(path or self.model_name)
         self._arguments = {"device": device, **model_kwargs}
-        self._loading = ForkLock()
+        self._loading = ModelLock()
         self._model: Any = model_name if loaded else None
         self._content: local_models.Content | None = None
 
@@ -172,6 +174,7 @@ class KurasLocalModel(BaseEmbeddingModel):
     """Kura's SentenceTransformerEmbeddingModel, whose `embed` would block the event loop."""
 
     symmetric = True
+    runs_on = "anywhere"
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - Kura's
         """Take Kura's model."""
@@ -213,12 +216,12 @@ def is_kuras(model: object) -> bool:
     )
 
 
-_locks: WeakKeyDictionary[object, ForkLock] = WeakKeyDictionary()
+_locks: WeakKeyDictionary[object, ModelLock] = WeakKeyDictionary()
 
 
-def lock_of(model: object) -> ForkLock:
+def lock_of(model: object) -> ModelLock:
     """Return a loaded model's lock: tokenizers refuse to be used by two threads at once."""
-    return _locks.setdefault(model, ForkLock())
+    return _locks.setdefault(model, ModelLock())
 
 
 def _directory(name: str, arguments: Mapping[str, Any]) -> Path | None:

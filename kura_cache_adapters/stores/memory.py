@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters.background import ForkLock
+from kura_cache_adapters.forks import ForkLock
 from kura_cache_adapters.protocols import Hits, SpaceStats
 from kura_cache_adapters.stores.rows import check_dimension, check_shapes, key_matrix
 

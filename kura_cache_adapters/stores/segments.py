@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kura_cache_adapters.background import ForkLock
 from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.forks import ForkLock
 from kura_cache_adapters.protocols import Hits, SpaceStats
 from kura_cache_adapters.stores import files, marks
 from kura_cache_adapters.stores.merging import (
