@@ -20,6 +20,7 @@ from kura_cache_adapters.answers import (
     merged,
     uncached,
 )
+from kura_cache_adapters.errors import RefusedTextsError
 from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.foreign import as_source
 from kura_cache_adapters.guarded import GuardedSpace
@@ -353,7 +354,11 @@ class CachedEmbeddingModel:
         self._count(lookup)
         texts = {lookup.keys[at]: lookup.texts[at] for at in lookup.missing}
         self._tally.add(duplicates=len(lookup.missing) - len(texts))
-        parts = await lookup.view.fill(texts, lookup.role, lookup.generation)
+        try:
+            parts = await lookup.view.fill(texts, lookup.role, lookup.generation)
+        except RefusedTextsError as error:
+            refused = [at for at, key in enumerate(lookup.keys) if key in error.keys]
+            raise RefusedTextsError(error.model_name, refused, error.message) from error.__cause__
         if len(dimensions := _dimensions(parts)) > 1:
             logger.warning("%s returned vectors of dimensions %s in one call", self.model_name, dimensions)
         found: Kept = lookup.hits.vectors

@@ -53,6 +53,7 @@ class RefusedTextsError(KuraCacheError, ValueError):
         self.model_name = model_name
         self.positions = tuple(positions)
         self.message = message
+        self.keys: Sequence[bytes] = ()  # by which a cache finds the positions in its own caller's call
         shown = ", ".join(map(str, self.positions[:_MOST_POSITIONS]))
         more = ", ..." if len(self.positions) > _MOST_POSITIONS else ""
         super().__init__(

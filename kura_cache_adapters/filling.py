@@ -15,6 +15,7 @@ from tqdm import tqdm
 from kura_cache_adapters.answers import exact_matrix, finite_rows, matrix_or_list
 from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errands import errand
+from kura_cache_adapters.errors import RefusedTextsError
 from kura_cache_adapters.home import inside, when_still
 
 if TYPE_CHECKING:
@@ -177,6 +178,13 @@ class Filler:
 
     async def _embed(self, owed: dict[bytes, str], role: Role) -> list[Part]:
         keys = [*owed]
+        try:
+            return await self._stream(keys, owed, role)
+        except RefusedTextsError as error:
+            error.keys = [keys[at] for at in error.positions]
+            raise
+
+    async def _stream(self, keys: list[bytes], owed: dict[bytes, str], role: Role) -> list[Part]:
         parts: list[Part] = []
         answers = self._source.ask([*owed.values()], role, self._chunk_size)
         with self._bar(len(keys)) as bar:

@@ -175,9 +175,12 @@ class ForeignEmbeddingModel(StreamingEmbeddingModel):
 
     async def _call(self, role: Role, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
         names = next(names for names in METHODS if hasattr(self.embedder, names[role]))
-        if self._use_async:
-            return await at_home(self._awaited(f"a{names[role]}", asked))
-        return await in_thread("model", self._alone, getattr(self.embedder, names[role]), asked)
+        if not self._use_async:
+            try:
+                return await in_thread("model", self._alone, getattr(self.embedder, names[role]), asked)
+            except NotImplementedError:  # an embedder with async methods only says so
+                self._use_async = True
+        return await at_home(self._awaited(f"a{names[role]}", asked))
 
     async def _awaited(self, method: str, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
         answer = await getattr(self.embedder, method)(asked)

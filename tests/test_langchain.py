@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 import subprocess
@@ -16,6 +17,7 @@ pytest.importorskip("langchain_core", reason="needs the extra `langchain`")
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import BaseModel
 
 from kura_cache_adapters import (
     CachedEmbeddingModel,
@@ -234,6 +236,40 @@ def test_cache_backed_embeddings_are_seen_through(embedder: Any, spy: Spy, tmp_p
     assert [*wrong.yield_keys()] == []
     direct = LangChain().wrap(embedder, tmp_path)
     assert direct.cached.cache_key("x") == adapter.cached.cache_key("x")
+
+
+# As other libraries meet it
+
+
+class AsyncOnly(Embeddings):
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        raise NotImplementedError
+
+    def embed_query(self, text: str) -> list[float]:
+        raise NotImplementedError
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        await asyncio.sleep(0)
+        return [[float(len(text))] for text in texts]
+
+    async def aembed_query(self, text: str) -> list[float]:
+        return [-float(len(text))]
+
+
+async def test_an_embedder_with_async_methods_only_works_sync_and_async(tmp_path: Path) -> None:
+    adapter = LangChainCachedEmbeddings.from_embeddings(AsyncOnly(), tmp_path, model_name="lengths-v1")
+    assert await adapter.aembed_documents(["one", "three"]) == [[3.0], [5.0]]
+    assert await asyncio.to_thread(adapter.embed_documents, ["one", "seven"]) == [[3.0], [5.0]]
+    assert adapter.embed_query("four") == await adapter.aembed_query("four") == [-4.0]
+    assert adapter.cached.stats.misses == 4
+
+
+def test_its_model_is_the_models_name_as_of_any_embeddings(embedder: Any, tmp_path: Path) -> None:
+    class Event(BaseModel):  # as Ragas tells of what it used
+        model: str | None
+
+    adapter = LangChain().wrap(embedder, tmp_path)
+    assert Event(model=adapter.model).model == adapter.cached.model_name == "fake"
 
 
 # A provider over real HTTP

@@ -346,3 +346,24 @@ def test_a_message_that_repeats_the_beginning_of_a_text_ends_there(openai_server
     openai_server.says = (422, f"cannot embed '{text[:600]}...'")
     with pytest.raises(RefusedTextsError, match=r"cannot embed '\*\*\*\n"):
         CachedEmbeddingModel(OpenAIEmbeddingModel()).embed_sync([text])
+
+
+def test_refused_texts_are_named_by_their_places_in_the_callers_list(
+    openai_server: OpenAIServer, tmp_path: Path
+) -> None:
+    cached = CachedEmbeddingModel(OpenAIEmbeddingModel(), tmp_path)
+    cached.embed_sync(["hit", "another hit"])
+    openai_server.refuses = lambda text: "REFUSED" in text
+    texts = ["hit", "REFUSED", "good", "another hit", "good", "REFUSED", "REFUSED too"]
+    with pytest.raises(RefusedTextsError, match="at position 1, 5, 6:") as caught:
+        cached.embed_sync(texts)
+    assert caught.value.positions == (1, 5, 6)
+    assert cached.missing(texts) == [1, 6]
+
+
+def test_what_only_queries_are_asked_with_leaves_the_documents_keys_alone() -> None:
+    plain = CachedEmbeddingModel(OpenAIEmbeddingModel())
+    roles: Any = {"query": {"prefix": "query: ", "extra_body": {"input_type": "query"}}}
+    asked = CachedEmbeddingModel(OpenAIEmbeddingModel(roles=roles))
+    assert plain.cache_key("a") == asked.cache_key("a")
+    assert plain.cache_key("a", role="query") != asked.cache_key("a", role="query")
