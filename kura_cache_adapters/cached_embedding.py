@@ -21,16 +21,14 @@ from kura_cache_adapters.answers import (
     uncached,
 )
 from kura_cache_adapters.errors import RefusedTextsError
-from kura_cache_adapters.filling import Filler
 from kura_cache_adapters.foreign import as_source
-from kura_cache_adapters.guarded import GuardedSpace
 from kura_cache_adapters.options import CacheOptions, check_keywords, one_cache
 from kura_cache_adapters.plan import Lookup, checked_texts, merge
 from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.source import Source
 from kura_cache_adapters.stores import as_store
 from kura_cache_adapters.tally import CacheStats, Tally
-from kura_cache_adapters.view import View, keys_of
+from kura_cache_adapters.view import Views
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -41,10 +39,10 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity, Role
     from kura_cache_adapters.options import Cache
     from kura_cache_adapters.protocols import Vectors
+    from kura_cache_adapters.view import View
 
 _T = TypeVar("_T")
 _AGAIN = 3  # times that a call looks up anew where its model has become another one meanwhile
-_VIEWS = 16  # identities of one model that are kept at hand
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +97,9 @@ class CachedEmbeddingModel:
         self.options = options
         self._source = Source(self.embedding_model, model_name, identity)
         self._renamed, self._given = model_name, identity
-        self._key_kwargs = key_kwargs
         self._store = as_store(self.cache_manager)
         self._tally = Tally()
-        self._views: dict[ModelIdentity, View] = {}
-        self._seen = self._look()
-        self._key_kwargs = json.loads(self._seen[1].identity.parameters)
+        self._views = Views(self._source, self._store, options, self._tally, key_kwargs)
 
     @property
     def model_name(self) -> str:
@@ -114,11 +109,11 @@ class CachedEmbeddingModel:
     @property
     def symmetric(self) -> bool:
         """Tell whether the model embeds queries and documents alike."""
-        return self._view().symmetric
+        return self._views.now().symmetric
 
     def identity(self) -> ModelIdentity:
         """Return what, beside role and text, is in every key; a cache around this one has it too."""
-        return self._view().identity
+        return self._views.now().identity
 
     @property
     def stats(self) -> CacheStats:
@@ -132,14 +127,14 @@ class CachedEmbeddingModel:
 
     def cache_key(self, text: str, *, role: Role = "document") -> str:
         """Compute a text's key: 64 hexadecimal characters."""
-        return self._keys(self._view(), [text], role)[0].hex()
+        return self._keys(self._views.now(), [text], role)[0].hex()
 
     def missing(self, texts: list[str], *, role: Role = "document") -> list[int]:
         """Return the positions of the texts that embedding would send to the model now.
 
         Nothing is embedded or counted; a repeated text is named once.
         """
-        texts, view = checked_texts(texts), self._view()
+        texts, view = checked_texts(texts), self._views.now()
         keys = self._keys(view, texts, role)
         found = set() if view.space is None else set(view.space.load(keys, count=False).positions.tolist())
         first = {key: at for at, key in reversed([*enumerate(keys)])}
@@ -154,7 +149,7 @@ class CachedEmbeddingModel:
         """
         texts = checked_texts(texts)
         answer = counted(vectors, len(texts), self.model_name)
-        view = self._view()
+        view = self._views.now()
         if not texts or view.space is None:
             return 0
         matrix = as_matrix(matrix_or_list(answer))
@@ -230,8 +225,9 @@ class CachedEmbeddingModel:
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[object, object]]:
         """Pickle what the constructor takes; the other side opens the store again."""
-        named = {"model_name": self._renamed, "identity": self._given}
-        make = partial(type(self), options=self.options, **self._key_kwargs, **named)  # type: ignore[arg-type]
+        keywords: dict[str, Any] = json.loads(self.identity().parameters)
+        keywords |= {"options": self.options, "model_name": self._renamed, "identity": self._given}
+        make = partial(type(self), **keywords)
         return make, (self.embedding_model, self.cache_manager)
 
     async def _answer(
@@ -245,7 +241,7 @@ class CachedEmbeddingModel:
         found = await background.in_thread("store", self._found, texts, role, convert)
         for _ in range(_AGAIN if self._source.may_change else 0):
             if not isinstance(found, Lookup) or await background.in_thread(
-                "model", self._settled, found.view
+                "model", self._views.settled, found.view
             ):
                 break
             found = await background.in_thread("store", self._found, texts, role, convert)
@@ -264,7 +260,7 @@ class CachedEmbeddingModel:
             return convert(background.run(self._bare(texts, role)))
         found = self._found(texts, role, convert)
         for _ in range(_AGAIN if self._source.may_change else 0):
-            if not isinstance(found, Lookup) or self._settled(found.view):
+            if not isinstance(found, Lookup) or self._views.settled(found.view):
                 break
             found = self._found(texts, role, convert)
         if not isinstance(found, Lookup):
@@ -278,60 +274,17 @@ class CachedEmbeddingModel:
         convert: Callable[[Kept], _T],
     ) -> _T | Lookup:
         """Answer when everything is found, in one go: each change of threads costs a hit its time."""
-        lookup = self._look_up(self._view(), texts, role)
+        lookup = self._look_up(self._views.now(), texts, role)
         if not lookup.complete:
             return lookup
         self._count(lookup)
         return convert(lookup.hits.vectors)
-
-    def _settled(self, view: View) -> bool:
-        """Load what embeds; tell whether the model is still the one that was looked up."""
-        self._source.prepare()
-        return self._view() is view
 
     async def _bare(self, texts: list[str], role: Role) -> Kept:
         """Ask the model as if there were no cache; the answer is of the type that a cache's has."""
         texts = checked_texts(texts)
         answer = await self._source.embed(texts, role) if texts else []
         return uncached(answer, len(texts), self.model_name)
-
-    def _view(self) -> View:
-        """Return what the model is now; it may have been trained, exchanged or loaded meanwhile."""
-        state, view = self._seen
-        if self._source.state() != state:
-            self._seen = _, view = self._look()
-        return view
-
-    def _look(self) -> tuple[object, View]:
-        state = self._source.state()
-        identity = self._source.identity(self._key_kwargs)
-        view = self._views.get(identity)
-        if view is None:
-            if len(self._views) >= _VIEWS:
-                self._views = {}
-            view = self._views[identity] = self._make_view(identity)
-        return state, view
-
-    def _make_view(self, identity: ModelIdentity) -> View:
-        options, symmetric = self.options, self._source.symmetric
-        keys = keys_of(
-            identity,
-            symmetric=symmetric,
-            remember=getattr(self._store, "remembered_characters", 0),
-            secret=options.secret_bytes,
-        )
-        if self._store is None:
-            return View(identity, symmetric, keys)
-        space = GuardedSpace(self._store, identity.shared, self._tally, durable=options.durable)
-        filler = Filler(
-            self._source,
-            space,
-            self._tally,
-            chunk_size=options.chunk_size,
-            progress=options.progress,
-            unchanged=lambda: self._view().identity == identity,
-        )
-        return View(identity, symmetric, keys, space, filler.fill)
 
     def _keys(self, view: View, texts: list[str], role: Role) -> list[bytes]:
         return view.keys[role](self._source.edited(texts))

@@ -1,40 +1,107 @@
-"""View: one identity of a model, with all that belongs to it."""
+"""Views: what a model is now, with all that belongs to that: keys, space, and who fills it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from kura_cache_adapters.filling import Filler
+from kura_cache_adapters.guarded import GuardedSpace
 from kura_cache_adapters.identity import TextKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Mapping
 
     from kura_cache_adapters.filling import Part
-    from kura_cache_adapters.guarded import GuardedSpace
     from kura_cache_adapters.identity import ModelIdentity, Role
+    from kura_cache_adapters.options import CacheOptions
+    from kura_cache_adapters.protocols import EmbeddingStore
+    from kura_cache_adapters.source import Source
+    from kura_cache_adapters.tally import Tally
 
-
-async def _nothing(*_: object) -> list[Part]:
-    return []
+_KEPT = 16  # identities of one model at hand
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What a model is now: its identity, the keys of its roles, its space and who fills it."""
+    """One identity of a model; without a cache it has no space."""
 
     identity: ModelIdentity
     symmetric: bool
     keys: dict[Role, TextKeys]
     space: GuardedSpace | None = None
-    fill: Callable[[dict[bytes, str], Role, int], Awaitable[list[Part]]] = field(default=_nothing)
+    filler: Filler | None = None
+
+    async def fill(self, missing: dict[bytes, str], role: Role, generation: int) -> list[Part]:
+        """Embed texts by key, see `Filler.fill`; there is nothing to fill without a space."""
+        return [] if self.filler is None else await self.filler.fill(missing, role, generation)
 
 
-def keys_of(
-    identity: ModelIdentity, *, symmetric: bool, remember: int, secret: bytes
-) -> dict[Role, TextKeys]:
-    """Make what computes the keys of each role; they are the documents' where it makes no difference."""
-    document = TextKeys(identity.head("document"), remember=remember, secret=secret)
-    if symmetric:
-        return {"document": document, "query": document}
-    return {"document": document, "query": TextKeys(identity.head("query"), remember=remember, secret=secret)}
+class Views:
+    """The views of one model, which may be another one at the next call: trained, exchanged, loaded."""
+
+    def __init__(
+        self,
+        source: Source,
+        store: EmbeddingStore | None,
+        options: CacheOptions,
+        tally: Tally,
+        parameters: Mapping[str, Any],
+    ) -> None:
+        """Look at the model for the first time; raise what its identity raises."""
+        self._source = source
+        self._store = store
+        self._options = options
+        self._tally = tally
+        self._parameters = parameters
+        self._known: dict[ModelIdentity, View] = {}
+        self._seen = self._look()
+
+    def now(self) -> View:
+        """Return what the model is now."""
+        state, view = self._seen
+        if self._source.state() != state:
+            self._seen = _, view = self._look()
+        return view
+
+    def settled(self, view: View) -> bool:
+        """Load what embeds; tell whether the model is still the one that was looked up."""
+        self._source.prepare()
+        return self.now() is view
+
+    def _look(self) -> tuple[object, View]:
+        state = self._source.state()
+        identity = self._source.identity(self._parameters)
+        view = self._known.get(identity)
+        if view is None:
+            if len(self._known) >= _KEPT:
+                self._known = {}
+            view = self._known[identity] = self._make(identity)
+        return state, view
+
+    def _make(self, identity: ModelIdentity) -> View:
+        symmetric = self._source.symmetric
+        keys = self._keys_of(identity, symmetric=symmetric)
+        if self._store is None:
+            return View(identity, symmetric, keys)
+        options = self._options
+        space = GuardedSpace(self._store, identity.shared, self._tally, durable=options.durable)
+        filler = Filler(
+            self._source,
+            space,
+            self._tally,
+            chunk_size=options.chunk_size,
+            progress=options.progress,
+            unchanged=lambda: self.now().identity == identity,
+        )
+        return View(identity, symmetric, keys, space, filler)
+
+    def _keys_of(self, identity: ModelIdentity, *, symmetric: bool) -> dict[Role, TextKeys]:
+        """Make what computes the keys of each role: the documents', where it makes no difference."""
+        remember: int = getattr(self._store, "remembered_characters", 0)
+
+        def keys(role: Role) -> TextKeys:
+            return TextKeys(identity.head(role), remember=remember, secret=self._options.secret_bytes)
+
+        documents = keys("document")
+        return {"document": documents, "query": documents if symmetric else keys("query")}

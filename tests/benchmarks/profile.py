@@ -39,9 +39,9 @@ def hits(work: Work, directory: Path) -> dict[str, float]:
         cached = _cached(work, room)
         for _ in range(2):  # fill it, then open it
             cached.embed_array_sync(work.texts)
-        keys = cached._keys(cached._view(), work.texts, "document")
+        keys = cached._keys(cached._views.now(), work.texts, "document")
         matrix = key_matrix(keys)
-        guarded: Any = cached._view().space
+        guarded: Any = cached._views.now().space
         space = guarded._space()
         matches = [(segment, *Search(matrix)._matches(segment)) for segment in space._open.values()]
         found = np.empty_like(work.matrix)
@@ -57,7 +57,7 @@ def hits(work: Work, directory: Path) -> dict[str, float]:
         steps: dict[str, Callable[[], Any]] = {
             "(floor: SHA-256 of the texts alone)": partial(work.hash, work.texts),
             "(floor: gather from one matrix)": lambda: work.matrix[work.at],
-            "keys": lambda: cached._keys(cached._view(), work.texts, "document"),
+            "keys": lambda: cached._keys(cached._views.now(), work.texts, "document"),
             "look-up": lambda: space.get_many(keys),
             "... of that, gather from the segments": gather,
             "... of that, verify the checksums": verify,
