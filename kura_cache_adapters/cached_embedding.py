@@ -115,6 +115,18 @@ class CachedEmbeddingModel:
         """Return what, beside role and text, is in every key; a cache around this one has it too."""
         return self._views.now().identity
 
+    def state(self) -> object:
+        """Return what is equal for as long as the identity is: a cache around this one looks at it."""
+        return self._source.state()
+
+    def prepare(self) -> None:
+        """Load what embeds."""
+        self._source.prepare()
+
+    def asked_for(self, text: str) -> str:
+        """Return a text as the model embeds it."""
+        return self._source.edited([text])[0]
+
     @property
     def stats(self) -> CacheStats:
         """What has been done so far."""

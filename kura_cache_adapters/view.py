@@ -76,7 +76,7 @@ class Views:
         if view is None:
             if len(self._known) >= _KEPT:
                 self._known = {}
-            view = self._known[identity] = self._make(identity)
+            view = self._known.setdefault(identity, self._make(identity))  # one for all threads
         return state, view
 
     def _make(self, identity: ModelIdentity) -> View:

@@ -303,6 +303,16 @@ def test_a_change_is_noticed_behind_every_door(minilm: Path, tmp_path: Path, doo
     assert cached.stats.misses == 2
 
 
+def test_a_cache_around_a_cache_notices_a_change_too(model: Any, tmp_path: Path) -> None:
+    inner = CachedEmbeddingModel(model, tmp_path / "inner")
+    outer = CachedEmbeddingModel(inner, tmp_path / "outer")
+    before = outer.embed_array_sync(TEXTS)
+    scale_data(model)
+    after = outer.embed_array_sync(TEXTS)
+    assert np.abs(after - before).max() > 1e-6
+    assert outer.cache_key("x") == inner.cache_key("x")
+
+
 @pytest.mark.filterwarnings("ignore")  # torch says that this way of quantising grows old
 def test_dynamic_quantisation_is_another_model(model: Any, tmp_path: Path) -> None:
     plain = CachedEmbeddingModel(model, tmp_path)
