@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -12,13 +11,13 @@ from kura_cache_adapters._identity.secrets import deciding_headers, deciding_que
 from kura_cache_adapters.errors import IdentityError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kura_cache_adapters._identity.record import Provider
 
 
 def fact(embedder: Any, path: str) -> Any:  # noqa: ANN401 - its value
     """Return a field, or what a client holds; raise IdentityError where a release no longer has it."""
-    if path.startswith("$"):
-        return os.environ.get(path[1:])
     place = embedder
     for step in path.rstrip("?").split("."):
         if place is None:  # there is no client
@@ -27,6 +26,14 @@ def fact(embedder: Any, path: str) -> Any:  # noqa: ANN401 - its value
             return None if path.endswith("?") else _gone(embedder, path)
         place = place[step] if isinstance(place, Mapping) else getattr(place, step)
     return place
+
+
+def ruled(embedder: Any, rule: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - what the rule says
+    """Ask a rule of a record; raise IdentityError where a release no longer has what it looks at."""
+    try:
+        return rule(embedder)
+    except AttributeError as error:
+        return _gone(embedder, str(error.name))
 
 
 def _gone(embedder: object, path: str) -> None:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._identity import local_models, modules
-from kura_cache_adapters._identity.facts import asked, fact
+from kura_cache_adapters._identity.facts import asked, fact, ruled
 from kura_cache_adapters._identity.origin import class_path, own_class
 from kura_cache_adapters._identity.providers import record_of
 from kura_cache_adapters._identity.reading import Reader, held
@@ -92,7 +92,7 @@ def vouched_for(embedder: Any) -> Fingerprint:  # noqa: ANN401 - of any framewor
 
 def _record(embedder: Any) -> tuple[str, Provider] | None:  # noqa: ANN401
     known = record_of(embedder)
-    why = known[1].refuses(embedder) if known else None
+    why = ruled(embedder, known[1].refuses) if known else None
     cure = "Use it without a cache."
     if getattr(embedder, "embeddings_cache", None) is not None:  # every LlamaIndex class may have one
         why = "has an embeddings_cache, which answers a query with a document's vector"
@@ -206,13 +206,15 @@ def _by_record(embedder: Any, name: str, record: Provider) -> Fingerprint:  # no
     told_name = type(embedder).__name__
     if record.name and fact(embedder, record.name) is not None:
         told_name = reader.redacted(model_name_of(embedder, record.name) or told_name)
-    return Fingerprint(told_name, reader.redacted(fields), record.symmetric(embedder), reader.redacted(roles))
+    return Fingerprint(
+        told_name, reader.redacted(fields), ruled(embedder, record.symmetric), reader.redacted(roles)
+    )
 
 
 def _of_adapter(embedder: Any, name: str, record: Provider) -> Fingerprint:  # noqa: ANN401
     """Read an embedder that changes another one's queries: its documents are the other one's."""
     beneath = fingerprint(bare(fact(embedder, record.inner)))
-    if record.symmetric(embedder):
+    if ruled(embedder, record.symmetric):
         return beneath
     reader = _reader(embedder, record)
     told = _read(reader, embedder, [*record.queries.split(), *_unplaced(embedder, record)], record)

@@ -106,7 +106,7 @@ RECORDS: dict[str, Provider] = {
     ),
     "llama_index.embeddings.cohere:CohereEmbedding": Provider(
         decides="truncate input_type embedding_type",
-        addresses="base_url $CO_API_URL",
+        addresses="base_url",
         headers="_httpx_client.headers",
         parameters="_httpx_client.params",
         transport=f"{_BASE} max_retries? _client _async_client _timeout _httpx_client _httpx_async_client",

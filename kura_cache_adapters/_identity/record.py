@@ -45,7 +45,7 @@ class Provider:
     secrets: str = ""
     """Fields with what is paid or logged in with."""
     addresses: str = ""
-    """Where the server's address is: the first of these that is set. `$NAME` is the environment's."""
+    """Where the server's address is: the first of these that is set."""
     regional: str = ""
     """How the hosts of the provider's own regions end: all of them serve the same models."""
     headers: str = ""
@@ -75,11 +75,11 @@ class Provider:
         """Iterate over all fields that this record places, with their question marks."""
         deciding = (self.name, self.decides, self.queries, self.documents, self.transport, self.secrets)
         for names in (*deciding, self.addresses, self.headers, self.parameters):
-            yield from (name for name in names.split() if "." not in name and not name.startswith("$"))
+            yield from (name for name in names.split() if "." not in name)
         yield from (name for name in (self.local, self.around, self.inner) if name)
 
     def watched(self) -> Iterator[str]:
         """Iterate over what may be changed while an embedder is in use, and moves its keys then."""
         named = (self.name, self.decides, self.queries, self.documents)
         for names in (*named, self.addresses, self.headers, self.parameters):
-            yield from (name.rstrip("?") for name in names.split() if not name.startswith("$"))
+            yield from (name.rstrip("?") for name in names.split())
