@@ -17,7 +17,7 @@ BEGIN, END = "<!-- providers: written by python -m tests.provider_table -->", "<
 def table() -> str:
     """Return the table as Markdown."""
     head = [
-        "| embedder | in every key | queries' keys only | documents' keys only | queries as documents | refused |",
+        "| embedder | in every key | queries' only | documents' only | queries as documents | refused |",
         "|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *(row(name, record) for name, record in sorted(RECORDS.items()))])
@@ -34,22 +34,19 @@ def beneath(record: Provider) -> list[str]:
 
 
 def told(record: Provider) -> list[str]:
+    refused = "" if record.refuses.__name__ == "nothing" else words(record.refuses, "Refuse ")
     if record.local:
         symmetric = "if encoded alike"
         decides = "the live model (weights, modules, tokenizer, prompts) and how it encodes"
-        return [decides, "how it encodes queries", "", symmetric, words(record.refuses, "Refuse ")]
-    decides = ", ".join(f"`{field}`" for field in fields(f"{record.name} {record.decides}"))
+        return [decides, "how it encodes queries", "", symmetric, refused]
+    decides = listed(f"{record.name} {record.decides}")
     adds = [what for what, named in asks(record).items() if named]
     whole = ", ".join(part for part in (decides, *adds) if part)
     if record.inner:
         whole = f"what is in `{record.inner}`"
     asked = {"always": "yes", "never": "no"}.get(record.symmetric.__name__)
     symmetric = asked or words(record.symmetric, "Tell whether ", "if ")
-    only = [
-        ", ".join(f"`{field}`" for field in fields(names)) for names in (record.queries, record.documents)
-    ]
-    refused = "" if record.refuses.__name__ == "nothing" else words(record.refuses, "Refuse ")
-    return [whole, *only, symmetric, refused]
+    return [whole, listed(record.queries), listed(record.documents), symmetric, refused]
 
 
 def asks(record: Provider) -> dict[str, str]:
@@ -60,8 +57,8 @@ def asks(record: Provider) -> dict[str, str]:
     }
 
 
-def fields(names: str) -> list[str]:
-    return [name.rstrip("?").rpartition(".")[2] for name in names.split()]
+def listed(names: str) -> str:
+    return ", ".join(f"`{name.rstrip('?').rpartition('.')[2]}`" for name in names.split())
 
 
 def words(rule: object, verb: str, instead: str = "") -> str:

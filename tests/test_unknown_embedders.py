@@ -85,10 +85,11 @@ def digest(embedder: Any) -> str:
 
 def test_all_that_is_plain_data_counts_and_exactly(theirs: Any) -> None:
     part, plain = theirs.Part, theirs.Plain
+    empty: list[Any] = [None, [], {}, "", 0, False, 0.0]
     keyed: list[dict[Any, str]] = [{1: "a"}, {"1": "a"}, {1.5: "a"}, {None: "a"}]
     different: list[dict[str, Any]] = [
         {},
-        *({"stopwords": value} for value in (None, [], {}, "", 0, False, 0.0)),
+        *({"stopwords": value} for value in empty),
         *({"options": value} for value in keyed),
         *({"client": value} for value in ("a", "b", None, part("a"), part("b"))),
         *({"novelty": value} for value in (1, "1", 1.0, True, [1], (1, 2), [1, {"a": None}], [1, {}])),
