@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters._identity import local_models
+from kura_cache_adapters._identity import local_models, modules
+from kura_cache_adapters._identity.facts import asked, fact, ruled
 from kura_cache_adapters._identity.origin import class_path, own_class
 from kura_cache_adapters._identity.providers import record_of
 from kura_cache_adapters._identity.reading import Reader, held
-from kura_cache_adapters._identity.secrets import deciding_headers, deciding_query, deciding_url
+from kura_cache_adapters._identity.secrets import deciding_url
+from kura_cache_adapters._identity.watch import state_of
 from kura_cache_adapters.errors import IdentityError
 from kura_cache_adapters.identity import ModelIdentity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from kura_cache_adapters._identity.providers import Provider
+    from kura_cache_adapters._identity.record import Provider
     from kura_cache_adapters.identity import Role
 
 FINGERPRINT_VERSION = 2
@@ -68,7 +71,10 @@ def fingerprint(embedder: Any, *, named: bool = False) -> Fingerprint:  # noqa: 
         if known is None:
             return _by_attributes(embedder)
         name, record = known
-        return _of_local(embedder, record) if record.local else _by_record(embedder, name, record)
+        if record.local:
+            return _of_local(embedder, record)
+        read = _of_adapter if record.inner else _by_record
+        return read(embedder, name, record)
     except IdentityError:
         if not named:
             raise
@@ -86,29 +92,48 @@ def vouched_for(embedder: Any) -> Fingerprint:  # noqa: ANN401 - of any framewor
 
 def _record(embedder: Any) -> tuple[str, Provider] | None:  # noqa: ANN401
     known = record_of(embedder)
-    if known and (why := known[1].refuses(embedder)) is not None:
-        raise IdentityError(known[0], why, cure="Use it without a cache.")
+    why = ruled(embedder, known[1].refuses) if known else None
+    cure = "Use it without a cache."
+    if getattr(embedder, "embeddings_cache", None) is not None:  # every LlamaIndex class may have one
+        why = "has an embeddings_cache, which answers a query with a document's vector"
+        cure = "Set it to None: what is embedded here is cached already."
+    if why is not None:
+        raise IdentityError(known[0] if known else class_path(embedder), why, cure)
     return known
 
 
 def state(embedder: Any) -> object:  # noqa: ANN401 - of any framework
     """Return at a glance what is equal for as long as an embedder's fingerprint is.
 
-    A known class is looked at by its record; any other is taken as it was when it was wrapped.
+    A known class is looked at by its record, its clients by which they are; any other class is taken
+    as it was when it was wrapped.
     """
     if (known := record_of(embedder)) is None:
         return None
     _, record = known
-    names = (record.name, record.decides, record.queries, record.documents, record.headers, record.parameters)
-    values = (getattr(embedder, name.rstrip("?"), None) for part in names for name in part.split())
-    told = [value if isinstance(value, _SCALARS) else repr(value) for value in values]
-    return [told, local_models.state(getattr(embedder, record.local)) if record.local else None]
+    told: list[object] = [_glance(embedder, *name.partition(".")[:2]) for name in record.watched()]
+    if record.local:
+        told.append(local_models.state(getattr(embedder, record.local)))
+    if record.inner:
+        told.append(state(bare(getattr(embedder, record.inner))))
+    return told
+
+
+def _glance(embedder: Any, name: str, inside: str) -> object:  # noqa: ANN401
+    value = getattr(embedder, name, None)
+    if isinstance(value, _SCALARS):
+        return value
+    if inside:
+        return id(value)
+    return state_of(value) if modules.is_torch(value) else repr(value)
 
 
 def bare(embedder: Any) -> Any:  # noqa: ANN401 - of any framework
-    """Return the embedder beneath wrappers that only adapt or cache."""
+    """Return the embedder beneath wrappers that only adapt or cache; one that was changed does more."""
     known = record_of(embedder)
-    return bare(getattr(embedder, known[1].around)) if known is not None and known[1].around else embedder
+    if known is None or not known[1].around or _replaced(embedder) is not None:
+        return embedder
+    return bare(fact(embedder, known[1].around))
 
 
 def is_embedder(thing: object) -> bool:
@@ -119,7 +144,8 @@ def is_embedder(thing: object) -> bool:
 def model_name_of(embedder: object, *attributes: str) -> str | None:
     """Return the name by which people know an embedder's model; None where it says none."""
     names = (getattr(embedder, attribute, None) for attribute in attributes or _MODEL_NAMES)
-    told = (str(name).removeprefix("models/") for name in names if isinstance(name, str))
+    plain = (name.value if isinstance(name, Enum) else name for name in names)
+    told = (str(name).removeprefix("models/") for name in plain if isinstance(name, str))
     return next(
         (deciding_url(name) if "://" in name else name for name in told if name not in {"", "unknown"}), None
     )
@@ -133,7 +159,15 @@ def of_local_model(
     return {**content.fields, "encode": documents}, roles
 
 
+def _replaced(embedder: Any) -> str | None:  # noqa: ANN401
+    """Name a method that was replaced on this embedder alone, if there is one."""
+    mine = getattr(embedder, "__dict__", {})
+    return next((name for name in mine if callable(getattr(type(embedder), name, None))), None)
+
+
 def _refuse_own(embedder: object) -> None:
+    if (name := _replaced(embedder)) is not None:
+        raise IdentityError(class_path(embedder), f"has its {name} replaced by code of your own")
     own = own_class(embedder)
     if own is None:
         return
@@ -145,7 +179,7 @@ def _refuse_own(embedder: object) -> None:
 
 
 def _of_local(embedder: Any, record: Provider) -> Fingerprint:  # noqa: ANN401
-    model = _fact(embedder, record.local)
+    model = fact(embedder, record.local)
     if not local_models.is_local_model(model) or record.encodes is None:
         raise IdentityError(class_path(embedder), f"holds no SentenceTransformer in {record.local}")
     content = local_models.content(model)
@@ -157,24 +191,44 @@ def _of_local(embedder: Any, record: Provider) -> Fingerprint:  # noqa: ANN401
 
 
 def _by_record(embedder: Any, name: str, record: Provider) -> Fingerprint:  # noqa: ANN401
-    reader = Reader(embedder, _nested, silent=frozenset(record.silent.split()), defaults=record.defaults)
-    for secret in record.secrets.split():
-        reader.is_credential("api_key", getattr(embedder, secret.rstrip("?"), None))
+    reader = _reader(embedder, record)
     fields = {
         "class": name,
         "fingerprint": FINGERPRINT_VERSION,
         **_read(reader, embedder, record.decides.split(), record),
         **_read(reader, embedder, _unplaced(embedder, record), record),
-        **_asked(embedder, record),
+        **asked(embedder, record),
     }
-    if record.inner:
-        fields["inner"] = fingerprint(_fact(embedder, record.inner)).fields
     only: dict[Role, str] = {"query": record.queries, "document": record.documents}
     roles: dict[Role, dict[str, Any]] = {
         role: told for role, names in only.items() if (told := _read(reader, embedder, names.split(), record))
     }
-    told_name = reader.redacted(model_name_of(embedder, record.name) or type(embedder).__name__)
-    return Fingerprint(told_name, reader.redacted(fields), record.symmetric(embedder), reader.redacted(roles))
+    told_name = type(embedder).__name__
+    if record.name and fact(embedder, record.name) is not None:
+        told_name = reader.redacted(model_name_of(embedder, record.name) or told_name)
+    return Fingerprint(
+        told_name, reader.redacted(fields), ruled(embedder, record.symmetric), reader.redacted(roles)
+    )
+
+
+def _of_adapter(embedder: Any, name: str, record: Provider) -> Fingerprint:  # noqa: ANN401
+    """Read an embedder that changes another one's queries: its documents are the other one's."""
+    beneath = fingerprint(bare(fact(embedder, record.inner)))
+    if ruled(embedder, record.symmetric):
+        return beneath
+    reader = _reader(embedder, record)
+    told = _read(reader, embedder, [*record.queries.split(), *_unplaced(embedder, record)], record)
+    queries = {**beneath.roles.get("query", {}), "adapter": {"class": name, **told}}
+    return replace(beneath, symmetric=False, roles={**beneath.roles, "query": queries})
+
+
+def _reader(embedder: Any, record: Provider) -> Reader:  # noqa: ANN401
+    reader = Reader(
+        embedder, _nested, silent=frozenset(record.silent.split()), defaults=record.defaults, known=True
+    )
+    for secret in record.secrets.split():
+        reader.is_credential("api_key", fact(embedder, secret))
+    return reader
 
 
 def _by_attributes(embedder: Any) -> Fingerprint:  # noqa: ANN401
@@ -189,49 +243,20 @@ def _by_attributes(embedder: Any) -> Fingerprint:  # noqa: ANN401
     return Fingerprint(reader.redacted(name), reader.redacted(fields), symmetric=False)
 
 
-def _read(reader: Reader, embedder: Any, names: Sequence[str], record: Provider) -> dict[str, Any]:  # noqa: ANN401
+def _read(reader: Reader, embedder: Any, names: Iterable[str], record: Provider) -> dict[str, Any]:  # noqa: ANN401
     """Read fields by name; None, and what the record knows as saying nothing, is left out."""
     found = {}
     for name in names:
-        value = _fact(embedder, name)
+        value = fact(embedder, name)
         if value is not None and not (name in record.defaults and record.defaults[name] == value):
             found[name.rstrip("?")] = reader.attribute(name, value)
     return {name: told for name, told in found.items() if told not in ({}, [])}
 
 
-def _asked(embedder: Any, record: Provider) -> dict[str, Any]:  # noqa: ANN401
-    """Tell whom an embedder asks, and what it adds to each request."""
-    told: dict[str, Any] = {}
-    if record.addresses:
-        found = (_at(embedder, path) for path in record.addresses.split())
-        address = next((str(address) for address in found if address), None)
-        told["address"] = None if address is None else deciding_url(address)
-    for name in record.headers.split():
-        told |= {"headers": deciding_headers(_fact(embedder, name) or {})}
-    for name in record.parameters.split():
-        told |= {"query": deciding_query(_fact(embedder, name) or {})}
-    return {name: value for name, value in told.items() if value}
-
-
 def _unplaced(embedder: Any, record: Provider) -> list[str]:  # noqa: ANN401
     """Name the fields that a newer release has and the record does not place: they count."""
-    placed = record.placed()
+    placed = {name.rstrip("?") for name in record.placed()}
     return [name for name, _ in held(embedder) if name not in placed]
-
-
-def _at(embedder: Any, path: str) -> object:  # noqa: ANN401
-    place = embedder
-    for step in path.split("."):
-        place = place.get(step) if isinstance(place, dict) else getattr(place, step, None)
-    return place
-
-
-def _fact(embedder: Any, name: str) -> Any:  # noqa: ANN401 - its value
-    """Return a field; raise IdentityError where a release no longer has it."""
-    if hasattr(embedder, name.rstrip("?")) or name.endswith("?"):
-        return getattr(embedder, name.rstrip("?"), None)
-    why = f"has no {name} any more, by which it was known what decides its vectors"
-    raise IdentityError(class_path(embedder), why)
 
 
 def _nested(value: Any) -> Any:  # noqa: ANN401 - JSON, or None

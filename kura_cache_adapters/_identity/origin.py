@@ -24,7 +24,9 @@ def is_installed(module: str) -> bool:
     without a new version.
     """
     top = module.partition(".")[0]
-    if top in {_OURS, *sys.stdlib_module_names} - {"__main__"}:
+    if top in {"__main__", "__mp_main__"}:  # whatever ran it: `python -m pytest` is installed
+        return False
+    if top in {_OURS, *sys.stdlib_module_names}:
         return True
     loaded = sys.modules.get(module) or sys.modules.get(top)
     spec = getattr(loaded, "__spec__", None)

@@ -75,7 +75,8 @@ class Reader:
     """Reads one embedder; remembers its secrets, so that none slips out in another field.
 
     `nested` describes an embedder inside it; `silent` and `defaults` leave out of mappings what says
-    nothing (see `Provider`).
+    nothing (see `Provider`). Of a `known` class None inside an object is as good as absent, and an
+    object of pydantic's is the mapping that it may be written as.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Reader:
         *,
         silent: frozenset[str] = frozenset(),
         defaults: Mapping[str, Any] | None = None,
+        known: bool = False,
     ) -> None:
         self._embedder = embedder
         self._home = type(embedder).__module__.partition(".")[0]
         self._nested = nested
         self._silent = silent
         self._defaults = defaults or {}
+        self._known = known
         self._secrets: set[str] = set()
 
     def attribute(self, name: str, value: object) -> Any:  # noqa: ANN401 - JSON
@@ -214,6 +217,8 @@ class Reader:
             return inner
         if modules.is_torch(value):
             return modules.content_of(value)
+        if self._known and isinstance(value, BaseModel) and is_installed(type(value).__module__):
+            return self._mapping(value.model_dump(exclude_none=True), depth)
         same = type(value).__module__.partition(".")[0] == self._home and not callable(value)
         if not is_installed(type(value).__module__) or not (
             same or isinstance(value, BaseModel) or is_dataclass(value)

@@ -68,7 +68,7 @@ def sealed(secret: str | bytes) -> str:
 def deciding_headers(headers: Mapping[str, Any]) -> dict[str, str]:
     """Return the headers that may choose a model or its settings, by name, their values sealed."""
     told = ((name.lower(), value) for name, value in headers.items())
-    return {name: sealed(str(value)) for name, value in told if not _TRANSPORT_HEADERS.fullmatch(name)}
+    return {name: sealed(_written(value)) for name, value in told if not _TRANSPORT_HEADERS.fullmatch(name)}
 
 
 def deciding_query(query: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,3 +90,10 @@ def snake(name: str) -> str:
     """Return a name of any style in lower case, its words between underscores."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.lstrip("_"))
     return re.sub(r"\W", "_", name).lower()
+
+
+def _written(value: object) -> str | bytes:
+    """Write a header's value; what is none (the OpenAI SDK's `Omit`) by its class."""
+    if isinstance(value, (str, bytes)):
+        return value
+    return str(value) if isinstance(value, (int, float)) else type(value).__qualname__

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +62,7 @@ class Watch:
         # The dictionaries, not the modules: a watch must not keep its model alive.
         self._children = [module._modules for module in (model, *inner) if module._modules]  # noqa: SLF001
         self._modules = [list(children.values()) for children in self._children]
-        kept = [part for module in inner for part in (module._parameters, module._buffers)]  # noqa: SLF001
+        kept = [part for module in (model, *inner) for part in (module._parameters, module._buffers)]  # noqa: SLF001
         self._parts = [part for part in kept if part]
         self._tensors = [tensor for part in self._parts for tensor in part.values() if tensor is not None]
         self._ids = [*map(id, self._tensors)]
@@ -72,6 +73,17 @@ class Watch:
             if not type(module).__module__.startswith(_QUIET)
         ]
         self._epoch += 1
+
+
+def state_of(module: object) -> object:
+    """Return what is equal as long as a torch module, tensor or dtype has not changed."""
+    if not hasattr(module, "named_modules"):
+        return id(module), getattr(module, "_version", None)
+    watch = _watches.setdefault(module, Watch())
+    return watch.weights(module), watch.settings()
+
+
+_watches: WeakKeyDictionary[object, Watch] = WeakKeyDictionary()
 
 
 def plain(attributes: dict[str, Any], *, private: bool = False) -> list[tuple[str, object]]:

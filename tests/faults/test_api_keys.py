@@ -88,7 +88,7 @@ def test_an_adapter_shows_and_stores_no_key(
     assert first.embed_query(TEXTS[0])
     hang_up()
     assert openai_server.requests
-    models = [first.model, second.model]
+    models = [first.cached, second.cached]
     identities = [model.identity() for model in models]
     shown = [first, second, second.to_dict(), second.to_json(), *models, *identities]
     assert_marked_nowhere([*shown, *(model.embedding_model.slug() for model in models)], tmp_path, caplog)
@@ -110,7 +110,7 @@ def test_an_embedder_that_holds_a_key_shows_none(name: str, tmp_path: Path, capl
             embedder, tmp_path, model_name="m", identity={"v": 1}
         )
     assert cached.embed_documents(TEXTS) == FakeEmbeddingModel().lists(TEXTS)
-    assert_marked_nowhere([*shown, cached, cached.model, cached.model.identity()], tmp_path, caplog)
+    assert_marked_nowhere([*shown, cached, cached.cached, cached.cached.identity()], tmp_path, caplog)
 
 
 def test_a_model_whose_repr_has_its_key_is_named_by_its_class(tmp_path: Path, caplog: Any) -> None:
