@@ -157,7 +157,9 @@ def test_the_address_that_the_sdk_took_from_the_environment_counts(monkeypatch: 
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://user:{SECRET}@127.0.0.1:9/v1?token={SECRET}")
     proxied = OPENAI.build(base_url=None)
     assert keys(proxied) != plain
-    assert fingerprint(proxied).fields["address"] == f"{LOCAL}/v1"
+    address = fingerprint(proxied).fields["address"]
+    assert address.startswith(f"{LOCAL}/v1?token=")  # sealed: it may choose what is opened
+    assert SECRET not in address
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._identity import local_models, modules
@@ -111,7 +112,7 @@ def state(embedder: Any) -> object:  # noqa: ANN401 - of any framework
     if (known := record_of(embedder)) is None:
         return None
     _, record = known
-    told: list[object] = [_glance(embedder, *name.partition(".")[:2]) for name in record.watched()]
+    told = [_glance(getattr(embedder, name, None), inside=inside) for name, inside in _watched(record)]
     if record.local:
         told.append(local_models.state(getattr(embedder, record.local)))
     if record.inner:
@@ -119,8 +120,12 @@ def state(embedder: Any) -> object:  # noqa: ANN401 - of any framework
     return told
 
 
-def _glance(embedder: Any, name: str, inside: str) -> object:  # noqa: ANN401
-    value = getattr(embedder, name, None)
+@lru_cache(maxsize=256)
+def _watched(record: Provider) -> tuple[tuple[str, bool], ...]:
+    return record.watched
+
+
+def _glance(value: Any, *, inside: bool) -> object:  # noqa: ANN401
     if isinstance(value, _SCALARS):
         return value
     if inside:

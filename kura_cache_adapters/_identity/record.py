@@ -23,7 +23,7 @@ def nothing(_: Any) -> None:  # noqa: ANN401 - an embedder
     """Refuse nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Provider:
     """One class of embedders: each of its fields, private ones too, is named in exactly one of these.
 
@@ -78,8 +78,13 @@ class Provider:
             yield from (name for name in names.split() if "." not in name)
         yield from (name for name in (self.local, self.around, self.inner) if name)
 
-    def watched(self) -> Iterator[str]:
-        """Iterate over what may be changed while an embedder is in use, and moves its keys then."""
+    @property
+    def watched(self) -> tuple[tuple[str, bool], ...]:
+        """What may be changed while an embedder is in use, and moves its keys then.
+
+        Each is a field, and whether it is watched for what a client in it holds.
+        """
         named = (self.name, self.decides, self.queries, self.documents)
-        for names in (*named, self.addresses, self.headers, self.parameters):
-            yield from (name.rstrip("?") for name in names.split())
+        paths = " ".join((*named, self.addresses, self.headers, self.parameters)).replace("?", "").split()
+        fields = {field: bool(inside) for field, _, inside in (path.partition(".") for path in paths)}
+        return (*fields.items(),)
