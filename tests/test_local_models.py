@@ -19,7 +19,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from kura_cache_adapters import CachedEmbeddingModel, IdentityError, SentenceTransformerEmbeddingModel
-from kura_cache_adapters._identity import local_models
+from kura_cache_adapters._identity import local_models, remembered
 from tests.faces import LangChain, LlamaIndex
 
 if TYPE_CHECKING:
@@ -207,6 +207,12 @@ def swap_activation(model: Any) -> None:
     transformer(model).encoder.layer[0].intermediate.intermediate_act_fn = torch.nn.ReLU()
 
 
+def loosen_norms(model: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 0.1
+
+
 def add_words(model: Any) -> None:
     model.tokenizer.add_tokens(["mat."])
     transformer(model).resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
@@ -222,6 +228,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "a parameter replaced": replace_parameter,
     "pooling": lambda model: pool(model, "cls"),
     "an activation": swap_activation,
+    "an eps": loosen_norms,
     "left truncation": lambda model: setattr(model.tokenizer, "truncation_side", "left"),
     "max_seq_length": lambda model: setattr(model, "max_seq_length", 8),
     "truncate_dim": lambda model: setattr(model, "truncate_dim", 64),
@@ -393,6 +400,25 @@ def test_code_of_ones_own_inside_a_model_is_refused_unless_it_is_named(model: An
     assert CachedEmbeddingModel(model, model_name="mine-v1", identity={}).cache_key("x")
 
 
+def double(*arguments: Any) -> Any:
+    return arguments[-1] * 2
+
+
+@pytest.mark.parametrize("name", ["forward", "hook", "encode_document", "encode_query", "preprocess"])
+def test_code_that_is_put_into_a_wrapped_model_is_refused_at_the_next_call(
+    minilm: Path, tmp_path: Path, name: str
+) -> None:
+    model = load(minilm)
+    cached = CachedEmbeddingModel(model, tmp_path)
+    cached.embed_sync(TEXTS)
+    if name == "hook":
+        transformer(model).encoder.register_forward_pre_hook(double)
+    else:
+        setattr(transformer(model).encoder if name == "forward" else model, name, double)
+    with pytest.raises(IdentityError, match=r"your own.*model_name="):
+        cached.embed_sync(TEXTS)
+
+
 def test_a_release_that_no_longer_says_its_pooling_is_an_error(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +480,22 @@ def test_a_run_of_hits_needs_no_torch(minilm: Path, tmp_path: Path) -> None:
     assert runs[0][:2] == [True, len(TEXTS)]
     assert runs[1][:2] == [False, 0]
     assert runs[0][2] == runs[1][2]
+
+
+@pytest.mark.parametrize("elsewhere", ["code", "an adapter's base", "another file"])
+def test_nothing_is_remembered_of_files_that_lie_elsewhere(
+    minilm: Path, tmp_path: Path, elsewhere: str
+) -> None:
+    path = shutil.copytree(minilm, tmp_path / "model")
+    arguments: dict[str, Any] = {"device": "cpu"}
+    assert remembered.place_of(path, arguments) is not None
+    if elsewhere == "code":
+        arguments = {"trust_remote_code": True}
+    elif elsewhere == "another file":
+        arguments = {"processor_kwargs": {"tokenizer_file": str(path / "tokenizer.json")}}
+    else:
+        (path / "adapter_config.json").write_text("{}")
+    assert remembered.place_of(path, arguments) is None
 
 
 def test_weights_are_read_once_for_each_content(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,9 @@ _SILENT = frozenset(
 )
 _FALSE = frozenset({"is_decoder", "add_cross_attention"})  # said by some releases only
 
+# Methods that decide what becomes of a text, and may be exchanged in one object.
+_METHODS = frozenset({"forward", "encode", "encode_document", "encode_query", "preprocess", "tokenize"})
+
 # Where releases keep the transformers model inside its module.
 _HOLDER = re.compile(r"^(\d+)\.(?:auto_model|model)(?:\.|$)")
 
@@ -201,7 +204,7 @@ def _refuse_own(module: Any, place: str) -> None:  # noqa: ANN401
     kind = type(module)
     home = kind.__module__
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # noqa: SLF001
-    patched = [value for name, value in vars(module).items() if name in {"forward", "encode"}]
+    patched = [value for name, value in vars(module).items() if name in _METHODS]
     homes = [home, *(getattr(code, "__module__", None) or "" for code in (*hooks, *patched))]
     if own := [name for name in homes if not (is_installed(name) or name.startswith("transformers_modules"))]:
         why = f"has code of your own in {place!r} ({own[0] or 'a function'}), which may change"

@@ -21,11 +21,13 @@ _LONGEST = 1 << 22  # bytes of a note
 
 
 def place_of(directory: Path, arguments: Mapping[str, Any]) -> Path | None:
-    """Return where a note on a model lies; None for arguments that cannot be written down.
+    """Return where a note on a model lies; None where its files and arguments do not tell all of it.
 
     Its name is a digest of all that loading the model depends on: the files' contents, the
     arguments, the libraries. Whatever else changes costs one more loading, never a wrong note.
     """
+    if _leads_elsewhere(directory, arguments):
+        return None
     try:
         told = json.dumps(arguments, sort_keys=True, allow_nan=False)
         loaded = [_files(directory), told, CONTENT_VERSION, *map(_version, _LIBRARIES)]
@@ -56,6 +58,19 @@ def remember(place: Path | None, content: Content) -> None:
             file.write(content.to_json().encode())
     except OSError:
         return
+
+
+def _leads_elsewhere(directory: Path, arguments: Mapping[str, Any]) -> bool:
+    """Tell whether a model is loaded from more than its directory: code, an adapter's base, other files."""
+    if arguments.get("trust_remote_code") or any(directory.rglob("adapter_config.json")):
+        return True
+    return any(_names_a_file(value) for value in arguments.values())
+
+
+def _names_a_file(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_names_a_file, value.values()))
+    return isinstance(value, str) and os.sep in value and Path(value).exists()
 
 
 def _files(directory: Path) -> list[list[str]]:
