@@ -218,7 +218,20 @@ def add_words(model: Any) -> None:
     transformer(model).resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
 
 
+def exchange_normalizer(model: Any) -> None:
+    normalizers: Any = import_module("tokenizers.normalizers")
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+
+
+def exchange_post_processor(model: Any) -> None:
+    processors: Any = import_module("tokenizers.processors")
+    only = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 102)])
+    model.tokenizer.backend_tokenizer.post_processor = only
+
+
 CHANGES: dict[str, Callable[[Any], object]] = {
+    "a tokenizer's normalizer": exchange_normalizer,
+    "a tokenizer's post-processor": exchange_post_processor,
     "trained": train,
     "LoRA": with_lora,
     "half": lambda model: model.half().float(),

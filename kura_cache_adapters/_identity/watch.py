@@ -40,7 +40,7 @@ class Watch:
         self._ids: list[int] = []
         self._numbers: list[Any] = []
         self._speaking: list[tuple[dict[str, Any], bool]] = []
-        self._grown: list[dict[Any, Any]] = []  # what grows as hooks and methods are put into modules
+        self._grown: list[Any] = []  # what grows as hooks and methods are put into modules
         self._floats: list[tuple[dict[str, Any], str]] = []
 
     def weights(self, model: Any) -> tuple[object, ...]:  # noqa: ANN401 - a torch module
@@ -81,7 +81,7 @@ class Watch:
             for module in inner
             if not type(module).__module__.startswith(_QUIET)
         ]
-        self._grown = [each for module in (model, *inner) for each in _growing(module)]
+        self._grown = [*map(vars, inner), *(hooks for module in (model, *inner) for hooks in _hooks(module))]
         self._floats = [
             (vars(module), name)
             for module in inner
@@ -103,8 +103,8 @@ def state_of(module: object) -> object:
 _watches: WeakKeyDictionary[object, Watch] = WeakKeyDictionary()
 
 
-def _growing(module: Any) -> tuple[dict[Any, Any], ...]:  # noqa: ANN401 - a torch module
-    return vars(module), module._forward_hooks, module._forward_pre_hooks  # noqa: SLF001
+def _hooks(module: Any) -> tuple[dict[Any, Any], ...]:  # noqa: ANN401 - a torch module
+    return module._forward_hooks, module._forward_pre_hooks  # noqa: SLF001
 
 
 def plain(attributes: dict[str, Any], *, private: bool = False) -> list[tuple[str, object]]:
