@@ -1,7 +1,7 @@
-"""The scoreboard: cases in which caches go wrong, and what came out for each of them."""
+"""Which embedding caches are right: a case per way to be wrong, run against every cache."""
 
 from __future__ import annotations
 
-from tests.scoreboard import cases, users_world
-
-CASES = {**cases.CASES, **users_world.CASES}
+# The cases of the users' world enter themselves when they are imported.
+from tests.scoreboard.cases import CASES as CASES
+from tests.scoreboard.users_world import TEXTS as TEXTS

@@ -14,27 +14,14 @@ from unittest.mock import patch
 import numpy as np
 
 from kura_cache_adapters.testing import FakeEmbeddingModel, OpenAIServer
+from tests.scoreboard.cases import TEXTS, case
 from tests.scoreboard.lab import LostError, NotApplicableError, PaidTwiceError, WrongVectorError
 from tests.systems import Ours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from tests.scoreboard.lab import Lab
-
-CASES: dict[str, Callable[[Lab], None]] = {}
-TEXTS = [f"text {number}" for number in range(8)]
-
-
-def case(title: str) -> Callable[[Callable[[Lab], None]], Callable[[Lab], None]]:
-    """Enter a function into the scoreboard."""
-
-    def enter(function: Callable[[Lab], None]) -> Callable[[Lab], None]:
-        CASES[title] = function
-        return function
-
-    return enter
 
 
 def ours(lab: Lab) -> Ours:
