@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.scoreboard import users_world as users_world
+
 # The cases of the users' world enter themselves when they are imported.
 from tests.scoreboard.cases import CASES as CASES
-from tests.scoreboard.users_world import TEXTS as TEXTS
