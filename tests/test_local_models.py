@@ -227,7 +227,7 @@ LOADED: dict[str, Callable[[Path], None]] = {
     ),
     "modules.json": drop_a_module,
 }
-NOT_LOADED: dict[str, Callable[[Path], None]] = {
+NOT_LOADED: dict[str, Callable[[Path], object]] = {
     "README.md": lambda path: (path / "README.md").write_text("changed"),
     ".gitattributes": lambda path: (path / ".gitattributes").write_text("changed"),
     "data_config.json": lambda path: (path / "data_config.json").write_text("[]"),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from kura_cache_adapters import IdentityError
+from kura_cache_adapters import CachedEmbeddingModel, IdentityError
 from kura_cache_adapters._identity.fingerprint import fingerprint
 from kura_cache_adapters._identity.origin import is_installed
 
@@ -505,3 +505,79 @@ def test_so_must_an_installed_class_with_a_method_of_the_users_own(
     monkeypatch.setattr(theirs.Plain, "embed_documents", lambda _, texts: texts)
     with pytest.raises(IdentityError, match="your own code"):
         fingerprint(theirs.Plain(model="m"))
+
+
+def a_subclass_of_openai(openai_server: Any, _: Any, **options: Any) -> Any:
+    from kura_cache_adapters import OpenAIEmbeddingModel
+
+    class Mine(OpenAIEmbeddingModel):
+        async def embed(self, texts: list[str]) -> list[list[float]]:
+            return await super().embed([f"passage: {text}" for text in texts])
+
+    assert openai_server.url
+    return Mine(**options), OpenAIEmbeddingModel()
+
+
+def a_subclass_of_sentence_transformer(_: Any, minilm: Path, **options: Any) -> Any:
+    from kura_cache_adapters import SentenceTransformerEmbeddingModel
+
+    class Mine(SentenceTransformerEmbeddingModel):
+        def _encode(self, texts: list[str], role: Any) -> Any:
+            return super()._encode([f"passage: {text}" for text in texts], role)
+
+    return Mine(path=minilm, **options), SentenceTransformerEmbeddingModel(path=minilm)
+
+
+def a_subclass_of_kuras(openai_server: Any, _: Any) -> Any:
+    kura = pytest.importorskip("kura.embedding", reason="needs the extra `kura`")
+
+    class Mine(kura.OpenAIEmbeddingModel):  # type: ignore[misc, name-defined]
+        async def embed(self, texts: list[str]) -> Any:
+            return await super().embed([f"passage: {text}" for text in texts])
+
+    assert openai_server.url
+    return Mine(), kura.OpenAIEmbeddingModel()
+
+
+def a_subclass_of_kuras_local_model(_: Any, minilm: Path) -> Any:
+    kura = pytest.importorskip("kura.embedding", reason="needs the extra `kura`")
+
+    class Mine(kura.SentenceTransformerEmbeddingModel):  # type: ignore[misc, name-defined]
+        pass
+
+    return Mine(str(minilm)), kura.SentenceTransformerEmbeddingModel(str(minilm))
+
+
+SUBCLASSES = [
+    a_subclass_of_openai,
+    a_subclass_of_sentence_transformer,
+    a_subclass_of_kuras,
+    a_subclass_of_kuras_local_model,
+]
+
+
+@pytest.mark.parametrize("make", SUBCLASSES)
+def test_a_subclass_of_a_model_that_is_read_never_finds_its_bases_vectors(
+    make: Callable[..., Any], openai_server: Any, minilm: Path
+) -> None:
+    mine, base = make(openai_server, minilm)
+    with pytest.raises(IdentityError, match=r'of your own code .*model_name="Mine-v1"'):
+        CachedEmbeddingModel(mine)
+    keys = {
+        CachedEmbeddingModel(base).cache_key("x"),
+        CachedEmbeddingModel(mine, model_name="Mine-v1").cache_key("x"),
+        CachedEmbeddingModel(mine, model_name="Mine-v2").cache_key("x"),
+        CachedEmbeddingModel(mine, identity={"prefix": "passage: "}).cache_key("x"),
+    }
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize("make", SUBCLASSES[:2])
+def test_a_subclass_that_says_what_it_is_is_taken(
+    make: Callable[..., Any], openai_server: Any, minilm: Path
+) -> None:
+    said, base = make(openai_server, minilm, identity={"prefix": "passage: "})
+    assert CachedEmbeddingModel(said).cache_key("x") != CachedEmbeddingModel(base).cache_key("x")
+    mine, _ = make(openai_server, minilm)
+    type(mine).identity = lambda _: {"prefix": "passage: "}
+    assert CachedEmbeddingModel(mine).cache_key("x") != CachedEmbeddingModel(base).cache_key("x")
