@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._identity import local_models
@@ -14,6 +15,7 @@ from kura_cache_adapters._identity.fingerprint import (
     bare,
     fingerprint,
     is_embedder,
+    refuse_own,
     state,
     vouched_for,
 )
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 _BATCH_SIZES = ("chunk_size", "embed_batch_size", "batch_size", "max_batch_size")
 _BATCH_SIZE = 64  # of an embedder that names none: the most that one failure may cost
+_OURS = "kura_cache_adapters.embedding"
+_READ = {f"{_OURS}.openai", f"{_OURS}.sentence_transformer", "kura.embedding"}  # where classes are read by us
 
 
 class ForeignEmbeddingModel(StreamingEmbeddingModel):
@@ -211,7 +215,7 @@ def as_source(
 ) -> BaseEmbeddingModel:
     """Make an embedder of a known framework, or a loaded model, a source; a source is returned as it is.
 
-    Raises TypeError, with the cure, for anything else.
+    Raises TypeError, with the cure, for anything else; IdentityError for a subclass of the user's own.
     """
     if isinstance(model, type):
         message = f"{model.__name__} is a class; make a model of it: {model.__name__}(...)"
@@ -223,12 +227,24 @@ def as_source(
     if is_embedder(model):
         return ForeignEmbeddingModel(model, model_name, identity=identity)
     if isinstance(model, BaseEmbeddingModel):
+        if model_name is None and identity is None:
+            _refuse_own_subclass(model)
         return model
     cure = "pass a BaseEmbeddingModel, a LangChain Embeddings, or a LlamaIndex BaseEmbedding."
     if callable(model):
         cure = 'wrap a function: CallableEmbeddingModel(fn, model_name="my-model-v1").'
     message = f"cannot embed with a {type(model).__name__}: {cure}"
     raise TypeError(message)
+
+
+def _refuse_own_subclass(model: BaseEmbeddingModel) -> None:
+    """Refuse a subclass that says of itself only what its base does: it would find the base's vectors."""
+    kinds = type(model).__mro__
+    own = [*takewhile(lambda kind: kind.__module__ not in _READ, kinds)]
+    if len(own) == len(kinds) or getattr(model, "_given", None) is not None:
+        return
+    if own and not any("identity" in vars(kind) for kind in own):
+        refuse_own(model)
 
 
 def _is_cached(embedder: object) -> bool:

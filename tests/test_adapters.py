@@ -451,6 +451,32 @@ def test_one_directory_serves_kura_and_both_frameworks(tmp_path: Path) -> None:
     assert len(fake.texts) == asked
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_one_cache_through_four_doors_asks_once(tmp_path: Path, at_once: bool) -> None:  # noqa: FBT001
+    kura = pytest.importorskip("kura_cache_adapters.kura", exc_type=ImportError)
+    langchain, llama_index = LangChain(), LlamaIndex()
+    fake = FakeEmbeddingModel(symmetric=False)
+    shared = CachedEmbeddingModel(fake, tmp_path)
+    doors = [
+        shared if at_once else CachedEmbeddingModel(fake, tmp_path),
+        shared if at_once else kura.cached(fake, tmp_path),
+        langchain.adapter(model=shared),
+        llama_index.adapter(model=shared),
+    ]
+
+    def ask(number: int) -> Any:
+        door = doors[number % 4]
+        if number % 4 < 2:
+            return asyncio.run(door.embed(TEXTS)), asyncio.run(door.embed_queries(["q"]))[0]
+        face = langchain if number % 4 == 2 else llama_index
+        return face.documents(door, TEXTS), face.query(door, "q")
+
+    with ThreadPoolExecutor(8 if at_once else 1) as threads:
+        answers = [*threads.map(ask, range(8))]
+    assert answers == [(fake.lists(TEXTS), fake.lists(["q"], "query")[0])] * 8
+    assert sorted(fake.texts) == sorted({*TEXTS, "q"})
+
+
 def test_an_embedder_of_either_framework_fits_behind_the_other(spy: Spy, tmp_path: Path) -> None:
     langchain, llama_index = LangChain(), LlamaIndex()
     for inner, outer in ((langchain, llama_index), (llama_index, langchain)):

@@ -7,6 +7,7 @@ import logging
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -270,6 +271,54 @@ def test_its_model_is_the_models_name_as_of_any_embeddings(embedder: Any, tmp_pa
 
     adapter = LangChain().wrap(embedder, tmp_path)
     assert Event(model=adapter.model).model == adapter.cached.model_name == "fake"
+
+
+def through_a_cache_of_langchains(adapter: Any) -> Any:
+    classic = pytest.importorskip("langchain_classic.embeddings", reason="needs langchain-classic")
+    from langchain_classic.storage import InMemoryByteStore
+
+    return classic.CacheBackedEmbeddings.from_bytes_store(
+        adapter, InMemoryByteStore(), namespace=adapter.model, key_encoder="sha256"
+    )
+
+
+def through_llama_index(adapter: Any) -> Any:
+    package = pytest.importorskip("llama_index.embeddings.langchain", reason="needs it")
+    wrapped = package.LangchainEmbedding(adapter)
+    assert wrapped.model_name == "fake"
+    return SimpleNamespace(
+        embed_documents=wrapped.get_text_embedding_batch, embed_query=wrapped.get_query_embedding
+    )
+
+
+def through_a_field(adapter: Any) -> Any:
+    class Holder(BaseModel, arbitrary_types_allowed=True):
+        embeddings: Embeddings
+
+    return Holder(embeddings=adapter).embeddings
+
+
+def through_a_chain(adapter: Any) -> Any:
+    from langchain_core.runnables import RunnableLambda
+
+    return SimpleNamespace(
+        embed_documents=RunnableLambda(adapter.embed_documents).invoke,
+        embed_query=RunnableLambda(adapter.embed_query).invoke,
+    )
+
+
+@pytest.mark.parametrize(
+    "door", [through_a_cache_of_langchains, through_llama_index, through_a_field, through_a_chain]
+)
+def test_whoever_wraps_it_gets_its_vectors_and_its_name(
+    door: Callable[[Any], Any], embedder: Any, spy: Spy, tmp_path: Path
+) -> None:
+    adapter = LangChain().wrap(embedder, tmp_path)
+    wrapped = door(adapter)
+    for _ in range(2):
+        assert wrapped.embed_documents(TEXTS) == spy.fake.lists(TEXTS)
+        assert wrapped.embed_query("q") == spy.fake.lists(["q"], "query")[0]
+    assert sorted(spy.texts) == sorted([*TEXTS, "q"])
 
 
 # A provider over real HTTP

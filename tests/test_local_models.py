@@ -130,6 +130,35 @@ def test_a_hubs_name_that_moves_to_another_content_has_another_key(minilm: Path,
     assert hub.key(revision="a" * 40) == before
 
 
+@pytest.mark.parametrize("door", ["langchain", "llama_index"])
+def test_a_revision_counts_by_what_it_holds_through_the_frameworks_too(
+    minilm: Path, tmp_path: Path, door: str
+) -> None:
+    hub = Hub(tmp_path, minilm)
+    hub.commit("a" * 40)
+    hub.commit("b" * 40, tuned=True)
+    hub.commit("c" * 40)
+    package: Any
+    if door == "langchain":
+        package = pytest.importorskip("langchain_huggingface", reason="needs langchain-huggingface")
+
+        def found(revision: str) -> Any:
+            kwargs = {"revision": revision, "local_files_only": True}
+            return package.HuggingFaceEmbeddings(
+                model_name="some/model", cache_folder=str(hub.path), model_kwargs=kwargs
+            )
+    else:
+        package = pytest.importorskip("llama_index.embeddings.huggingface", reason="needs it")
+
+        def found(revision: str) -> Any:
+            return package.HuggingFaceEmbedding(
+                model_name="some/model", cache_folder=str(hub.path), revision=revision, device="cpu"
+            )
+
+    first, tuned, again, main = (key(found(revision)) for revision in ("a" * 40, "b" * 40, "c" * 40, "main"))
+    assert first == again == main != tuned
+
+
 class Hub:
     """A cache of the hub's with one repository, as huggingface_hub lays it out."""
 
@@ -154,6 +183,97 @@ class Hub:
     def key(self, **options: Any) -> str:
         options = {"cache_folder": str(self.path), "local_files_only": True, **options}
         return key(SentenceTransformerEmbeddingModel("some/model", **options))
+
+
+def edited(name: str, **changes: Any) -> Callable[[Path], None]:
+    """Change what a file in JSON says."""
+
+    def edit(path: Path) -> None:
+        told = json.loads((path / name).read_text())
+        (path / name).write_text(json.dumps({**told, **changes}))
+
+    return edit
+
+
+def edit_words(path: Path) -> None:
+    told = json.loads((path / "tokenizer.json").read_text())
+    words = told["model"]["vocab"]
+    words["cat"], words["dog"] = words["dog"], words["cat"]
+    (path / "tokenizer.json").write_text(json.dumps(told))
+
+
+def edit_weights(path: Path) -> None:
+    weights = bytearray((path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (path / "model.safetensors").write_bytes(weights)
+
+
+def drop_a_module(path: Path) -> None:
+    told = json.loads((path / "modules.json").read_text())
+    (path / "modules.json").write_text(json.dumps(told[:2]))
+
+
+LOADED: dict[str, Callable[[Path], None]] = {
+    "model.safetensors": edit_weights,
+    "config.json": edited("config.json", hidden_act="relu"),
+    "tokenizer.json": edit_words,
+    "tokenizer_config.json": edited("tokenizer_config.json", truncation_side="left"),
+    "sentence_bert_config.json": edited("sentence_bert_config.json", max_seq_length=8),
+    "1_Pooling/config.json": edited(
+        "1_Pooling/config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False
+    ),
+    "config_sentence_transformers.json": edited(
+        "config_sentence_transformers.json", prompts={"document": "passage: "}
+    ),
+    "modules.json": drop_a_module,
+}
+NOT_LOADED: dict[str, Callable[[Path], object]] = {
+    "README.md": lambda path: (path / "README.md").write_text("changed"),
+    ".gitattributes": lambda path: (path / ".gitattributes").write_text("changed"),
+    "data_config.json": lambda path: (path / "data_config.json").write_text("[]"),
+}
+
+
+def test_every_file_that_is_loaded_counts(minilm: Path, tmp_path: Path) -> None:
+    keys = {"as it is": key(load(minilm))}
+    for at, (name, edit) in enumerate(LOADED.items()):
+        path = shutil.copytree(minilm, tmp_path / f"{at}")
+        edit(path)
+        keys[name] = key(load(path))
+        assert key(SentenceTransformerEmbeddingModel(path=path)) == keys[name]
+    assert len({*keys.values()}) == len(keys), keys
+
+
+@pytest.mark.parametrize("name", NOT_LOADED)
+def test_a_file_that_is_not_loaded_costs_nothing(minilm: Path, tmp_path: Path, name: str) -> None:
+    path = shutil.copytree(minilm, tmp_path / "model")
+    before = key(SentenceTransformerEmbeddingModel(path=path))
+    NOT_LOADED[name](path)
+    assert key(SentenceTransformerEmbeddingModel(path=path)) == before == key(load(path))
+
+
+@pytest.mark.parametrize("door", ["ours", "loaded", "langchain", "llama_index"])
+def test_where_and_how_fast_a_model_computes_is_in_no_key(minilm: Path, door: str) -> None:
+    def of(device: str, batch_size: int) -> Any:
+        if door == "ours":
+            return SentenceTransformerEmbeddingModel(path=minilm, device=device, model_batch_size=batch_size)
+        if door == "loaded":
+            return SentenceTransformer(str(minilm), device=device)
+        if door == "langchain":
+            options = {"model_kwargs": {"device": device}, "encode_kwargs": {"batch_size": batch_size}}
+            return langchain_embedder(minilm, **options)
+        package = pytest.importorskip("llama_index.embeddings.huggingface", reason="needs it")
+        return package.HuggingFaceEmbedding(
+            model_name=str(minilm), device=device, embed_batch_size=batch_size
+        )
+
+    threads = torch.get_num_threads()
+    plain = key(of("cpu", 32))
+    try:
+        torch.set_num_threads(threads + 1)
+        assert key(of("cpu:0", 7)) == plain
+    finally:
+        torch.set_num_threads(threads)
 
 
 # Another content, another key, noticed at the next call
@@ -370,6 +490,23 @@ def test_a_directory_that_is_overwritten_after_loading_changes_nothing(minilm: P
     scale_data(tuned)
     tuned.save(str(path))
     assert key(loaded) == key(load(minilm)) != key(load(path))
+
+
+def test_a_directory_that_is_overwritten_before_the_first_miss_is_what_was_loaded(
+    minilm: Path, tmp_path: Path
+) -> None:
+    path = shutil.copytree(minilm, tmp_path / "model")
+    before = key(SentenceTransformerEmbeddingModel(path=path))  # from now on it is known without loading
+    cached = CachedEmbeddingModel(SentenceTransformerEmbeddingModel(path=path), tmp_path / "cache")
+    assert cached.cache_key("x") == before
+    tuned = load(minilm)
+    with torch.no_grad():
+        transformer(tuned).encoder.layer[0].output.dense.weight.mul_(1.5)
+    tuned.save(str(path))
+    assert np.abs(cached.embed_array_sync(TEXTS) - tuned.encode(TEXTS)).max() < 1e-5
+    assert cached.cache_key("x") == key(tuned) != before
+    again = CachedEmbeddingModel(SentenceTransformerEmbeddingModel(path=minilm), tmp_path / "cache")
+    assert again.missing(TEXTS) == [*range(len(TEXTS))]
 
 
 def test_a_model_that_is_changed_while_it_embeds_leaves_no_vectors(

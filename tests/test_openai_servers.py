@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -297,6 +299,28 @@ def test_models_that_change_within_a_call_are_not_mixed(openai_server: OpenAISer
     with pytest.raises(IdentityError, match="'model b' and before as 'model a'"):
         cached.embed_sync(TEXTS)
     assert cached.stats.stored == 10
+
+
+@pytest.mark.parametrize("how", ["a query", "no cache", "a pickle", "floats", "another loop"])
+def test_another_model_is_noticed_whoever_asks_and_however(
+    openai_server: OpenAIServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    openai_server.answers_as = "llama-3.gguf"
+    model = OpenAIEmbeddingModel(
+        encoding_format="float" if how == "floats" else "base64", roles={"query": {"prefix": "query: "}}
+    )
+    cached = CachedEmbeddingModel(model, None if how == "no cache" else tmp_path)
+    cached.embed_sync(TEXTS)
+    if how == "a pickle":
+        cached = pickle.loads(pickle.dumps(cached))
+    openai_server.answers_as = "qwen.gguf"
+    ask = {
+        "a query": lambda: cached.embed_queries_sync(TEXTS[:1]),
+        "another loop": lambda: asyncio.run(cached.embed(["more"])),
+    }.get(how, lambda: cached.embed_array_sync([*TEXTS, "more"]))
+    with pytest.raises(IdentityError, match=r"'qwen.gguf' and before as 'llama-3.gguf'"):
+        ask()
+    assert "neither stored nor handed out" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["text-embedding-3-small-2024-01", "", None])

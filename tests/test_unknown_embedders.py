@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from pydantic import SecretStr
 
-from kura_cache_adapters import IdentityError
+from kura_cache_adapters import CachedEmbeddingModel, IdentityError
 from kura_cache_adapters._identity.fingerprint import fingerprint
 from kura_cache_adapters._identity.origin import is_installed
 
@@ -148,6 +149,85 @@ def test_what_looks_alike_and_stays_is_not(theirs: Any, caplog: Any) -> None:
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("snapshot", ["2024-01-01", "2024-06-01", None]),
+        ("knowledge_cutoff", [1.7e9, 1.6e9, None]),
+        ("extra_body", [{"input_type": "query"}, {"input_type": "passage"}, {}]),
+        ("revision", [20240101, 20240601, "20240101"]),
+        ("released_at", ["2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"]),
+        ("context_window_tokens", [512, 8192]),
+        ("timestamp_tokens", [True, False]),
+    ],
+)
+def test_what_only_looks_passing_counts_in_silence(
+    name: str, values: list[Any], theirs: Any, caplog: Any
+) -> None:
+    digests = [digest(theirs.Plain(model="m", **{name: value})) for value in values]
+    assert len({*digests, digest(theirs.Plain(model="m"))}) == len(values) + 1
+    assert digests == [digest(theirs.Plain(model="m", **{name: value})) for value in values]
+    assert not caplog.records
+
+
+SEEDED = """
+import sys
+from kura_cache_adapters import CachedEmbeddingModel
+from {package} import Part, Plain, Pooling
+words = {{"alpha", "beta", "gamma", "delta", 1, 2.5, None, ("a", "b")}}
+embedder = Plain(
+    model="m", words=words, frozen=frozenset("abcdef"), nested=[{{"deep": {{"x", "y", "z"}}}}],
+    parts={{Pooling.CLS, Pooling.MEAN}}, options=dict.fromkeys("qwerty"), part=Part("p"), bytes=b"x",
+)
+added = CachedEmbeddingModel(embedder, sys.argv[1], preprocessing="lowercase", temperature=0.5)
+print(added.cache_key("text"), CachedEmbeddingModel(embedder, sys.argv[1]).embed_sync(["text"]))
+"""
+
+
+def test_keys_are_the_same_under_every_hash_seed_and_in_every_process(theirs: Any, tmp_path: Path) -> None:
+    code = SEEDED.format(package=theirs.__name__)
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    answers = []
+    for seed in ("0", "1", "4242", "random"):
+        told = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "cache")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
+        )
+        answers.append(told.stdout.splitlines()[0])
+    assert len({*answers}) == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "make"),
+    [
+        ("langchain_openai", 'OpenAIEmbeddings(api_key="k", default_query={"v": "1"}, model_kwargs=extra)'),
+        ("llama_index.core", "MockEmbedding(embed_dim=3)"),
+        (
+            "kura_cache_adapters",
+            'OpenAIEmbeddingModel(extra_body=extra, extra_headers={"x-b": "1", "x-a": "2"})',
+        ),
+    ],
+)
+def test_so_are_those_of_known_embedders(package: str, make: str) -> None:
+    pytest.importorskip(package, reason=f"needs {package}")
+    code = (
+        f"from {package} import *\nfrom kura_cache_adapters import CachedEmbeddingModel\n"
+        'extra = {"extra_body": {"input_type": "query", "a": 1, "b": 2}}\n'
+        f'print(CachedEmbeddingModel({make}).cache_key("text"))'
+    )
+    answers = set()
+    for seed in ("0", "4242"):
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        answers.add(told.stdout)
+    assert len(answers) == 1
+
+
 def test_slots_and_private_attributes_count_and_cached_properties_do_not(theirs: Any) -> None:
     assert digest(theirs.Slotted("a")) != digest(theirs.Slotted("b"))
     used = theirs.Lazy(model="m")
@@ -275,6 +355,47 @@ def test_two_scripts_with_a_class_of_one_name_share_nothing_unless_they_say_so(t
     assert [answer.splitlines()[-1] for answer in answers] == ["[[2.0]] 1", "[[3.0]] 1"]
 
 
+COMMENTED = """
+import sys
+from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel
+class MyEmbeddings:
+    {comment}
+    def embed_documents(self, texts):
+        return [[float(len(text))] for text in texts]
+    def embed_query(self, text):
+        return self.embed_documents([text])[0]
+def embed(texts):
+    {comment}
+    return [[float(len(text))] for text in texts]
+class Model:
+    {comment}
+    model_name = "model-v1"
+    def slug(self):
+        return "model"
+    async def embed(self, texts):
+        return embed(texts)
+misses = []
+for source, name in (
+    (MyEmbeddings(), "mine-v1"),
+    (CallableEmbeddingModel(embed, model_name="function-v1"), None),
+    (Model(), None),
+):
+    cached = CachedEmbeddingModel(source, sys.argv[1], model_name=name)
+    cached.embed_sync(["a b"])
+    misses.append(cached.stats.misses)
+print(misses)
+"""
+
+
+def test_a_comment_in_code_of_the_users_own_costs_nothing(tmp_path: Path) -> None:
+    script, cache = tmp_path / "script.py", str(tmp_path / "cache")
+    told = []
+    for comment in ("pass", "# what it does", '"""Say what it does."""', "pass\n\n\n    # further down"):
+        script.write_text(COMMENTED.format(comment=comment))
+        told.append(run(script, cache).strip())
+    assert told == ["[1, 1, 1]", "[0, 0, 0]", "[0, 0, 0]", "[0, 0, 0]"]
+
+
 PREFIXED = """
 import sys
 from langchain_huggingface import HuggingFaceEmbeddings
@@ -312,6 +433,16 @@ def a_subclass(_: Path) -> Any:
     return Mine(api_key=SECRET)
 
 
+def a_subclass_of_llama_index(_: Path) -> Any:
+    openai = pytest.importorskip("llama_index.embeddings.openai").OpenAIEmbedding
+
+    class Mine(openai):  # type: ignore[misc, valid-type]
+        def _get_text_embeddings(self, texts: list[str]) -> Any:
+            return super()._get_text_embeddings([f"passage: {text}" for text in texts])
+
+    return Mine(api_key=SECRET)
+
+
 def of_an_editable_project(tmp_path: Path) -> Any:
     name = f"project_{uuid.uuid4().hex}"
     (tmp_path / "src" / name).mkdir(parents=True)
@@ -344,7 +475,15 @@ def with_a_lambda(_: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    "make", [a_subclass, of_an_editable_project, of_a_notebook, of_a_string, with_a_lambda]
+    "make",
+    [
+        a_subclass,
+        a_subclass_of_llama_index,
+        of_an_editable_project,
+        of_a_notebook,
+        of_a_string,
+        with_a_lambda,
+    ],
 )
 def test_code_of_the_users_own_must_be_named(make: Callable[[Path], Any], tmp_path: Path) -> None:
     embedder = make(tmp_path)
@@ -366,3 +505,79 @@ def test_so_must_an_installed_class_with_a_method_of_the_users_own(
     monkeypatch.setattr(theirs.Plain, "embed_documents", lambda _, texts: texts)
     with pytest.raises(IdentityError, match="your own code"):
         fingerprint(theirs.Plain(model="m"))
+
+
+def a_subclass_of_openai(openai_server: Any, _: Any, **options: Any) -> Any:
+    from kura_cache_adapters import OpenAIEmbeddingModel
+
+    class Mine(OpenAIEmbeddingModel):
+        async def embed(self, texts: list[str]) -> list[list[float]]:
+            return await super().embed([f"passage: {text}" for text in texts])
+
+    assert openai_server.url
+    return Mine(**options), OpenAIEmbeddingModel()
+
+
+def a_subclass_of_sentence_transformer(_: Any, minilm: Path, **options: Any) -> Any:
+    from kura_cache_adapters import SentenceTransformerEmbeddingModel
+
+    class Mine(SentenceTransformerEmbeddingModel):
+        def _encode(self, texts: list[str], role: Any) -> Any:
+            return super()._encode([f"passage: {text}" for text in texts], role)
+
+    return Mine(path=minilm, **options), SentenceTransformerEmbeddingModel(path=minilm)
+
+
+def a_subclass_of_kuras(openai_server: Any, _: Any) -> Any:
+    kura = pytest.importorskip("kura.embedding", reason="needs the extra `kura`")
+
+    class Mine(kura.OpenAIEmbeddingModel):  # type: ignore[misc, name-defined]
+        async def embed(self, texts: list[str]) -> Any:
+            return await super().embed([f"passage: {text}" for text in texts])
+
+    assert openai_server.url
+    return Mine(), kura.OpenAIEmbeddingModel()
+
+
+def a_subclass_of_kuras_local_model(_: Any, minilm: Path) -> Any:
+    kura = pytest.importorskip("kura.embedding", reason="needs the extra `kura`")
+
+    class Mine(kura.SentenceTransformerEmbeddingModel):  # type: ignore[misc, name-defined]
+        pass
+
+    return Mine(str(minilm)), kura.SentenceTransformerEmbeddingModel(str(minilm))
+
+
+SUBCLASSES = [
+    a_subclass_of_openai,
+    a_subclass_of_sentence_transformer,
+    a_subclass_of_kuras,
+    a_subclass_of_kuras_local_model,
+]
+
+
+@pytest.mark.parametrize("make", SUBCLASSES)
+def test_a_subclass_of_a_model_that_is_read_never_finds_its_bases_vectors(
+    make: Callable[..., Any], openai_server: Any, minilm: Path
+) -> None:
+    mine, base = make(openai_server, minilm)
+    with pytest.raises(IdentityError, match=r'of your own code .*model_name="Mine-v1"'):
+        CachedEmbeddingModel(mine)
+    keys = {
+        CachedEmbeddingModel(base).cache_key("x"),
+        CachedEmbeddingModel(mine, model_name="Mine-v1").cache_key("x"),
+        CachedEmbeddingModel(mine, model_name="Mine-v2").cache_key("x"),
+        CachedEmbeddingModel(mine, identity={"prefix": "passage: "}).cache_key("x"),
+    }
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize("make", SUBCLASSES[:2])
+def test_a_subclass_that_says_what_it_is_is_taken(
+    make: Callable[..., Any], openai_server: Any, minilm: Path
+) -> None:
+    said, base = make(openai_server, minilm, identity={"prefix": "passage: "})
+    assert CachedEmbeddingModel(said).cache_key("x") != CachedEmbeddingModel(base).cache_key("x")
+    mine, _ = make(openai_server, minilm)
+    type(mine).identity = lambda _: {"prefix": "passage: "}
+    assert CachedEmbeddingModel(mine).cache_key("x") != CachedEmbeddingModel(base).cache_key("x")

@@ -68,7 +68,7 @@ def fingerprint(embedder: Any, *, named: bool = False) -> Fingerprint:  # noqa: 
     """
     known = _record(embedder)
     try:
-        _refuse_own(embedder)
+        refuse_own(embedder)
         if known is None:
             return _by_attributes(embedder)
         name, record = known
@@ -170,7 +170,8 @@ def _replaced(embedder: Any) -> str | None:  # noqa: ANN401
     return next((name for name in mine if callable(getattr(type(embedder), name, None))), None)
 
 
-def _refuse_own(embedder: object) -> None:
+def refuse_own(embedder: object) -> None:
+    """Raise IdentityError, with the line to paste, where code of the user's own decides the vectors."""
     if (name := _replaced(embedder)) is not None:
         raise IdentityError(class_path(embedder), f"has its {name} replaced by code of your own")
     own = own_class(embedder)

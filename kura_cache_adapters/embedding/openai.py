@@ -92,7 +92,7 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
             role: Asking.of(role, (roles or {}).get(role, {}), extra_body, extra_headers)
             for role in ("document", "query")
         }
-        self._declared = None if identity is None else dict(identity)
+        self._given = None if identity is None else dict(identity)
         self._endpoint = Endpoint(client, n_concurrent_jobs, encoding_format, one_model=identity is None)
 
     @property
@@ -121,8 +121,8 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         The API's address, the parameters and headers that the client adds, the dimensions, and what
         documents are asked with; under `roles`, what queries are asked with where that differs.
         """
-        if self._declared is not None:
-            return dict(self._declared)
+        if self._given is not None:
+            return dict(self._given)
         document, query = self._deciding()
         roles = {"roles": {"query": query}} if query not in ({}, document) else {}
         return {**self._endpoint.address.deciding(), **self._dimensions(), **document, **roles}
