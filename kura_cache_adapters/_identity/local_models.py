@@ -148,7 +148,6 @@ class _Known:
         tokenizer = modules.tokenizer_of(model)
         return [
             *modules.words(tokenizer),
-            len(vars(model)),  # grows with a method that is put into it
             model.truncate_dim,
             model.max_seq_length,
             model.default_prompt_name,

@@ -73,11 +73,6 @@ _SILENT = frozenset(
 )
 _FALSE = frozenset({"is_decoder", "add_cross_attention"})  # said by some releases only
 
-_LARGE = frozenset({"Precompiled", "Sequence"})  # rules whose whole text is too long for a glance
-
-# Methods that decide what becomes of a text, and may be exchanged in one object.
-_METHODS = frozenset({"forward", "encode", "encode_document", "encode_query", "preprocess", "tokenize"})
-
 # Where releases keep the transformers model inside its module.
 _HOLDER = re.compile(r"^(\d+)\.(?:auto_model|model)(?:\.|$)")
 
@@ -206,7 +201,7 @@ def _refuse_own(module: Any, place: str) -> None:  # noqa: ANN401
     kind = type(module)
     home = kind.__module__
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # noqa: SLF001
-    patched = [value for name, value in vars(module).items() if name in _METHODS]
+    patched = [value for name, value in vars(module).items() if name in {"forward", "encode"}]
     homes = [home, *(getattr(code, "__module__", None) or "" for code in (*hooks, *patched))]
     if own := [name for name in homes if not (is_installed(name) or name.startswith("transformers_modules"))]:
         why = f"has code of your own in {place!r} ({own[0] or 'a function'}), which may change"
@@ -225,17 +220,9 @@ def tokenizer_of(model: Any) -> Any:  # noqa: ANN401
     return getattr(next(iter(model)), "tokenizer", None)
 
 
-def words(tokenizer: Any) -> list[object]:  # noqa: ANN401
-    """Tell at a glance which tokenizer it is, how many words it has, and by which rules it goes."""
-    size = len(tokenizer) if hasattr(tokenizer, "__len__") else 0
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    parts = (getattr(backend, name, None) for name in ("normalizer", "pre_tokenizer", "post_processor"))
-    return [id(tokenizer), size, *map(_rule, parts)]
-
-
-def _rule(part: Any) -> object:  # noqa: ANN401 - of a tokenizer
-    name = type(part).__name__
-    return name if part is None or name in _LARGE else part.__getstate__()
+def words(tokenizer: Any) -> tuple[int, int]:  # noqa: ANN401
+    """Tell which tokenizer it is, and how many words it has now."""
+    return id(tokenizer), len(tokenizer) if hasattr(tokenizer, "__len__") else 0
 
 
 def sides(tokenizer: Any) -> list[tuple[str, object]]:  # noqa: ANN401

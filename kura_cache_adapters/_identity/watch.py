@@ -25,10 +25,7 @@ class Watch:
     does neither, and `.data.copy_()` shows in the numbers only, of which one a tensor is looked at.
     """
 
-    __slots__ = (
-        *("_children", "_epoch", "_floats", "_grown", "_ids", "_modules"),
-        *("_numbers", "_parts", "_speaking", "_tensors"),
-    )
+    __slots__ = ("_children", "_epoch", "_ids", "_modules", "_numbers", "_parts", "_speaking", "_tensors")
 
     def __init__(self) -> None:
         """Start with nothing seen."""
@@ -40,8 +37,6 @@ class Watch:
         self._ids: list[int] = []
         self._numbers: list[Any] = []
         self._speaking: list[tuple[dict[str, Any], bool]] = []
-        self._grown: list[Any] = []  # what grows as hooks and methods are put into modules
-        self._floats: list[tuple[dict[str, Any], str]] = []
 
     def weights(self, model: Any) -> tuple[object, ...]:  # noqa: ANN401 - a torch module
         """Return what is equal as long as no module and no tensor of the model has changed."""
@@ -60,11 +55,7 @@ class Watch:
 
     def settings(self) -> list[Any]:
         """Return the plain attributes of the modules that have some of their own."""
-        return [
-            sum(map(len, self._grown)),
-            [attributes.get(name) for attributes, name in self._floats],
-            *(plain(attributes, private=private) for attributes, private in self._speaking),
-        ]
+        return [plain(attributes, private=private) for attributes, private in self._speaking]
 
     def _look(self, model: Any) -> None:  # noqa: ANN401 - a torch module
         inner = [module for module in model.modules() if module is not model]
@@ -81,14 +72,6 @@ class Watch:
             for module in inner
             if not type(module).__module__.startswith(_QUIET)
         ]
-        self._grown = [*map(vars, inner), *(hooks for module in (model, *inner) for hooks in _hooks(module))]
-        self._floats = [
-            (vars(module), name)
-            for module in inner
-            if type(module).__module__.startswith("torch.") and "Dropout" not in type(module).__name__
-            for name, value in vars(module).items()
-            if type(value) is float
-        ]
         self._epoch += 1
 
 
@@ -101,10 +84,6 @@ def state_of(module: object) -> object:
 
 
 _watches: WeakKeyDictionary[object, Watch] = WeakKeyDictionary()
-
-
-def _hooks(module: Any) -> tuple[dict[Any, Any], ...]:  # noqa: ANN401 - a torch module
-    return module._forward_hooks, module._forward_pre_hooks  # noqa: SLF001
 
 
 def plain(attributes: dict[str, Any], *, private: bool = False) -> list[tuple[str, object]]:
