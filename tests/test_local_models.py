@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -207,6 +208,18 @@ def swap_activation(model: Any) -> None:
     transformer(model).encoder.layer[0].intermediate.intermediate_act_fn = torch.nn.ReLU()
 
 
+def normalize_otherwise(model: Any) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    model.tokenizer.backend_tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
+
+
+def process_otherwise(model: Any) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    model.tokenizer.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A [SEP]", special_tokens=[("[SEP]", 102)]
+    )
+
+
 def add_words(model: Any) -> None:
     model.tokenizer.add_tokens(["mat."])
     transformer(model).resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
@@ -227,6 +240,12 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "truncate_dim": lambda model: setattr(model, "truncate_dim", 64),
     "a document's prompt": lambda model: model.prompts.update(document="passage: "),
     "words added": add_words,
+    "a normalizer": normalize_otherwise,
+    "a setting of a normalizer": lambda model: setattr(
+        model.tokenizer.backend_tokenizer.normalizer, "lowercase", False
+    ),
+    "a post-processor": process_otherwise,
+    "a norm's epsilon": lambda model: setattr(transformer(model).embeddings.LayerNorm, "eps", 0.1),
 }
 
 
@@ -391,6 +410,28 @@ def test_code_of_ones_own_inside_a_model_is_refused_unless_it_is_named(model: An
     with pytest.raises(IdentityError, match=r"your own.*model_name="):
         CachedEmbeddingModel(model)
     assert CachedEmbeddingModel(model, model_name="mine-v1", identity={}).cache_key("x")
+
+
+@pytest.mark.parametrize("place", ["a hook", "a module's forward", "encode_document", "a wrapped forward"])
+def test_code_of_ones_own_that_is_hung_on_a_wrapped_model_is_refused_at_the_next_call(
+    model: Any, tmp_path: Path, place: str
+) -> None:
+    cached = CachedEmbeddingModel(model, tmp_path)
+    cached.embed_sync(TEXTS)
+    layer = transformer(model).encoder.layer[0]
+    written = model.encode if place == "encode_document" else layer.forward
+
+    def own(*args: Any, **options: Any) -> Any:
+        return written(*args, **options)
+
+    if place == "a hook":
+        layer.register_forward_hook(own)
+    elif place == "encode_document":
+        model.encode_document = own
+    else:
+        layer.forward = functools.wraps(written)(own) if "wrapped" in place else own
+    with pytest.raises(IdentityError, match=r"code of your own.*test_local_models"):
+        cached.embed_sync(TEXTS)
 
 
 def test_a_release_that_no_longer_says_its_pooling_is_an_error(
