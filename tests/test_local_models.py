@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -367,6 +368,9 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "truncate_dim": lambda model: setattr(model, "truncate_dim", 64),
     "a document's prompt": lambda model: model.prompts.update(document="passage: "),
     "words added": add_words,
+    "a setting of a normalizer": lambda model: setattr(
+        model.tokenizer.backend_tokenizer.normalizer, "lowercase", False
+    ),
 }
 
 
@@ -566,6 +570,28 @@ def test_code_that_is_put_into_a_wrapped_model_is_refused_at_the_next_call(
     else:
         setattr(transformer(model).encoder if name == "forward" else model, name, double)
     with pytest.raises(IdentityError, match=r"your own.*model_name="):
+        cached.embed_sync(TEXTS)
+
+
+@pytest.mark.parametrize("place", ["a hook", "a module's forward", "encode_document", "a wrapped forward"])
+def test_code_of_ones_own_that_is_hung_on_a_wrapped_model_is_refused_at_the_next_call(
+    model: Any, tmp_path: Path, place: str
+) -> None:
+    cached = CachedEmbeddingModel(model, tmp_path)
+    cached.embed_sync(TEXTS)
+    layer = transformer(model).encoder.layer[0]
+    written = model.encode if place == "encode_document" else layer.forward
+
+    def own(*args: Any, **options: Any) -> Any:
+        return written(*args, **options)
+
+    if place == "a hook":
+        layer.register_forward_hook(own)
+    elif place == "encode_document":
+        model.encode_document = own
+    else:
+        layer.forward = functools.wraps(written)(own) if "wrapped" in place else own
+    with pytest.raises(IdentityError, match=r"code of your own.*test_local_models"):
         cached.embed_sync(TEXTS)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import functools
 import json
 import os
 import subprocess
@@ -581,3 +583,33 @@ def test_a_subclass_that_says_what_it_is_is_taken(
     mine, _ = make(openai_server, minilm)
     type(mine).identity = lambda _: {"prefix": "passage: "}
     assert CachedEmbeddingModel(mine).cache_key("x") != CachedEmbeddingModel(base).cache_key("x")
+
+
+@pytest.mark.parametrize("by", ["functools.wraps", "partialmethod", "wrapt"])
+def test_so_must_one_whose_method_is_wrapped_by_code_of_the_users_own(
+    theirs: Any, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    written = theirs.Plain.embed_documents
+
+    @functools.wraps(written)
+    def prefixed(self: Any, texts: list[str]) -> Any:
+        return written(self, [f"passage: {text}" for text in texts])
+
+    wrapped: Any = prefixed
+    if by == "partialmethod":
+        wrapped = functools.partialmethod(prefixed)
+    if by == "wrapt":
+        wrapped = pytest.importorskip("wrapt").FunctionWrapper(
+            written, lambda call, _, args, __: call(["passage: ", *args[0]])
+        )
+    monkeypatch.setattr(theirs.Plain, "embed_documents", wrapped)
+    with pytest.raises(IdentityError, match="your own code"):
+        fingerprint(theirs.Plain(model="m"))
+
+
+def test_an_installed_decorator_is_no_code_of_the_users_own(
+    theirs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, written = digest(theirs.Plain(model="m")), theirs.Plain.embed_documents
+    monkeypatch.setattr(theirs.Plain, "embed_documents", contextlib.contextmanager(written))
+    assert digest(theirs.Plain(model="m")) == before

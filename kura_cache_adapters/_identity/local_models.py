@@ -147,12 +147,13 @@ class _Known:
     def _settings(self, model: Any) -> list[object]:  # noqa: ANN401
         tokenizer = modules.tokenizer_of(model)
         return [
-            *modules.words(tokenizer),
+            _rules_at_a_glance(tokenizer),
             model.truncate_dim,
             model.max_seq_length,
             model.default_prompt_name,
             [*model.prompts.items()],
             *self._watch.settings(),
+            len(vars(model)),
             *modules.sides(tokenizer),
         ]
 
@@ -160,8 +161,8 @@ class _Known:
         if self._weights is None or self._weights[0] != state[0]:
             self._weights = state[0], modules.digest_of_weights(model)
         tokenizer = modules.tokenizer_of(model)
-        if self._rules is None or self._rules[0] != modules.words(tokenizer):
-            self._rules = modules.words(tokenizer), modules.digest_of_rules(tokenizer)
+        if self._rules is None or self._rules[0] != _rules_at_a_glance(tokenizer):
+            self._rules = _rules_at_a_glance(tokenizer), modules.digest_of_rules(tokenizer)
         longest = model.max_seq_length
         fields = {
             "content": CONTENT_VERSION,
@@ -172,6 +173,10 @@ class _Known:
         }
         routes = any(modules.routes(module) for module in model.modules())
         return Content(fields, dict(model.prompts), model.default_prompt_name, model.truncate_dim, routes)
+
+
+def _rules_at_a_glance(tokenizer: object) -> object:
+    return modules.words(tokenizer), modules.steps(tokenizer)
 
 
 def _known(model: object) -> _Known:

@@ -9,7 +9,7 @@ from inspect import getfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters._identity.origin import class_path, is_installed, own_class
+from kura_cache_adapters._identity.origin import class_path, homes_of, is_installed, own_class
 from kura_cache_adapters._identity.watch import plain
 from kura_cache_adapters.errors import IdentityError, require
 
@@ -201,8 +201,9 @@ def _refuse_own(module: Any, place: str) -> None:  # noqa: ANN401
     kind = type(module)
     home = kind.__module__
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # noqa: SLF001
-    patched = [value for name, value in vars(module).items() if name in {"forward", "encode"}]
-    homes = [home, *(getattr(code, "__module__", None) or "" for code in (*hooks, *patched))]
+    patched = [value for name, value in vars(module).items() if callable(getattr(kind, name, None))]
+    of_hooks = [getattr(code, "__module__", None) or "" for code in hooks]
+    homes = [home, *of_hooks, *(name for code in (*hooks, *patched) for name in homes_of(code))]
     if own := [name for name in homes if not (is_installed(name) or name.startswith("transformers_modules"))]:
         why = f"has code of your own in {place!r} ({own[0] or 'a function'}), which may change"
         raise unreadable(why)
@@ -229,6 +230,12 @@ def sides(tokenizer: Any) -> list[tuple[str, object]]:  # noqa: ANN401
     """Return a tokenizer's plain settings that decide what is left of a text."""
     names = ("truncation_side", "padding_side", "split_special_tokens", "do_lower_case")
     return [(name, getattr(tokenizer, name, None)) for name in names]
+
+
+def steps(tokenizer: Any) -> list[str]:  # noqa: ANN401
+    """Write down a fast tokenizer's steps, which may be exchanged in place; a long one is cut short."""
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    return [repr(getattr(backend, name, None)) for name in ("normalizer", "pre_tokenizer", "post_processor")]
 
 
 def digest_of_rules(tokenizer: Any) -> Any:  # noqa: ANN401

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
-from inspect import unwrap
+from functools import cached_property, lru_cache, partial, partialmethod
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +13,12 @@ if TYPE_CHECKING:
 
 _SITES = {"site-packages", "dist-packages"}
 _OURS = __name__.partition(".")[0]
+_DEPTH = 32  # wrappers around wrappers
+_AROUND = (
+    ((staticmethod, classmethod, MethodType), "__func__"),
+    (property, "fget"),
+    ((partial, partialmethod, cached_property), "func"),
+)
 
 
 @lru_cache(maxsize=1024)
@@ -55,6 +60,20 @@ def _is_own(kind: type) -> bool:
 def _homes(kind: type) -> Iterator[str]:
     """Iterate over the modules in which a class's methods were written."""
     for value in vars(kind).values():
-        function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-        if isinstance(function, FunctionType):
-            yield str(unwrap(function).__globals__.get("__name__", "__main__"))
+        yield from homes_of(value)
+
+
+def homes_of(code: object) -> Iterator[str]:
+    """Iterate over the modules in which a function was written, and all that it wraps; none for data."""
+    for _ in range(_DEPTH):
+        inside = next((getattr(code, name) for kind, name in _AROUND if isinstance(code, kind)), None)
+        if hasattr(type(code), "_self_wrapper"):  # of wrapt: it looks like what it wraps
+            yield from homes_of(getattr(code, "_self_wrapper", None))
+            inside = getattr(code, "__wrapped__", None)
+        elif isinstance(code, FunctionType):
+            home, inside = code.__globals__.get("__name__"), getattr(code, "__wrapped__", None)
+            if home is not None or inside is None:  # a decorator's own exec has no name
+                yield str(home or "__main__")
+        if inside is None:
+            return
+        code = inside

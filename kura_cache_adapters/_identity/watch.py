@@ -25,7 +25,10 @@ class Watch:
     does neither, and `.data.copy_()` shows in the numbers only, of which one a tensor is looked at.
     """
 
-    __slots__ = ("_children", "_epoch", "_ids", "_modules", "_numbers", "_parts", "_speaking", "_tensors")
+    __slots__ = (
+        *("_attributes", "_children", "_epoch", "_floats", "_hooks", "_ids"),
+        *("_modules", "_numbers", "_parts", "_speaking", "_tensors"),
+    )
 
     def __init__(self) -> None:
         """Start with nothing seen."""
@@ -37,6 +40,9 @@ class Watch:
         self._ids: list[int] = []
         self._numbers: list[Any] = []
         self._speaking: list[tuple[dict[str, Any], bool]] = []
+        self._attributes: list[dict[str, Any]] = []
+        self._floats: list[tuple[dict[str, Any], str]] = []  # of the quiet modules: a norm's eps
+        self._hooks: list[dict[int, Any]] = []
 
     def weights(self, model: Any) -> tuple[object, ...]:  # noqa: ANN401 - a torch module
         """Return what is equal as long as no module and no tensor of the model has changed."""
@@ -54,8 +60,13 @@ class Watch:
         return self._epoch, versions, addresses, hash((*(number.item(0) for number in self._numbers),))
 
     def settings(self) -> list[Any]:
-        """Return the plain attributes of the modules that have some of their own."""
-        return [plain(attributes, private=private) for attributes, private in self._speaking]
+        """Return the plain attributes of the modules that have some of their own, and what was hung on."""
+        return [
+            *(plain(attributes, private=private) for attributes, private in self._speaking),
+            [attributes.get(name) for attributes, name in self._floats],
+            sum(map(len, self._attributes)),  # a replaced method is one more
+            sum(map(len, filter(None, self._hooks))),
+        ]
 
     def _look(self, model: Any) -> None:  # noqa: ANN401 - a torch module
         inner = [module for module in model.modules() if module is not model]
@@ -72,6 +83,15 @@ class Watch:
             for module in inner
             if not type(module).__module__.startswith(_QUIET)
         ]
+        self._attributes = [vars(module) for module in inner]
+        self._floats = [
+            (attributes, name)
+            for attributes in self._attributes
+            for name, value in attributes.items()
+            if type(value) is float and name != "p"  # of a dropout
+        ]
+        hooks = ("_forward_hooks", "_forward_pre_hooks")
+        self._hooks = [getattr(module, name) for module in (model, *inner) for name in hooks]
         self._epoch += 1
 
 
