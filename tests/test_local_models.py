@@ -497,6 +497,30 @@ def test_a_run_of_hits_needs_no_torch(minilm: Path, tmp_path: Path) -> None:
     assert runs[0][2] == runs[1][2]
 
 
+@pytest.mark.parametrize("damage", ["other fields", "no mapping", "a flipped digit", "deep", "cut", "empty"])
+def test_a_damaged_note_costs_one_more_loading(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    right = key(SentenceTransformerEmbeddingModel(path=minilm))
+    (note,) = tmp_path.glob("kura-cache-adapters/models/*.json")
+    written = note.read_bytes()
+    start = written.index(b"{")
+    told = json.loads(written[start:])
+    damaged = {
+        "other fields": json.dumps({**told, "fields": None, "prompts": [1]}).encode(),
+        "no mapping": b"[]",
+        "a flipped digit": written[start:].replace(b'"weights": "', b'"weights": "0', 1),
+        "deep": b'{"fields":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        "cut": written[start:-20],
+        "empty": b"",
+    }
+    for head in (b"", written[:start]):
+        note.write_bytes(head + damaged[damage])
+        assert key(SentenceTransformerEmbeddingModel(path=minilm)) == right
+        assert note.read_bytes() == written
+
+
 def test_weights_are_read_once_for_each_content(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from kura_cache_adapters._identity import modules
 

@@ -37,11 +37,12 @@ def place_of(directory: Path, arguments: Mapping[str, Any]) -> Path | None:
 
 
 def recall(place: Path | None) -> Content | None:
-    """Read a note; None when there is none, or none that can be read."""
+    """Read a note; None when there is none, or none as it was written."""
     if place is None:
         return None
     try:
-        return Content.from_json(files.read_file(place, most=_LONGEST))
+        digest, _, text = bytes(files.read_file(place, most=_LONGEST)).partition(b"\n")
+        return Content.from_json(text) if digest == _seal(text) else None
     except (OSError, ValueError, TypeError):
         return None
 
@@ -53,9 +54,15 @@ def remember(place: Path | None, content: Content) -> None:
     try:
         files.make_directory(place.parent)
         with files.published(place, durable=False) as temporary, files.create(temporary) as file:
-            file.write(content.to_json().encode())
+            text = content.to_json().encode()
+            file.write(_seal(text) + b"\n" + text)
     except OSError:
         return
+
+
+def _seal(text: bytes) -> bytes:
+    """Digest a note: a damaged one would name another model, or none."""
+    return sha256(text).hexdigest().encode()
 
 
 def _files(directory: Path) -> list[list[str]]:
