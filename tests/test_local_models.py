@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import shutil
@@ -495,6 +496,23 @@ def test_a_run_of_hits_needs_no_torch(minilm: Path, tmp_path: Path) -> None:
     assert runs[0][:2] == [True, len(TEXTS)]
     assert runs[1][:2] == [False, 0]
     assert runs[0][2] == runs[1][2]
+
+
+@pytest.mark.parametrize("change", ["a normalizer", "a longest text"])
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_every_route_of_a_router_is_read_and_watched(minilm: Path, role: str, change: str) -> None:
+    package = pytest.importorskip("sentence_transformers.base.modules", reason="of newer releases")
+    routes = {name: [load(minilm)[0], load(minilm)[1]] for name in ("query", "document")}
+    model = SentenceTransformer(modules=[package.Router(routes, "document")], device="cpu")
+    cached = CachedEmbeddingModel(model)
+    before = cached.cache_key("x")
+    tokenizer = routes[role][0].tokenizer
+    if change == "a normalizer":
+        tokenizer.backend_tokenizer.normalizer = None
+    else:
+        tokenizer.model_max_length = 5
+    assert cached.cache_key("x") != before
+    assert cached.cache_key("x") == key(copy.deepcopy(model))
 
 
 @pytest.mark.parametrize("damage", ["other fields", "no mapping", "a flipped digit", "deep", "cut", "empty"])

@@ -154,6 +154,7 @@ class _Known:
             [*model.prompts.items()],
             *self._watch.settings(),
             len(vars(model)),
+            *map(_route_at_a_glance, modules.routed(model)),
             *modules.sides(tokenizer),
         ]
 
@@ -163,16 +164,32 @@ class _Known:
         tokenizer = modules.tokenizer_of(model)
         if self._rules is None or self._rules[0] != _rules_at_a_glance(tokenizer):
             self._rules = _rules_at_a_glance(tokenizer), modules.digest_of_rules(tokenizer)
-        longest = model.max_seq_length
+        routes = [_route(module) for module in modules.routed(model)]
         fields = {
             "content": CONTENT_VERSION,
             "weights": self._weights[1],
             **modules.described(model),
             "tokenizer": {"rules": self._rules[1], **dict(modules.sides(tokenizer))},
-            "max_seq_length": longest if longest is None or math.isfinite(longest) else None,
-        }
-        routes = any(modules.routes(module) for module in model.modules())
-        return Content(fields, dict(model.prompts), model.default_prompt_name, model.truncate_dim, routes)
+            "max_seq_length": _finite(model.max_seq_length),
+        } | ({"routes": routes} if routes else {})
+        by_task = any(modules.routes(module) for module in model.modules())
+        return Content(fields, dict(model.prompts), model.default_prompt_name, model.truncate_dim, by_task)
+
+
+def _route(module: Any) -> dict[str, Any]:  # noqa: ANN401 - what reads texts on one route
+    rules = modules.digest_of_rules(module.tokenizer)
+    longest = _finite(getattr(module, "max_seq_length", None))
+    return {"rules": rules, **dict(modules.sides(module.tokenizer)), "max_seq_length": longest}
+
+
+def _route_at_a_glance(module: Any) -> list[object]:  # noqa: ANN401
+    tokenizer = module.tokenizer
+    longest = getattr(module, "max_seq_length", None)
+    return [_rules_at_a_glance(tokenizer), modules.sides(tokenizer), longest]
+
+
+def _finite(longest: float | None) -> float | None:
+    return longest if longest is None or math.isfinite(longest) else None
 
 
 def _rules_at_a_glance(tokenizer: object) -> object:

@@ -44,6 +44,7 @@ _POOLINGS = {  # as older releases write them, in the order in which they put th
     "lasttoken": "lasttoken",
 }
 _FACTS = ("do_lower_case",)  # of a Transformer, which its configuration does not tell in every release
+_ROUTERS = frozenset({"Router", "Asym"})
 _TASKS = ("query_length", "document_length", "_query_expansion", "processing_kwargs")
 
 # What a transformers configuration says that the weights tell, or that changes no vector of a text.
@@ -210,15 +211,22 @@ def _refuse_own(module: Any, place: str) -> None:  # noqa: ANN401
 
 
 def routes(module: Any) -> bool:  # noqa: ANN401
-    named = type(module).__name__ in {"Router", "Asym"} or type(module).__module__.startswith(
-        "transformers_modules."
-    )
+    named = type(module).__name__ in _ROUTERS or type(module).__module__.startswith("transformers_modules.")
     return named or any(getattr(module, name, None) is not None for name in _TASKS[:2])
 
 
 def tokenizer_of(model: Any) -> Any:  # noqa: ANN401
     """Return the tokenizer of the first module; of a router, of its first route."""
     return getattr(next(iter(model)), "tokenizer", None)
+
+
+def routed(model: Any) -> list[Any]:  # noqa: ANN401
+    """Return what reads texts on each of a router's routes; of any other model nothing."""
+    first = next(iter(model))
+    if type(first).__name__ not in _ROUTERS:
+        return []
+    inside = (module for route in first.sub_modules.values() for module in route)
+    return [module for module in inside if getattr(module, "tokenizer", None) is not None]
 
 
 def words(tokenizer: Any) -> tuple[int, int]:  # noqa: ANN401
