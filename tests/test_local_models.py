@@ -515,6 +515,28 @@ def test_every_route_of_a_router_is_read_and_watched(minilm: Path, role: str, ch
     assert cached.cache_key("x") == key(copy.deepcopy(model))
 
 
+def test_a_user_without_a_home_has_no_notes_and_no_trouble(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwd = pytest.importorskip("pwd", reason="of POSIX")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, as the XDG specification says
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    assert key(SentenceTransformerEmbeddingModel(path=minilm)) == key(load(minilm))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_relative_path_is_where_it_was_when_it_was_given(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(minilm.parent)
+    key(SentenceTransformerEmbeddingModel(path=minilm.name))
+    cached = CachedEmbeddingModel(SentenceTransformerEmbeddingModel(path=minilm.name), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cached.embed_sync(TEXTS[:1])
+
+
 @pytest.mark.parametrize("damage", ["other fields", "no mapping", "a flipped digit", "deep", "cut", "empty"])
 def test_a_damaged_note_costs_one_more_loading(
     minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str

@@ -29,10 +29,11 @@ def place_of(directory: Path, arguments: Mapping[str, Any]) -> Path | None:
     try:
         told = json.dumps(arguments, sort_keys=True, allow_nan=False)
         loaded = [_files(directory), told, CONTENT_VERSION, *map(_version, _LIBRARIES)]
-    except (TypeError, ValueError, OSError):
+        home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        home = home if home.is_absolute() else Path("~/.cache").expanduser()
+    except (TypeError, ValueError, OSError, RuntimeError):  # the last: a user without a home
         return None
     name = sha256(json.dumps(loaded).encode()).hexdigest()
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(home, "kura-cache-adapters", "models", f"{name}.json")
 
 
