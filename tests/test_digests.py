@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIGESTS = {
-    "as it is": "7250aff096f58d203971ad182cb244f0",
-    "normalized": "734c95360e43aab791e977aa5f0adb60",
-    "pooled by cls": "52d1663678eb4ac43b81fb3e8a3e9b0b",
-    "three layers": "7c5ebc1dd4233344c74239f2cb6bb06a",
-    "half": "805ff8a20bcee400857aa9f9d788fb62",
-    "left truncation, 16 tokens": "11a9c7e83ed295da322bfb1f04ff86fb",
-    "a prompt": "1e0ea92cc69bf3027d0ce11ba9f70704",
-    "lower case": "3466e810e2db6cd5ca9b10b9d1179338",
+    "as it is": "d3255ca08382d5b8610bfffc46729ef1",
+    "normalized": "ec290344c2cbf9bab3c710b8986f0bfb",
+    "pooled by cls": "b41477da591798695f9609af82d02c4d",
+    "three layers": "d95d59c564fafb30905abd33fa4ef14b",
+    "half": "95da911409fe92fccbf43020305f815d",
+    "left truncation, 16 tokens": "712097be662eeea1dd0ef4fafc755589",
+    "a prompt": "d067b074caa849bce7501a03f6a7ab65",
+    "lower case": "1950d5cd31558575db5f3bbde0de0be8",
 }
 
 

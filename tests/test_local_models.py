@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import shutil
@@ -363,6 +364,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "pooling": lambda model: pool(model, "cls"),
     "an activation": swap_activation,
     "an eps": loosen_norms,
+    "what the model is handed": lambda model: setattr(model.tokenizer, "model_input_names", ["input_ids"]),
     "left truncation": lambda model: setattr(model.tokenizer, "truncation_side", "left"),
     "max_seq_length": lambda model: setattr(model, "max_seq_length", 8),
     "truncate_dim": lambda model: setattr(model, "truncate_dim", 64),
@@ -672,6 +674,69 @@ def test_nothing_is_remembered_of_files_that_lie_elsewhere(
     else:
         (path / "adapter_config.json").write_text("{}")
     assert remembered.place_of(path, arguments) is None
+
+
+@pytest.mark.parametrize("change", ["a normalizer", "a longest text"])
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_every_route_of_a_router_is_read_and_watched(minilm: Path, role: str, change: str) -> None:
+    package: Any = import_module("sentence_transformers.models")  # where every release has it
+    routes = {name: [load(minilm)[0], load(minilm)[1]] for name in ("query", "document")}
+    model = SentenceTransformer(modules=[package.Router(routes, "document")], device="cpu")
+    cached = CachedEmbeddingModel(model)
+    before = cached.cache_key("x")
+    tokenizer = routes[role][0].tokenizer
+    if change == "a normalizer":
+        tokenizer.backend_tokenizer.normalizer = None
+    else:
+        tokenizer.model_max_length = 5
+    assert cached.cache_key("x") != before
+    assert cached.cache_key("x") == key(copy.deepcopy(model))
+
+
+def test_a_user_without_a_home_has_no_notes_and_no_trouble(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwd = pytest.importorskip("pwd", reason="of POSIX")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, as the XDG specification says
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    assert key(SentenceTransformerEmbeddingModel(path=minilm)) == key(load(minilm))
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_relative_path_is_where_it_was_when_it_was_given(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(minilm.parent)
+    key(SentenceTransformerEmbeddingModel(path=minilm.name))
+    cached = CachedEmbeddingModel(SentenceTransformerEmbeddingModel(path=minilm.name), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cached.embed_sync(TEXTS[:1])
+
+
+@pytest.mark.parametrize("damage", ["other fields", "no mapping", "a flipped digit", "deep", "cut", "empty"])
+def test_a_damaged_note_costs_one_more_loading(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    right = key(SentenceTransformerEmbeddingModel(path=minilm))
+    (note,) = tmp_path.glob("kura-cache-adapters/models/*.json")
+    written = note.read_bytes()
+    start = written.index(b"{")
+    told = json.loads(written[start:])
+    damaged = {
+        "other fields": json.dumps({**told, "fields": None, "prompts": [1]}).encode(),
+        "no mapping": b"[]",
+        "a flipped digit": written[start:].replace(b'"weights": "', b'"weights": "0', 1),
+        "deep": b'{"fields":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        "cut": written[start:-20],
+        "empty": b"",
+    }
+    for head in (b"", written[:start]):
+        note.write_bytes(head + damaged[damage])
+        assert key(SentenceTransformerEmbeddingModel(path=minilm)) == right
+        assert note.read_bytes() == written
 
 
 def test_weights_are_read_once_for_each_content(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from kura_cache_adapters._identity import modules
+from kura_cache_adapters._identity import modules, tokenizers
 from kura_cache_adapters._identity.watch import Watch
 from kura_cache_adapters.errors import IdentityError
 
@@ -154,7 +154,8 @@ class _Known:
             [*model.prompts.items()],
             *self._watch.settings(),
             len(vars(model)),
-            *modules.sides(tokenizer),
+            *map(_route_at_a_glance, modules.routed(model)),
+            *tokenizers.sides(tokenizer),
         ]
 
     def _read(self, model: Any, state: tuple[object, ...]) -> Content:  # noqa: ANN401
@@ -162,21 +163,37 @@ class _Known:
             self._weights = state[0], modules.digest_of_weights(model)
         tokenizer = modules.tokenizer_of(model)
         if self._rules is None or self._rules[0] != _rules_at_a_glance(tokenizer):
-            self._rules = _rules_at_a_glance(tokenizer), modules.digest_of_rules(tokenizer)
-        longest = model.max_seq_length
+            self._rules = _rules_at_a_glance(tokenizer), tokenizers.digest_of_rules(tokenizer)
+        routes = [_route(module) for module in modules.routed(model)]
         fields = {
             "content": CONTENT_VERSION,
             "weights": self._weights[1],
             **modules.described(model),
-            "tokenizer": {"rules": self._rules[1], **dict(modules.sides(tokenizer))},
-            "max_seq_length": longest if longest is None or math.isfinite(longest) else None,
-        }
-        routes = any(modules.routes(module) for module in model.modules())
-        return Content(fields, dict(model.prompts), model.default_prompt_name, model.truncate_dim, routes)
+            "tokenizer": {"rules": self._rules[1], **dict(tokenizers.sides(tokenizer))},
+            "max_seq_length": _finite(model.max_seq_length),
+        } | ({"routes": routes} if routes else {})
+        by_task = any(modules.routes(module) for module in model.modules())
+        return Content(fields, dict(model.prompts), model.default_prompt_name, model.truncate_dim, by_task)
+
+
+def _route(module: Any) -> dict[str, Any]:  # noqa: ANN401 - what reads texts on one route
+    rules = tokenizers.digest_of_rules(module.tokenizer)
+    longest = _finite(getattr(module, "max_seq_length", None))
+    return {"rules": rules, **dict(tokenizers.sides(module.tokenizer)), "max_seq_length": longest}
+
+
+def _route_at_a_glance(module: Any) -> list[object]:  # noqa: ANN401
+    tokenizer = module.tokenizer
+    longest = getattr(module, "max_seq_length", None)
+    return [_rules_at_a_glance(tokenizer), tokenizers.sides(tokenizer), longest]
+
+
+def _finite(longest: float | None) -> float | None:
+    return longest if longest is None or math.isfinite(longest) else None
 
 
 def _rules_at_a_glance(tokenizer: object) -> object:
-    return modules.words(tokenizer), modules.steps(tokenizer)
+    return tokenizers.words(tokenizer), tokenizers.steps(tokenizer)
 
 
 def _known(model: object) -> _Known:

@@ -44,6 +44,7 @@ _POOLINGS = {  # as older releases write them, in the order in which they put th
     "lasttoken": "lasttoken",
 }
 _FACTS = ("do_lower_case",)  # of a Transformer, which its configuration does not tell in every release
+_ROUTERS = frozenset({"Router", "Asym"})
 _TASKS = ("query_length", "document_length", "_query_expansion", "processing_kwargs")
 
 # What a transformers configuration says that the weights tell, or that changes no vector of a text.
@@ -111,7 +112,7 @@ def _told(module: Any) -> dict[str, Any]:  # noqa: ANN401 - one line per origin
     speaks = not module._modules or module._parameters  # noqa: SLF001
     if home.startswith("torch."):
         return {"class": name, **dict(plain(vars(module)))} if speaks and "Dropout" not in name else {}
-    return {"class": f"{home}.{name}", **_attributes(module)}
+    return {"class": f"{home}.{name}", **attributes_of(module)}
 
 
 def _settings_of(module: Any) -> dict[str, Any]:  # noqa: ANN401 - of sentence-transformers
@@ -132,7 +133,7 @@ def _settings_of(module: Any) -> dict[str, Any]:  # noqa: ANN401 - of sentence-t
         told |= dict(plain(vars(module)))
     return {
         name: value
-        for name, value in json.loads(json.dumps(told, default=_written)).items()
+        for name, value in json.loads(json.dumps(told, default=written)).items()
         if value is not None and value != _DEFAULTS.get(name)
     }
 
@@ -158,7 +159,7 @@ def _configuration(module: Any) -> dict[str, Any]:  # noqa: ANN401 - of transfor
     own = getattr(module, "base_model_prefix", None) is not None  # inner modules hold it too
     if config is None or not own:
         return {}
-    return {"config": _spoken(json.loads(json.dumps(config.to_diff_dict(), default=_written)))}
+    return {"config": _spoken(json.loads(json.dumps(config.to_diff_dict(), default=written)))}
 
 
 def _spoken(config: dict[str, Any]) -> dict[str, Any]:
@@ -169,16 +170,16 @@ def _spoken(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _attributes(module: Any) -> dict[str, Any]:  # noqa: ANN401 - of another package
+def attributes_of(module: Any) -> dict[str, Any]:  # noqa: ANN401 - of another package
     """Return what a module of another package holds; its modules and tensors are told elsewhere."""
     of_every_module = vars(require("torch.nn", extra="sentence-transformers").Module())
     own = {name: value for name, value in vars(module).items() if name not in of_every_module}
     return {
-        name: json.loads(json.dumps(value, default=_written, sort_keys=True)) for name, value in own.items()
+        name: json.loads(json.dumps(value, default=written, sort_keys=True)) for name, value in own.items()
     }
 
 
-def _written(value: Any) -> Any:  # noqa: ANN401 - one line per kind
+def written(value: Any) -> Any:  # noqa: ANN401 - one line per kind
     """Turn a value inside a module into JSON, or say that it cannot be read."""
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
@@ -210,9 +211,7 @@ def _refuse_own(module: Any, place: str) -> None:  # noqa: ANN401
 
 
 def routes(module: Any) -> bool:  # noqa: ANN401
-    named = type(module).__name__ in {"Router", "Asym"} or type(module).__module__.startswith(
-        "transformers_modules."
-    )
+    named = type(module).__name__ in _ROUTERS or type(module).__module__.startswith("transformers_modules.")
     return named or any(getattr(module, name, None) is not None for name in _TASKS[:2])
 
 
@@ -221,42 +220,13 @@ def tokenizer_of(model: Any) -> Any:  # noqa: ANN401
     return getattr(next(iter(model)), "tokenizer", None)
 
 
-def words(tokenizer: Any) -> tuple[int, int]:  # noqa: ANN401
-    """Tell which tokenizer it is, and how many words it has now."""
-    return id(tokenizer), len(tokenizer) if hasattr(tokenizer, "__len__") else 0
-
-
-def sides(tokenizer: Any) -> list[tuple[str, object]]:  # noqa: ANN401
-    """Return a tokenizer's plain settings that decide what is left of a text."""
-    names = ("truncation_side", "padding_side", "split_special_tokens", "do_lower_case")
-    return [(name, getattr(tokenizer, name, None)) for name in names]
-
-
-def steps(tokenizer: Any) -> list[str]:  # noqa: ANN401
-    """Write down a fast tokenizer's steps, which may be exchanged in place; a long one is cut short."""
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    return [repr(getattr(backend, name, None)) for name in ("normalizer", "pre_tokenizer", "post_processor")]
-
-
-def digest_of_rules(tokenizer: Any) -> Any:  # noqa: ANN401
-    """Digest a tokenizer's rules and words, without what changes as it is used."""
-    if tokenizer is None:
-        return None
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if hasattr(backend, "to_str"):
-        rules: Any = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
-    elif hasattr(tokenizer, "get_vocab"):
-        rules = [class_path(tokenizer), tokenizer.get_vocab(), dict(plain(tokenizer.init_kwargs))]
-    else:
-        _refuse_class(tokenizer)
-        rules = [class_path(tokenizer), _attributes(tokenizer)]
-    return sha256(json.dumps(rules, sort_keys=True, default=_written).encode()).hexdigest()
-
-
-def _refuse_class(thing: object) -> None:
-    if not is_installed(type(thing).__module__):
-        why = f"has a {type(thing).__name__} of your own, which may change"
-        raise unreadable(why)
+def routed(model: Any) -> list[Any]:  # noqa: ANN401
+    """Return what reads texts on each of a router's routes; of any other model nothing."""
+    first = next(iter(model))
+    if type(first).__name__ not in _ROUTERS:
+        return []
+    inside = (module for route in first.sub_modules.values() for module in route)
+    return [module for module in inside if getattr(module, "tokenizer", None) is not None]
 
 
 def _digest_of_code(module: Any) -> str:  # noqa: ANN401
@@ -285,7 +255,7 @@ def _pieces(name: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
         for at, item in enumerate(value):
             yield from _pieces(f"{name}[{at}]", item)
     elif not isinstance(value, torch.Tensor):
-        yield f"{name}\0{json.dumps(value, default=_written)}\0", b""
+        yield f"{name}\0{json.dumps(value, default=written)}\0", b""
     elif value.is_meta:
         why = f"has weights that are not in memory ({name})"
         raise unreadable(why)

@@ -31,19 +31,21 @@ def place_of(directory: Path, arguments: Mapping[str, Any]) -> Path | None:
     try:
         told = json.dumps(arguments, sort_keys=True, allow_nan=False)
         loaded = [_files(directory), told, CONTENT_VERSION, *map(_version, _LIBRARIES)]
-    except (TypeError, ValueError, OSError):
+        home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        home = home if home.is_absolute() else Path("~/.cache").expanduser()
+    except (TypeError, ValueError, OSError, RuntimeError):  # the last: a user without a home
         return None
     name = sha256(json.dumps(loaded).encode()).hexdigest()
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(home, "kura-cache-adapters", "models", f"{name}.json")
 
 
 def recall(place: Path | None) -> Content | None:
-    """Read a note; None when there is none, or none that can be read."""
+    """Read a note; None when there is none, or none as it was written."""
     if place is None:
         return None
     try:
-        return Content.from_json(files.read_file(place, most=_LONGEST))
+        digest, _, text = bytes(files.read_file(place, most=_LONGEST)).partition(b"\n")
+        return Content.from_json(text) if digest == _seal(text) else None
     except (OSError, ValueError, TypeError):
         return None
 
@@ -55,7 +57,8 @@ def remember(place: Path | None, content: Content) -> None:
     try:
         files.make_directory(place.parent)
         with files.published(place, durable=False) as temporary, files.create(temporary) as file:
-            file.write(content.to_json().encode())
+            text = content.to_json().encode()
+            file.write(_seal(text) + b"\n" + text)
     except OSError:
         return
 
@@ -71,6 +74,11 @@ def _names_a_file(value: object) -> bool:
     if isinstance(value, dict):
         return any(map(_names_a_file, value.values()))
     return isinstance(value, str) and os.sep in value and Path(value).exists()
+
+
+def _seal(text: bytes) -> bytes:
+    """Digest a note: a damaged one would name another model, or none."""
+    return sha256(text).hexdigest().encode()
 
 
 def _files(directory: Path) -> list[list[str]]:

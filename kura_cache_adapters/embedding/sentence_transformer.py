@@ -74,7 +74,7 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
         self.normalize_embeddings = normalize_embeddings
         self._given = identity
         self._model_batch_size = model_batch_size
-        self._found = str(path or self.model_name)
+        self._found = str(Path(path).absolute() if path else self.model_name)  # it is loaded later
         self._arguments = {"device": device, **model_kwargs}
         self._loading = ModelLock()
         self._model: Any = model_name if loaded else None
