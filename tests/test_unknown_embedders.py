@@ -581,3 +581,15 @@ def test_a_subclass_that_says_what_it_is_is_taken(
     mine, _ = make(openai_server, minilm)
     type(mine).identity = lambda _: {"prefix": "passage: "}
     assert CachedEmbeddingModel(mine).cache_key("x") != CachedEmbeddingModel(base).cache_key("x")
+
+
+@pytest.mark.parametrize("make", SUBCLASSES)
+def test_a_method_that_was_replaced_on_a_model_that_is_read_is_the_users_own(
+    make: Callable[..., Any], openai_server: Any, minilm: Path
+) -> None:
+    _, base = make(openai_server, minilm)
+    plain = CachedEmbeddingModel(base).cache_key("x")
+    base.embed = lambda texts: texts
+    with pytest.raises(IdentityError, match=r"embed replaced by code of your own.*model_name="):
+        CachedEmbeddingModel(base)
+    assert CachedEmbeddingModel(base, model_name="mine-v1").cache_key("x") != plain
