@@ -215,20 +215,20 @@ def as_source(
 ) -> BaseEmbeddingModel:
     """Make an embedder of a known framework, or a loaded model, a source; a source is returned as it is.
 
-    Raises TypeError, with the cure, for anything else; IdentityError for a subclass of the user's own.
+    Raises TypeError, with the cure, for anything else; IdentityError for code of the user's own.
     """
     if isinstance(model, type):
         message = f"{model.__name__} is a class; make a model of it: {model.__name__}(...)"
         raise TypeError(message)
     if local_models.is_local_model(model):
         return SentenceTransformerEmbeddingModel(model, identity=identity)
+    if model_name is None and identity is None:
+        _refuse_own_code(model)
     if is_kuras(model):
         return KurasLocalModel(model)
     if is_embedder(model):
         return ForeignEmbeddingModel(model, model_name, identity=identity)
     if isinstance(model, BaseEmbeddingModel):
-        if model_name is None and identity is None:
-            _refuse_own_subclass(model)
         return model
     cure = "pass a BaseEmbeddingModel, a LangChain Embeddings, or a LlamaIndex BaseEmbedding."
     if callable(model):
@@ -237,13 +237,13 @@ def as_source(
     raise TypeError(message)
 
 
-def _refuse_own_subclass(model: BaseEmbeddingModel) -> None:
-    """Refuse a subclass that says of itself only what its base does: it would find the base's vectors."""
+def _refuse_own_code(model: object) -> None:
+    """Refuse a subclass, or a replaced method, of which is known only what the class says of itself."""
     kinds = type(model).__mro__
     own = [*takewhile(lambda kind: kind.__module__ not in _READ, kinds)]
     if len(own) == len(kinds) or getattr(model, "_given", None) is not None:
         return
-    if own and not any("identity" in vars(kind) for kind in own):
+    if not any("identity" in vars(kind) for kind in own):
         refuse_own(model)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kura_cache_adapters._identity.secrets import deciding_headers, deciding_query
 from kura_cache_adapters.answers import as_lists, counted, merged
 from kura_cache_adapters.background import in_thread
 from kura_cache_adapters.errands import stop_if_left
@@ -16,7 +18,7 @@ from kura_cache_adapters.identity import ModelIdentity, plain_url
 from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, MayChange, StreamsBatches
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from kura_cache_adapters.identity import Role
 
@@ -155,13 +157,24 @@ class Source:
 
 
 def _of_kuras(model: object) -> dict[str, Any]:
-    """Read what the names of Kura's own models leave out: Cohere's input type, OpenAI's address."""
-    address = getattr(getattr(model, "client", None), "base_url", None)
+    """Read what the names of Kura's own models leave out: Cohere's input type, what OpenAI's client adds."""
+    client, input_type = getattr(model, "client", None), getattr(model, "input_type", None)
+    address = getattr(client, "base_url", None)
     fields = {
-        "input_type": getattr(model, "input_type", None),
-        "base_url": None if address is None else plain_url(str(address)),
+        "input_type": input_type if isinstance(input_type, str) else "",
+        "base_url": "" if address is None else plain_url(str(address)),
+        "query": deciding_query(_added(client, "default_query")),
+        "headers": deciding_headers(_added(client, "default_headers")),
     }
-    return {name: value for name, value in fields.items() if isinstance(value, str)}
+    return {name: value for name, value in fields.items() if value}
+
+
+def _added(client: object, name: str) -> dict[str, Any]:
+    """Return what an OpenAI client adds to each request; nothing for clients of another kind."""
+    told = getattr(client, name, None)
+    if not isinstance(told, Mapping):
+        return {}
+    return {key: value for key, value in told.items() if isinstance(value, (str, int, float))}
 
 
 class StreamingEmbeddingModel(BaseEmbeddingModel):

@@ -219,3 +219,28 @@ def test_the_projection_is_imported_without_a_key() -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "no model for 1 texts: HDBUMAP(embedding_model=...), or set OPENAI_API_KEY\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("default_query", [{"api-version": "1"}, {"api-version": "2"}, {"token": "MARKED"}]),
+        ("default_headers", [{"x-model-version": "MARKED1"}, {"x-model-version": "MARKED2"}]),
+    ],
+)
+@pytest.mark.usefixtures("openai_server")
+def test_what_the_client_of_kuras_model_adds_is_in_the_key(option: str, values: list[Any]) -> None:
+    import openai
+    from kura.embedding import OpenAIEmbeddingModel
+
+    def of(**options: Any) -> Any:
+        model = OpenAIEmbeddingModel()
+        model.client = openai.AsyncOpenAI(**options)
+        return CachedEmbeddingModel(model)
+
+    plain = CachedEmbeddingModel(OpenAIEmbeddingModel()).cache_key("x")
+    models = [of(**{option: value}) for value in values]
+    assert len({plain, *(model.cache_key("x") for model in models)}) == len(values) + 1
+    assert "MARKED" not in str([model.identity() for model in models])
+    told = {"Authorization": "Bearer MARKED", "User-Agent": "me"}
+    assert of(organization="o", project="p", default_headers=told, timeout=3).cache_key("x") == plain

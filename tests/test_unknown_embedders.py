@@ -613,3 +613,15 @@ def test_an_installed_decorator_is_no_code_of_the_users_own(
     before, written = digest(theirs.Plain(model="m")), theirs.Plain.embed_documents
     monkeypatch.setattr(theirs.Plain, "embed_documents", contextlib.contextmanager(written))
     assert digest(theirs.Plain(model="m")) == before
+
+
+@pytest.mark.parametrize("make", SUBCLASSES)
+def test_a_method_that_was_replaced_on_a_model_that_is_read_is_the_users_own(
+    make: Callable[..., Any], openai_server: Any, minilm: Path
+) -> None:
+    _, base = make(openai_server, minilm)
+    plain = CachedEmbeddingModel(base).cache_key("x")
+    base.embed = lambda texts: texts
+    with pytest.raises(IdentityError, match=r"embed replaced by code of your own.*model_name="):
+        CachedEmbeddingModel(base)
+    assert CachedEmbeddingModel(base, model_name="mine-v1").cache_key("x") != plain
