@@ -31,7 +31,7 @@ def made(minilm: Path, which: str) -> Any:
     from sentence_transformers import SentenceTransformer
 
     from kura_cache_adapters import SentenceTransformerEmbeddingModel
-    from tests.test_local_models import pool, swap_layers
+    from tests.live_models import pool, swap_layers
 
     options: dict[str, Any] = {}
     if which == "a prompt":
