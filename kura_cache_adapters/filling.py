@@ -186,6 +186,8 @@ class Filler:
 
     async def _stream(self, keys: list[bytes], owed: dict[bytes, str], role: Role) -> list[Part]:
         parts: list[Part] = []
+        if hasattr(self._source.model, "answers_as"):
+            self._source.expect(await in_thread("store", self._space.answerer))
         answers = self._source.ask([*owed.values()], role, self._chunk_size)
         with self._bar(len(keys)) as bar:
             async with aclosing(answers) as stream:
@@ -213,11 +215,11 @@ class Filler:
             return matrix
         finite = finite_rows(matrix)
         if finite.all():
-            self._space.save(keys, matrix)
+            self._save(keys, matrix)
             return matrix
         self._warn("NaN or infinity", int((~finite).sum()))
         if finite.any():
-            self._space.save([k for k, fit in zip(keys, finite, strict=True) if fit], matrix[finite])
+            self._save([k for k, fit in zip(keys, finite, strict=True) if fit], matrix[finite])
         return matrix
 
     def _store_fit(self, keys: list[bytes], vectors: Sequence[Any]) -> None:
@@ -230,7 +232,10 @@ class Filler:
             len(keys) - len(fit) * (matrix is not None),
         )
         if matrix is not None:
-            self._space.save([keys[at] for at in fit], matrix)
+            self._save([keys[at] for at in fit], matrix)
+
+    def _save(self, keys: list[bytes], vectors: Vectors) -> None:
+        self._space.save(keys, vectors, answerer=self._source.answers_as)
 
     def _warn(self, what: str, count: int) -> None:
         logger.warning("%s returned %s for %d texts; not stored", self._source.name, what, count)

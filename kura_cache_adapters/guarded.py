@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters.protocols import Hits
+from kura_cache_adapters.protocols import Hits, NotesAnswerer
 from kura_cache_adapters.trouble import Trouble, told
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class GuardedSpace:
         self._tally = tally
         self._durable = durable
         self._opened: VectorSpace | None = None
+        self._answerer = ""
         self._trouble = Trouble(logger)
 
     def load(self, keys: Sequence[bytes], *, count: bool = True) -> Hits:
@@ -57,8 +59,15 @@ class GuardedSpace:
             self._tally.add(invalid_entries=hits.invalid)
         return hits
 
-    def save(self, keys: Sequence[bytes], vectors: Vectors) -> bool:
-        """Store a batch, if the store can; tell whether it did."""
+    def answerer(self) -> str:
+        """Return the name under which a server has answered for these vectors before, if it is known."""
+        if not self._answerer and isinstance(self._opened, NotesAnswerer):
+            with suppress(OSError):
+                self._answerer = self._opened.answerer()
+        return self._answerer
+
+    def save(self, keys: Sequence[bytes], vectors: Vectors, *, answerer: str = "") -> bool:
+        """Store a batch, if the store can; tell whether it did. `answerer` is kept beside it."""
         try:
             self._space().put_many(keys, vectors, durable=self._durable)
         except Exception as error:  # any store's any trouble: the caller has the vectors
@@ -69,6 +78,10 @@ class GuardedSpace:
         self._trouble.over("write")
         self._tally.add(stored=len(keys))
         self.generation += 1
+        if answerer and answerer != self.answerer() and isinstance(self._opened, NotesAnswerer):
+            with suppress(OSError):
+                self._opened.note_answerer(answerer)
+                self._answerer = answerer
         return True
 
     def _space(self) -> VectorSpace:

@@ -45,6 +45,9 @@ class BaseEmbeddingModel(Protocol):
     clients and semaphores may belong to that loop. `runs_on = "background"` says that it always
     runs on this package's own loop, as for sync callers: one client serves all loops and threads.
     `runs_on = "anywhere"` says that it does not matter, since its work is in threads.
+
+    `answers_as` is the name under which its server answers, where that is compared: it is kept
+    beside the vectors, and set by the cache from there as long as it is empty.
     """
 
     @abstractmethod
@@ -159,6 +162,17 @@ class VectorSpace(Protocol):
 
     def stats(self) -> SpaceStats:
         """Count what the space holds."""
+
+
+@runtime_checkable
+class NotesAnswerer(Protocol):
+    """A space that keeps, beside its vectors, the name under which a server has answered for them."""
+
+    def answerer(self) -> str:
+        """Return the name; empty if none is noted."""
+
+    def note_answerer(self, name: str) -> None:
+        """Note the name."""
 
 
 @runtime_checkable

@@ -68,6 +68,16 @@ class Source:
         roles = fields.pop("roles", None)
         return ModelIdentity.of(self.name, parameters, fields, roles)
 
+    @property
+    def answers_as(self) -> str:
+        """The name under which the model's server answers; empty if it is not known, or not compared."""
+        return "" if self._given is not None else getattr(self.model, "answers_as", "")
+
+    def expect(self, name: str) -> None:
+        """Tell the model under which name its server has answered for this cache before."""
+        if name and self._given is None and getattr(self.model, "answers_as", None) == "":
+            self.model.answers_as = name  # type: ignore[attr-defined] # it has one
+
     def state(self) -> object:
         """Return what is equal for as long as the identity is."""
         return None if self._changes is None else self._changes.state()

@@ -14,10 +14,13 @@ openai = pytest.importorskip("openai", reason="needs the extra `openai`")
 
 from kura_cache_adapters import (  # noqa: E402
     AnswerError,
+    ArrowStore,
     CachedEmbeddingModel,
     IdentityError,
+    MemoryStore,
     OpenAIEmbeddingModel,
     RefusedTextsError,
+    TieredStore,
     VectorCountError,
 )
 from kura_cache_adapters.embedding._openai.batches import RequestSize  # noqa: E402
@@ -391,3 +394,43 @@ def test_what_only_queries_are_asked_with_leaves_the_documents_keys_alone() -> N
     asked = CachedEmbeddingModel(OpenAIEmbeddingModel(roles=roles))
     assert plain.cache_key("a") == asked.cache_key("a")
     assert plain.cache_key("a", role="query") != asked.cache_key("a", role="query")
+
+
+def tiers(path: Path) -> Any:
+    return TieredStore(MemoryStore(), ArrowStore(path))
+
+
+@pytest.mark.parametrize("cache", [str, "parquet://{}".format, "jsonl://{}".format, tiers])
+def test_another_model_after_a_restart_of_both_is_noticed_and_not_mixed_in(
+    openai_server: OpenAIServer, tmp_path: Path, cache: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrap(**options: Any) -> CachedEmbeddingModel:
+        return CachedEmbeddingModel(OpenAIEmbeddingModel(**options), cache(tmp_path / "cache"))
+
+    openai_server.answers_as = "llama.gguf"
+    wrap().embed_sync(TEXTS[:2])
+    assert wrap().embed_sync(TEXTS[:3]) == openai_server.lists(TEXTS[:3])
+    assert "answers for" not in caplog.text
+    openai_server.answers_as = "qwen.gguf"
+    openai_server.embed = lambda texts: np.full((len(texts), 8), 7, np.float32)
+    restarted = wrap()
+    with pytest.raises(IdentityError, match=r"as 'qwen.gguf' and before as 'llama.gguf'"):
+        restarted.embed_sync(TEXTS[:4])
+    assert "as 'qwen.gguf' and before as 'llama.gguf'" in caplog.text
+    assert restarted.stats.stored == 0
+    assert wrap().missing(TEXTS[:4]) == [3]
+    renamed = wrap(model_name="qwen")
+    assert renamed.embed_sync(TEXTS[:4]) == [[7.0] * 8] * 4
+
+
+def test_a_note_on_who_answers_is_no_trouble_and_no_text(openai_server: OpenAIServer, tmp_path: Path) -> None:
+    openai_server.answers_as = "a\nname"
+    cached = CachedEmbeddingModel(OpenAIEmbeddingModel(), tmp_path / "cache")
+    cached.embed_sync(TEXTS[:1])
+    (note,) = tmp_path.glob("cache/*/_answered_by")
+    assert note.read_bytes() == b"a\nname"
+    note.unlink()
+    note.mkdir()
+    again = CachedEmbeddingModel(OpenAIEmbeddingModel(), tmp_path / "cache")
+    assert again.embed_sync(TEXTS[:2]) == openai_server.lists(TEXTS[:2])
+    assert again.stats.stored == 1

@@ -106,6 +106,15 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         return self._endpoint.usage
 
     @property
+    def answers_as(self) -> str:
+        """The name under which the API answers, as far as it is known; what answers as another is refused."""
+        return self._endpoint.answers_as
+
+    @answers_as.setter
+    def answers_as(self, name: str) -> None:
+        self._endpoint.answers_as = name
+
+    @property
     def symmetric(self) -> bool:
         """Tell whether queries are embedded like documents."""
         document, query = self._deciding()

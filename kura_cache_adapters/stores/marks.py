@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 IDENTITY_FILE = "_identity.json"
 """Whose space a directory is, for people and for listing. Readers of datasets skip names with `_`."""
 
+ANSWERER_FILE = "_answered_by"
+"""The name under which a server answered for the vectors of a space; it is in no key."""
+
+_LONGEST_NAME = 1 << 10  # bytes
+
 _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This directory is a cache of embeddings (kura_cache_adapters). See https://bford.info/cachedir/
 """
@@ -67,6 +72,18 @@ def write_identity(space: Path, description: bytes, *, durable: bool, shared: bo
     if path.exists() and (not path.is_file() or path.stat().st_size >= len(description)):
         return
     _write(path, description, durable=durable, shared=shared)
+
+
+def answerer(space: Path) -> str:
+    """Read under which name a server has answered for a space; empty where nothing is noted."""
+    with suppress(FileNotFoundError):
+        return files.read_file(space / ANSWERER_FILE, most=_LONGEST_NAME).decode("utf-8", "replace")
+    return ""
+
+
+def note_answerer(space: Path, name: str, *, shared: bool) -> None:
+    """Note under which name a server answers for a space."""
+    _write(space / ANSWERER_FILE, name.encode()[:_LONGEST_NAME], durable=False, shared=shared)
 
 
 def _write(path: Path, content: bytes, *, durable: bool, shared: bool) -> None:

@@ -151,6 +151,14 @@ class SegmentSpace:
             dimension=self._dimension or next((part.dimension for part in self._open.values()), None),
         )
 
+    def answerer(self) -> str:
+        """Return the name under which a server has answered for this space; empty if none is noted."""
+        return marks.answerer(self.path)
+
+    def note_answerer(self, name: str) -> None:
+        """Note under which name a server answers for this space."""
+        marks.note_answerer(self.path, name, shared=self._format.shared)
+
     def close(self) -> None:
         """Forget the open segments."""
         with self._lock:

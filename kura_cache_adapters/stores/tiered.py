@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters.protocols import Hits, SpaceStats
+from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats
 from kura_cache_adapters.trouble import Trouble, told
 
 if TYPE_CHECKING:
@@ -100,6 +100,17 @@ class TieredSpace:
         with ExitStack() as stack:
             for index in range(len(self._tiers)):
                 stack.callback(self._put, index, wanted, vectors, durable=durable)
+
+    def answerer(self) -> str:
+        """Return the name under which a server has answered, from the first tier that has noted one."""
+        noted = (tier.answerer() for tier in self._tiers if isinstance(tier, NotesAnswerer))
+        return next(filter(None, noted), "")
+
+    def note_answerer(self, name: str) -> None:
+        """Note under which name a server answers, in each tier that can."""
+        for tier in self._tiers:
+            if isinstance(tier, NotesAnswerer):
+                tier.note_answerer(name)
 
     def catch_up(self) -> None:
         """Try again to write what tiers have refused."""

@@ -59,7 +59,7 @@ class Endpoint:
         self._encoding = encoding
         self._untried = encoding == "base64"
         self._one_model = one_model
-        self._answers_as = ""
+        self.answers_as = ""
         self._told: set[str] = set()
 
     @property
@@ -134,7 +134,7 @@ class Endpoint:
         """Compare who answers with who did first: the vectors of two models make no sense together."""
         if not name or not self._one_model:
             return
-        self._answers_as = before = self._answers_as or name
+        self.answers_as = before = self.answers_as or name
         if name == before:
             return
         what, told = (
