@@ -209,8 +209,12 @@ class StreamingEmbeddingModel(BaseEmbeddingModel):
 
 
 async def collect(model: StreamsBatches, texts: list[str], role: Role) -> list[list[float]]:
-    """Gather a streaming model's batches into one list per text, in their order."""
+    """Gather a streaming model's batches into one list per text, in their order.
+
+    Raises VectorCountError for a batch that has no vector for each of its positions.
+    """
+    name = str(getattr(model, "model_name", type(model).__name__))
     async with aclosing(model.embed_batches(texts, role=role)) as batches:
-        parts = [part async for part in batches]
+        parts = [(at, counted(answer, len(at), name)) async for at, answer in batches]
     whole = merged(len(texts), parts) if parts else []
     return as_lists(whole)

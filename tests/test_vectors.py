@@ -25,6 +25,7 @@ from kura_cache_adapters import (
     OpenAIEmbeddingModel,
     VectorCountError,
 )
+from kura_cache_adapters.source import StreamingEmbeddingModel
 from kura_cache_adapters.testing import FakeEmbeddingModel, OpenAIServer
 from kura_cache_adapters.testing import openai_server as server_module
 
@@ -706,3 +707,20 @@ def test_a_list_of_texts_is_left_as_it_was() -> None:
     texts = [Text("a"), "b"]
     CachedEmbeddingModel(FakeEmbeddingModel(), MemoryStore()).embed_sync(texts)
     assert [type(text) for text in texts] == [Text, str]
+
+
+class Stream(StreamingEmbeddingModel):
+    model_name = "stream"
+
+    def slug(self) -> str:
+        return "stream"
+
+    async def embed_batches(self, texts: list[str], *, role: Any) -> Any:
+        assert role == "document"
+        yield range(len(texts)), {"dense": [[1.0]], "sparse": [[1.0]], "colbert": [[1.0]]}
+
+
+@pytest.mark.parametrize("cache", [None, MemoryStore()])
+def test_a_stream_of_mappings_is_refused_with_and_without_a_cache(cache: Any) -> None:
+    with pytest.raises(VectorCountError, match="dense_vecs"):
+        CachedEmbeddingModel(Stream(), cache).embed_sync(["a", "b", "c"])
