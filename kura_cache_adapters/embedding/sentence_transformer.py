@@ -229,7 +229,8 @@ def _directory(name: str, arguments: Mapping[str, Any]) -> Path | None:
     if Path(name).is_dir():
         return Path(name)
     hub = require("huggingface_hub", extra="sentence-transformers")
-    for repository in (name, f"sentence-transformers/{name}"):
+    own = () if "/" in name else (f"sentence-transformers/{name}",)  # so the library looks for short names
+    for repository in (*own, name):
         try:
             found = hub.snapshot_download(
                 repository,
