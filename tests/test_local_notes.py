@@ -85,11 +85,10 @@ def test_every_route_of_a_router_is_read_and_watched(minilm: Path, role: str, ch
     model = SentenceTransformer(modules=[package.Router(routes, "document")], device="cpu")
     cached = CachedEmbeddingModel(model)
     before = cached.cache_key("x")
-    tokenizer = routes[role][0].tokenizer
     if change == "a normalizer":
-        tokenizer.backend_tokenizer.normalizer = None
+        routes[role][0].tokenizer.backend_tokenizer.normalizer = None
     else:
-        tokenizer.model_max_length = 5
+        routes[role][0].max_seq_length = 5
     assert cached.cache_key("x") != before
     assert cached.cache_key("x") == key(copy.deepcopy(model))
 
