@@ -261,7 +261,8 @@ def double(*arguments: Any) -> Any:
     return arguments[-1] * 2
 
 
-READS_TEXTS = "preprocess" if hasattr(SentenceTransformer, "preprocess") else "tokenize"  # what the release calls
+# What the release calls.
+READS_TEXTS = "preprocess" if hasattr(SentenceTransformer, "preprocess") else "tokenize"
 
 
 @pytest.mark.parametrize("name", ["forward", "hook", "encode_document", "encode_query", READS_TEXTS])
