@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kura_cache_adapters._observe.counters import CacheStats
+from kura_cache_adapters._runtime.lazy import lazy
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.errors import (
     AnswerError,
@@ -24,7 +25,6 @@ from kura_cache_adapters.protocols import (
     VectorSpace,
 )
 from kura_cache_adapters.stores import open_store
-from kura_cache_adapters.tally import CacheStats
 
 if TYPE_CHECKING:
     from kura_cache_adapters.checkpoints import (
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         ParquetStore,
         TieredStore,
     )
-    from kura_cache_adapters.stores.carriers import CachedEmbedding
+    from kura_cache_adapters.stores.records import CachedEmbedding
 
 __version__ = "0.1.0"
 
@@ -90,9 +90,9 @@ __all__ = [
 
 
 # Imported when first used; those that need a framework are not in a star import.
-_ROOMS = {
+_HOMES = {
     "stores": "ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
-    "stores.carriers": "CachedEmbedding",
+    "stores.records": "CachedEmbedding",
     "checkpoints": (
         "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"
     ),
@@ -101,15 +101,8 @@ _ROOMS = {
     "langchain": "LangChainCachedEmbeddings LangChainEmbeddingModel",
     "llama_index": "LlamaIndexCachedEmbedding LlamaIndexEmbeddingModel",
 }
-_LAZY = {name: room for room, names in _ROOMS.items() for name in names.split()}
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - public names, imported when first used
-    if name in _LAZY:
-        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    message = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(message)
+    return sorted({*__all__, *" ".join(_HOMES.values()).split(), "__version__"})

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from kura_cache_adapters import background
-from kura_cache_adapters.answers import (
+from kura_cache_adapters._core.ask import Source
+from kura_cache_adapters._core.lookup import Lookup, checked_texts, merge
+from kura_cache_adapters._core.vectors import (
     as_lists,
     as_matrix,
     counted,
@@ -20,31 +21,30 @@ from kura_cache_adapters.answers import (
     merged,
     uncached,
 )
+from kura_cache_adapters._core.views import Views
+from kura_cache_adapters._observe.counters import CacheStats, Counters
+from kura_cache_adapters._runtime import loop
+from kura_cache_adapters.embedding.framework import as_source
 from kura_cache_adapters.errors import RefusedTextsError
-from kura_cache_adapters.foreign import as_source
 from kura_cache_adapters.options import CacheOptions, check_keywords, one_cache
-from kura_cache_adapters.plan import Lookup, checked_texts, merge
 from kura_cache_adapters.protocols import Hits
-from kura_cache_adapters.source import Source
 from kura_cache_adapters.stores import as_store
-from kura_cache_adapters.tally import CacheStats, Tally
-from kura_cache_adapters.view import Views
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from typing_extensions import Self
 
-    from kura_cache_adapters.filling import Kept, Part
+    from kura_cache_adapters._core.vectors import Kept, Part
+    from kura_cache_adapters._core.views import View
     from kura_cache_adapters.identity import ModelIdentity, Role
     from kura_cache_adapters.options import Cache
     from kura_cache_adapters.protocols import Vectors
-    from kura_cache_adapters.view import View
 
 _T = TypeVar("_T")
 _AGAIN = 3  # times that a call looks up anew where its model has become another one meanwhile
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.cache")
 
 
 class CachedEmbeddingModel:
@@ -98,8 +98,8 @@ class CachedEmbeddingModel:
         self._source = Source(self.embedding_model, model_name, identity)
         self._renamed, self._given = model_name, identity
         self._store = as_store(self.cache_manager)
-        self._tally = Tally()
-        self._views = Views(self._source, self._store, options, self._tally, key_kwargs)
+        self._counters = Counters()
+        self._views = Views(self._source, self._store, options, self._counters, key_kwargs)
 
     @property
     def model_name(self) -> str:
@@ -130,7 +130,7 @@ class CachedEmbeddingModel:
     @property
     def stats(self) -> CacheStats:
         """What has been done so far."""
-        return self._tally.stats
+        return self._counters.stats
 
     def slug(self) -> str:
         """Return the model's slug, behind `cached:` when a cache is on."""
@@ -250,17 +250,17 @@ class CachedEmbeddingModel:
     ) -> _T:
         if self._store is None:
             return convert(await self._bare(texts, role))
-        found = await background.in_thread("store", self._found, texts, role, convert)
+        found = await loop.in_thread("store", self._found, texts, role, convert)
         for _ in range(_AGAIN if self._source.may_change else 0):
-            if not isinstance(found, Lookup) or await background.in_thread(
+            if not isinstance(found, Lookup) or await loop.in_thread(
                 "model", self._views.settled, found.view
             ):
                 break
-            found = await background.in_thread("store", self._found, texts, role, convert)
+            found = await loop.in_thread("store", self._found, texts, role, convert)
         if not isinstance(found, Lookup):
             return found
-        parts = await background.hop(self._complete(found))
-        return await background.in_thread("store", lambda: convert(merge(found, *parts)))
+        parts = await loop.hop(self._complete(found))
+        return await loop.in_thread("store", lambda: convert(merge(found, *parts)))
 
     def _answer_sync(
         self,
@@ -269,7 +269,7 @@ class CachedEmbeddingModel:
         convert: Callable[[Kept], _T],
     ) -> _T:
         if self._store is None:
-            return convert(background.run(self._bare(texts, role)))
+            return convert(loop.run(self._bare(texts, role)))
         found = self._found(texts, role, convert)
         for _ in range(_AGAIN if self._source.may_change else 0):
             if not isinstance(found, Lookup) or self._views.settled(found.view):
@@ -277,7 +277,7 @@ class CachedEmbeddingModel:
             found = self._found(texts, role, convert)
         if not isinstance(found, Lookup):
             return found
-        return convert(merge(found, *background.run(self._complete(found))))
+        return convert(merge(found, *loop.run(self._complete(found))))
 
     def _found(
         self,
@@ -309,7 +309,7 @@ class CachedEmbeddingModel:
         return Lookup(texts, role, keys, hits, generation, view)
 
     def _count(self, lookup: Lookup) -> None:
-        self._tally.add(hits=len(lookup.hits.positions))
+        self._counters.add(hits=len(lookup.hits.positions))
         if logger.isEnabledFor(logging.INFO):
             missing = len({lookup.keys[at] for at in lookup.missing})
             logger.info("Found %d cached embeddings, %d need embedding", len(lookup.hits.positions), missing)
@@ -318,7 +318,7 @@ class CachedEmbeddingModel:
         """Embed what a look-up missed; return what was found, and the new parts to be merged with it."""
         self._count(lookup)
         texts = {lookup.keys[at]: lookup.texts[at] for at in lookup.missing}
-        self._tally.add(duplicates=len(lookup.missing) - len(texts))
+        self._counters.add(duplicates=len(lookup.missing) - len(texts))
         try:
             parts = await lookup.view.fill(texts, lookup.role, lookup.generation)
         except RefusedTextsError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
+from kura_cache_adapters.embedding.framework import FrameworkEmbeddingModel
 from kura_cache_adapters.errors import require
-from kura_cache_adapters.foreign import ForeignEmbeddingModel
 from kura_cache_adapters.options import DEFAULT, CacheOptions, one_cache
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class LangChainCachedEmbeddings(Embeddings):
         return f"{type(self).__name__}({self.cached!r})"
 
 
-class LangChainEmbeddingModel(ForeignEmbeddingModel):
+class LangChainEmbeddingModel(FrameworkEmbeddingModel):
     """Any LangChain `Embeddings` as a source for `CachedEmbeddingModel`."""
 
     def __init__(self, embeddings: Embeddings, model_name: str | None = None, **options: Any) -> None:
-        """Describe an embedder, see `ForeignEmbeddingModel`; raise TypeError for what is none."""
+        """Describe an embedder, see `FrameworkEmbeddingModel`; raise TypeError for what is none."""
         if not isinstance(embeddings, Embeddings):
             message = f"{type(embeddings).__name__} is no langchain_core.embeddings.Embeddings"
             raise TypeError(message)

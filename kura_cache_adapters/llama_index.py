@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PrivateAttr
 
-from kura_cache_adapters import background
+from kura_cache_adapters._runtime import loop
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
+from kura_cache_adapters.embedding.framework import FrameworkEmbeddingModel
 from kura_cache_adapters.errors import require
-from kura_cache_adapters.foreign import ForeignEmbeddingModel
 from kura_cache_adapters.options import DEFAULT, CacheOptions, one_cache
 
 if TYPE_CHECKING:
@@ -128,15 +128,15 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
     async def _alimit(self, texts: list[str], role: Role) -> None:
         if self._limiter is None:
             return
-        if await background.in_thread("store", self.cached.missing, texts, role=role):
+        if await loop.in_thread("store", self.cached.missing, texts, role=role):
             await self._limiter.async_acquire()
 
 
-class LlamaIndexEmbeddingModel(ForeignEmbeddingModel):
+class LlamaIndexEmbeddingModel(FrameworkEmbeddingModel):
     """Any LlamaIndex `BaseEmbedding` as a source for `CachedEmbeddingModel`."""
 
     def __init__(self, embedding: BaseEmbedding, model_name: str | None = None, **options: Any) -> None:
-        """Describe an embedder, see `ForeignEmbeddingModel`; raise TypeError for what is none."""
+        """Describe an embedder, see `FrameworkEmbeddingModel`; raise TypeError for what is none."""
         if not isinstance(embedding, BaseEmbedding):
             message = f"{type(embedding).__name__} is no llama_index.core BaseEmbedding"
             raise TypeError(message)

@@ -13,7 +13,7 @@ from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.identity")
 
 Cache: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None
 """What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters.identity import ModelIdentity, Role
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.checkpoints")
 
 Vectors: TypeAlias = "NDArray[np.float32] | NDArray[np.float64]"
 """A matrix of vectors, shape (N, D), C-contiguous, float32 or float64."""

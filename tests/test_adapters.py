@@ -18,7 +18,7 @@ from kura_cache_adapters import (
     VectorCountError,
 )
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faces import FACES, LangChain, LlamaIndex, Spy, cached, pause
+from tests.frameworks import FACES, LangChain, LlamaIndex, Spy, cached, pause
 from tests.test_concurrency import in_child
 
 if TYPE_CHECKING:

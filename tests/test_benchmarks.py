@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests import systems
+from tests import peers
 from tests.benchmarks import __main__ as benchmarks
 from tests.benchmarks import charts, contestants, large, profile, report
 from tests.benchmarks.paths import PATHS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TINY = ["--counts", "64", "--dimensions", "8", "--rounds", "2", "--large", "500"]
-PEERS = [systems.LangChainFiles, systems.LlamaIndexCache, systems.DiskCache]
+PEERS = [peers.LangChainFiles, peers.LlamaIndexCache, peers.DiskCache]
 ABSENT = {"redisvl EmbeddingsCache": "ConnectionError('no <server> & no socket')"}
 
 
@@ -57,7 +57,7 @@ def test_peers_take_part_or_are_absent_with_the_reason(everything: Any) -> None:
 def test_the_machine_and_every_version_are_named(everything: Any) -> None:
     about = everything["machine"]
     assert {"cpu", "cores", "python", "date", "versions"} <= {*about}
-    assert {system.package for system in systems.PEERS} <= {*about["versions"]}
+    assert {system.package for system in peers.PEERS} <= {*about["versions"]}
     assert about["cpu"] in report.markdown(everything)
 
 
@@ -105,6 +105,6 @@ def test_charts_are_well_formed_and_name_machine_and_absent(everything: Any, tmp
 
 
 def test_large_sizes_are_for_ours_only() -> None:
-    found = [systems.Arrow, systems.DiskCache]
+    found = [peers.Arrow, peers.DiskCache]
     assert contestants.entering(found, contestants.PEERS_UP_TO) == found
-    assert contestants.entering(found, contestants.PEERS_UP_TO + 1) == [systems.Arrow]
+    assert contestants.entering(found, contestants.PEERS_UP_TO + 1) == [peers.Arrow]

@@ -162,7 +162,7 @@ async def test_the_log_says_what_was_found(cached: Any, caplog: Any) -> None:
     with caplog.at_level(logging.INFO, "kura_cache_adapters"):
         await cached.embed([f"{at}" for at in range(10)])
     assert "Found 8 cached embeddings, 2 need embedding" in caplog.messages
-    assert {record.name for record in caplog.records} == {"kura_cache_adapters.cached_embedding"}
+    assert {record.name for record in caplog.records} == {"kura_cache_adapters.cache"}
 
 
 async def test_misses_are_embedded_and_stored_chunk_by_chunk(model: Any, tmp_path: Path) -> None:

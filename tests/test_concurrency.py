@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel
+from kura_cache_adapters._runtime.fork import ForkLock, ModelLock
 from kura_cache_adapters.embedding.sentence_transformer import lock_of
-from kura_cache_adapters.forks import ForkLock, ModelLock
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:

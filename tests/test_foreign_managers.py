@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kura_cache_adapters import CachedEmbedding, CachedEmbeddingModel, background
+from kura_cache_adapters import CachedEmbedding, CachedEmbeddingModel
+from kura_cache_adapters._runtime import loop
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -113,4 +114,4 @@ def test_kuras_own_jsonl_manager_and_model_work(tmp_path: Path, openai_server: A
         assert cached.embed_sync(TEXTS) == openai_server.lists(TEXTS)
     assert openai_server.texts == TEXTS
     assert cached.slug().startswith("cached:openai:")
-    background.run(model.client.close())
+    loop.run(model.client.close())

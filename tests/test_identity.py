@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kura_cache_adapters import CachedEmbeddingModel
-from kura_cache_adapters.identity import ModelIdentity, TextKeys, text_keys
+from kura_cache_adapters._identity.keys import TextKeys, text_keys
+from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 PLAIN = st.recursive(

@@ -9,7 +9,7 @@ import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, MemoryStore
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faces import FACES, Spy
+from tests.frameworks import FACES, Spy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,8 +20,9 @@ from kura.checkpoints.hf_dataset import HFDatasetCheckpointManager
 from kura.types import ConversationSummary
 
 import kura_cache_adapters as adapters
-from kura_cache_adapters import CachedEmbeddingModel, DimensionMismatchError, VectorCountError, background
+from kura_cache_adapters import CachedEmbeddingModel, DimensionMismatchError, VectorCountError
 from kura_cache_adapters import kura as ours
+from kura_cache_adapters._runtime import loop
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def openai_model(openai_server: OpenAIServer) -> Iterator[Any]:
     assert openai_server.url
     model = kura.embedding.OpenAIEmbeddingModel(model_batch_size=20, n_concurrent_jobs=2)
     yield model
-    background.run(model.client.close())
+    loop.run(model.client.close())
 
 
 def test_the_twins_are_kuras_and_ours(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ from kura_cache_adapters import (
     LangChainEmbeddingModel,
     MemoryStore,
     VectorCountError,
-    background,
 )
+from kura_cache_adapters._runtime import loop
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faces import LangChain, Spy
+from tests.frameworks import LangChain, Spy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -338,7 +338,7 @@ def openai_embeddings(openai_server: OpenAIServer) -> Iterator[Callable[..., Any
     yield make
     for embeddings in made:
         embeddings.client._client.close()
-        background.run(embeddings.async_client._client.close())
+        loop.run(embeddings.async_client._client.close())
 
 
 def test_openai_through_langchain(

@@ -32,7 +32,7 @@ from kura_cache_adapters import (
     open_store,
 )
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faces import LlamaIndex, Spy
+from tests.frameworks import LlamaIndex, Spy
 
 if TYPE_CHECKING:
     from pathlib import Path

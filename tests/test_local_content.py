@@ -16,7 +16,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from kura_cache_adapters import CachedEmbeddingModel, SentenceTransformerEmbeddingModel
-from tests.faces import LangChain, LlamaIndex
+from tests.frameworks import LangChain, LlamaIndex
 from tests.live_models import (
     PROMPTS,
     TEXTS,

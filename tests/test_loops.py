@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel
-from kura_cache_adapters.foreign import ForeignEmbeddingModel
-from kura_cache_adapters.source import StreamingEmbeddingModel
+from kura_cache_adapters.embedding.framework import FrameworkEmbeddingModel
+from kura_cache_adapters.embedding.streaming import StreamingEmbeddingModel
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ async def test_every_kind_of_async_source_runs_on_the_loop_that_awaits(tmp_path:
             return await embed(texts)
 
     embedder = Embedder()
-    foreign = ForeignEmbeddingModel(embedder, "ours", use_async=True)
+    foreign = FrameworkEmbeddingModel(embedder, "ours", use_async=True)
 
     def promise(texts: list[str]) -> Any:
         return embed(texts)

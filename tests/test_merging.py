@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from kura_cache_adapters._segments import merge
+from kura_cache_adapters._segments.directory import SegmentStore
+from kura_cache_adapters._segments.merge import MAX_MERGED_BYTES, MAX_MERGED_ROWS, row_count, segments_due
 from kura_cache_adapters.identity import ModelIdentity
-from kura_cache_adapters.stores import ArrowStore, merging
+from kura_cache_adapters.stores import ArrowStore
 from kura_cache_adapters.stores.arrow import ArrowFormat
-from kura_cache_adapters.stores.directory import SegmentStore
-from kura_cache_adapters.stores.merging import MAX_MERGED_BYTES, MAX_MERGED_ROWS, row_count, segments_due
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def test_a_real_fill_writes_a_few_times_its_vectors_and_one_more_text_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dimension, chunk = 1536, 16
-    monkeypatch.setattr(merging, "MAX_MERGED_BYTES", 200 * dimension * 8)
+    monkeypatch.setattr(merge, "MAX_MERGED_BYTES", 200 * dimension * 8)
     counting = Counting()
     space = SegmentStore(tmp_path, counting).space(IDENTITY)
     vectors = np.ones((chunk, dimension), np.float32)
@@ -163,7 +164,7 @@ def test_a_real_fill_writes_a_few_times_its_vectors_and_one_more_text_little(
 
 
 def test_float32_takes_twice_the_rows_of_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merging, "MAX_MERGED_BYTES", 64 * 8 * 8)
+    monkeypatch.setattr(merge, "MAX_MERGED_BYTES", 64 * 8 * 8)
     largest = {}
     for dtype in (np.float32, np.float64):
         space = ArrowStore(tmp_path / np.dtype(dtype).name).space(IDENTITY)

@@ -14,13 +14,8 @@ import pytest
 
 openai = pytest.importorskip("openai", reason="needs the extra `openai`")
 
-from kura_cache_adapters import (  # noqa: E402
-    CachedEmbeddingModel,
-    MemoryStore,
-    OpenAIEmbeddingModel,
-    VectorCountError,
-    background,
-)
+from kura_cache_adapters import CachedEmbeddingModel, MemoryStore, OpenAIEmbeddingModel, VectorCountError  # noqa: E402
+from kura_cache_adapters._runtime import loop  # noqa: E402
 from tests.test_concurrency import in_child  # noqa: E402
 
 if TYPE_CHECKING:
@@ -278,7 +273,7 @@ def test_two_loops_and_two_models_may_share_a_client(openai_server: OpenAIServer
     for text in ("first", "second"):
         asyncio.run(application(text))
     assert sorted(openai_server.texts) == ["first"] * 3 + ["second"] * 3
-    background.run(client.close())
+    loop.run(client.close())
 
 
 def test_a_shared_client_keeps_its_transports_options_and_hooks(openai_server: OpenAIServer) -> None:
@@ -318,7 +313,7 @@ def test_a_shared_client_keeps_its_transports_options_and_hooks(openai_server: O
     assert (ours._retries, ours._max_connections, connection.http.timeout) == (3, 7, http.timeout)
     assert len(ours.connections) == 1
     assert not theirs.connections
-    background.run(client.close())
+    loop.run(client.close())
 
 
 def test_a_shared_clients_proxy_is_gone_through(openai_server: OpenAIServer) -> None:
@@ -327,7 +322,7 @@ def test_a_shared_clients_proxy_is_gone_through(openai_server: OpenAIServer) -> 
     cached = CachedEmbeddingModel(OpenAIEmbeddingModel(client=client))
     assert cached.embed_sync(TEXTS) == openai_server.lists(TEXTS)
     assert openai_server.paths == ["http://nowhere.test/v1/embeddings"]
-    background.run(client.close())
+    loop.run(client.close())
 
 
 async def test_a_shared_client_may_be_one_of_aiohttp(openai_server: OpenAIServer) -> None:
@@ -353,7 +348,7 @@ def test_a_key_that_an_application_renews_is_the_one_that_is_sent(openai_server:
         "Bearer first",
         "Bearer second",
     ]
-    background.run(client.close())
+    loop.run(client.close())
 
 
 def of_client(**options: Any) -> OpenAIEmbeddingModel:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.peers import OURS, System, reachable
 from tests.scoreboard import CASES
 from tests.scoreboard.lab import Lab, NotApplicableError
-from tests.systems import OURS, System, reachable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, TieredStore, open_store
+from kura_cache_adapters._identity.keys import text_keys
+from kura_cache_adapters._segments.rows import checksum_of, checksums_of, key_matrix
 from kura_cache_adapters.errors import DamagedSegmentError
-from kura_cache_adapters.identity import text_keys
 from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.stores import ArrowStore, MemoryStore, ParquetStore
 from kura_cache_adapters.stores.parquet import ParquetFormat
-from kura_cache_adapters.stores.rows import checksum_of, checksums_of, key_matrix
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 

@@ -89,7 +89,7 @@ def test_what_is_let_go_while_it_is_read_is_read_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     """A look-up of much lets the file's pages go; they come back as they were."""
-    monkeypatch.setattr("kura_cache_adapters.stores.search._MANY_BYTES", 1)
+    monkeypatch.setattr("kura_cache_adapters._segments.search._MANY_BYTES", 1)
     numbers = list(range(3000))
     for half in (numbers[::2], numbers[1::2]):
         open_store(f"{scheme}://{tmp_path}").space(IDENTITY).put_many(map(key_of, half), vectors_of(half))

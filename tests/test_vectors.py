@@ -25,7 +25,7 @@ from kura_cache_adapters import (
     OpenAIEmbeddingModel,
     VectorCountError,
 )
-from kura_cache_adapters.source import StreamingEmbeddingModel
+from kura_cache_adapters.embedding.streaming import StreamingEmbeddingModel
 from kura_cache_adapters.testing import FakeEmbeddingModel, OpenAIServer
 from kura_cache_adapters.testing import openai_server as server_module
 

@@ -35,7 +35,7 @@ from kura_cache_adapters.errors import IdentityError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.identity")
 
 _DEPTH = 8  # an object graph deeper than this is no description
 _MOST_FILES = 10_000  # of a directory that is read as content

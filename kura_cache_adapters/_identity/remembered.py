@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kura_cache_adapters._disk import files
 from kura_cache_adapters._identity.local_models import CONTENT_VERSION, Content
-from kura_cache_adapters.stores import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

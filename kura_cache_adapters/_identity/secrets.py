@@ -8,8 +8,6 @@ from hashlib import pbkdf2_hmac
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from kura_cache_adapters.identity import plain_url
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -41,6 +39,12 @@ _TRANSPORT_HEADERS = re.compile(
     r"openai-(organization|project)|http-referer|referer|x-title|x-request-id|traceparent|tracestate|"
     r"x-stainless-.*|x-b3-.*|x-amzn-trace-id|x-client.*|x-goog-api-(client|key)"
 )
+
+
+def plain_url(text: str) -> str:
+    """Return a URL without user, password, query and fragment, which may hold secrets."""
+    parts = urlsplit(text)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
 def is_secret_name(name: str) -> bool:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from kura_cache_adapters.checkpoints import kura_layout
+from kura_cache_adapters.checkpoints import kura_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kura_cache_adapters.checkpoints.files import Fields
+    from kura_cache_adapters.checkpoints.kura_format import Fields
 
 _JSON = pa.struct([pa.field("json", pa.string())])
 _PLAIN = {str: pa.string(), bool: pa.bool_(), float: pa.float64(), int: pa.int64()}
@@ -38,12 +38,12 @@ def to_table(records: list[Any]) -> pa.Table:
 def to_texts(table: pa.Table) -> Iterator[str]:
     """Turn a table, of ours or of Kura's, back into one JSON text per record."""
     as_json = {field.name for field in table.schema if field.type == _JSON}
-    kuras = kura_layout.is_dataset(table.schema)
+    kuras = kura_format.is_dataset(table.schema)
     for row in table.to_pylist():
         if "" in row:
             yield row[""]["json"] if row[""] else "{}"
             continue
-        row = kura_layout.from_dataset(row) if kuras else row  # noqa: PLW2901 - the same row, made plain
+        row = kura_format.from_dataset(row) if kuras else row  # noqa: PLW2901 - the same row, made plain
         texts = (
             f"{json.dumps(name)}:{value['json'] if name in as_json else json.dumps(value)}"
             for name, value in row.items()

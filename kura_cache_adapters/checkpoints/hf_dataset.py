@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pyarrow as pa
 from pydantic import RootModel
 
+from kura_cache_adapters._disk import files
+from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters.checkpoints import columns
-from kura_cache_adapters.checkpoints.files import Fields, FileCheckpointManager, validated
+from kura_cache_adapters.checkpoints.base import FileCheckpointManager, validated
 from kura_cache_adapters.errors import CheckpointError, require
-from kura_cache_adapters.stores import HFDatasetStore, files
+from kura_cache_adapters.stores import HFDatasetStore
 from kura_cache_adapters.stores.hf_dataset import DATA_FILE, batches_of, read_dataset_files, write_dataset
-from kura_cache_adapters.trouble import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from kura_cache_adapters.checkpoints.kura_format import Fields
     from kura_cache_adapters.protocols import ModelT
 
 Compression = Literal["gzip", "lz4", "zstd"]
@@ -109,7 +111,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
             batches = [batch for content in self._contents(path) for batch in batches_of(content)]
             described = json.loads(files.read_file(path / "dataset_info.json", most=_LONGEST_INFO))
         except (ValueError, OSError, LookupError, TypeError) as error:
-            message = f"{path} cannot be described: {told(error)}"
+            message = f"{path} cannot be described: {describe(error)}"
             raise CheckpointError(message) from None
         names = batches[0].schema.names if batches else [*described.get("features", {})]
         return {

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters.checkpoints.files import Fields, FileCheckpointManager
-from kura_cache_adapters.stores import JSONLStore, files
+from kura_cache_adapters._disk import files
+from kura_cache_adapters.checkpoints.base import FileCheckpointManager
+from kura_cache_adapters.stores import JSONLStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from kura_cache_adapters.checkpoints.kura_format import Fields
 
 
 class JSONLCheckpointManager(FileCheckpointManager):

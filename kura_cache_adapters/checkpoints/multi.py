@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from kura_cache_adapters.checkpoints.files import FileCheckpointManager, checked_name
+from kura_cache_adapters.checkpoints.base import FileCheckpointManager, checked_name
 from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.protocols import BaseCheckpointManager
 from kura_cache_adapters.stores import TieredStore, as_store

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kura_cache_adapters._disk import files
 from kura_cache_adapters.checkpoints import columns
-from kura_cache_adapters.checkpoints.files import Fields, FileCheckpointManager
-from kura_cache_adapters.stores import ParquetStore, files
+from kura_cache_adapters.checkpoints.base import FileCheckpointManager
+from kura_cache_adapters.stores import ParquetStore
 from kura_cache_adapters.stores.parquet import check_seal, footer_of, seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from kura_cache_adapters.checkpoints.kura_format import Fields
 
 _MARK = b"kura_cache_adapters.checkpoint"
 _BATCH = 1024  # rows

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, cast
 
-from kura_cache_adapters import background
-from kura_cache_adapters.answers import counted
-from kura_cache_adapters.home import at_home
+from kura_cache_adapters._core.vectors import counted
+from kura_cache_adapters._runtime import loop
+from kura_cache_adapters._runtime.home import at_home
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class CallableEmbeddingModel(BaseEmbeddingModel):
         if _is_async(function):
             answer = function(texts)
         else:
-            answer = await background.in_thread("model", function, texts)
+            answer = await loop.in_thread("model", function, texts)
         if inspect.isawaitable(answer):
             answer = await at_home(self._awaited(answer, len(texts)))
         return cast("list[list[float]]", answer)

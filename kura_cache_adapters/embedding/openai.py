@@ -7,14 +7,14 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters import background
+from kura_cache_adapters._runtime import loop
+from kura_cache_adapters._runtime.detached import stop_if_left
 from kura_cache_adapters.embedding._openai.asking import Asking
 from kura_cache_adapters.embedding._openai.batches import Batches, RequestSize
 from kura_cache_adapters.embedding._openai.endpoint import Endpoint, Usage
-from kura_cache_adapters.errands import stop_if_left
+from kura_cache_adapters.embedding.streaming import collect
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.protocols import BaseEmbeddingModel
-from kura_cache_adapters.source import collect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -147,11 +147,11 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
             IdentityError: another model answers than before.
 
         """
-        return await background.hop(collect(self, texts, "document"))
+        return await loop.hop(collect(self, texts, "document"))
 
     async def embed_queries(self, texts: list[str]) -> list[list[float]]:
         """Embed search queries, see `embed`."""
-        return await background.hop(collect(self, texts, "query"))
+        return await loop.hop(collect(self, texts, "query"))
 
     async def embed_batches(
         self,

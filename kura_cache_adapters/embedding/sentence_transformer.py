@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from kura_cache_adapters import background
 from kura_cache_adapters._identity import local_models, remembered
 from kura_cache_adapters._identity.fingerprint import of_local_model
+from kura_cache_adapters._runtime import loop
+from kura_cache_adapters._runtime.fork import ModelLock
+from kura_cache_adapters.embedding.streaming import StreamingEmbeddingModel
 from kura_cache_adapters.errors import require
-from kura_cache_adapters.forks import ModelLock
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import BaseEmbeddingModel
-from kura_cache_adapters.source import StreamingEmbeddingModel
 
 if TYPE_CHECKING:
     import os
@@ -132,7 +132,7 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
         for start in range(0, len(order), self._model_batch_size):
             batch = order[start : start + self._model_batch_size]
             some = [texts[at] for at in batch]
-            yield batch, await background.in_thread("model", self._encode, some, role)
+            yield batch, await loop.in_thread("model", self._encode, some, role)
 
     def _encode(self, texts: list[str], role: Role) -> Any:  # noqa: ANN401 - a float32 array, in stubs anything
         encode = self.model.encode_query if role == "query" else self.model.encode_document
@@ -200,7 +200,7 @@ class KurasLocalModel(BaseEmbeddingModel):
 
     async def embed(self, texts: list[str]) -> list[list[float]]:
         """Embed in a thread."""
-        return await background.in_thread("model", self.embed_sync, texts)
+        return await loop.in_thread("model", self.embed_sync, texts)
 
     def embed_sync(self, texts: list[str]) -> list[list[float]]:
         """Embed, as the only one who uses the model."""

@@ -7,8 +7,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kura_cache_adapters._segments.marks import formats_in
 from kura_cache_adapters.protocols import EmbeddingStore, OpensStore, SupportsCheckpoints
-from kura_cache_adapters.stores.marks import formats_in
 
 if TYPE_CHECKING:
     from kura_cache_adapters.stores.arrow import ArrowStore
@@ -31,7 +31,7 @@ __all__ = [
     "open_store",
 ]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.store")
 
 # URL scheme: the module and class behind it. A new backend is its file and one line here.
 _SCHEMES = {

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from kura_cache_adapters.stores import columns, files
-from kura_cache_adapters.stores.directory import SegmentStore
+from kura_cache_adapters._disk import files
+from kura_cache_adapters._segments import columns
+from kura_cache_adapters._segments.directory import SegmentStore
 
 if TYPE_CHECKING:
     import os
     from pathlib import Path
 
-    from kura_cache_adapters.stores.rows import Rows
-    from kura_cache_adapters.stores.search import Segment
+    from kura_cache_adapters._segments.rows import Rows
+    from kura_cache_adapters._segments.search import Segment
 
 
 class ArrowFormat:

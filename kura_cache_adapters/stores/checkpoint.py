@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters.answers import narrowed
+from kura_cache_adapters._core.vectors import narrowed
+from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._segments.rows import KEY_BYTES, check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
-from kura_cache_adapters.stores.carriers import carrier_for
-from kura_cache_adapters.stores.rows import KEY_BYTES, check_dimension, check_shapes, key_matrix
-from kura_cache_adapters.trouble import Trouble, told
+from kura_cache_adapters.stores.records import records_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import SupportsCheckpoints, Vectors
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.store")
 
 _THREADS = 8
 _INVALID = np.empty(0)
@@ -60,9 +60,9 @@ class CheckpointSpace:
         self._manager = manager
         self._identity = identity.directory
         self._prefix = f"embedding-{identity.digest[:16]}-"
-        self._carrier = carrier_for(manager)
+        self._records = records_for(manager)
         self._dimension: int | None = None
-        self._trouble = Trouble(logger)
+        self._log = OnceLog(logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Load entries concurrently; one that is no record of its key is invalid."""
@@ -114,12 +114,12 @@ class CheckpointSpace:
     def _load(self, key: bytes) -> NDArray[np.float64] | None:
         """Load a vector: None when there is none, _INVALID when what is there does not fit."""
         try:
-            records = self._manager.load_checkpoint(self._name(key), self._carrier.model_class)
+            records = self._manager.load_checkpoint(self._name(key), self._records.model_class)
             if not records:
                 return None
-            name, identity, vector = self._carrier.unpack(records[0])
+            name, identity, vector = self._records.decode(records[0])
         except Exception as error:  # a foreign manager: what it cannot read is a miss
-            self._trouble.report("read", "Could not read an entry from %r: %s", self._manager, told(error))
+            self._log.report("read", "Could not read an entry from %r: %s", self._manager, describe(error))
             logger.debug("It could not be read because of this", exc_info=error)
             return _INVALID
         if (len(records), name, identity) != (1, key.hex(), self._identity) or not len(vector):
@@ -129,7 +129,7 @@ class CheckpointSpace:
         return vector if fits else _INVALID
 
     def _save(self, key: bytes, vector: Vectors) -> None:
-        record = self._carrier.pack(key.hex(), self._identity, vector)
+        record = self._records.encode(key.hex(), self._identity, vector)
         self._manager.save_checkpoint(self._name(key), [record])
         self._dimension = len(vector)
 

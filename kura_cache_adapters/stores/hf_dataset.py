@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from kura_cache_adapters._disk import files
+from kura_cache_adapters._segments import columns
+from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters.errors import require
-from kura_cache_adapters.stores import columns, files
-from kura_cache_adapters.stores.directory import SegmentStore
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
     from pathlib import Path
 
-    from kura_cache_adapters.stores.rows import Rows
-    from kura_cache_adapters.stores.search import Segment
+    from kura_cache_adapters._segments.rows import Rows
+    from kura_cache_adapters._segments.search import Segment
 
 DATA_FILE = "data-00000-of-00001.arrow"
 _LONGEST_STATE = 16 << 20  # bytes

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kura_cache_adapters._disk import files
+from kura_cache_adapters._segments.directory import SegmentStore
+from kura_cache_adapters._segments.rows import KEY_BYTES, Rows, prefixes_of
 from kura_cache_adapters.errors import DamagedSegmentError
-from kura_cache_adapters.stores import files
-from kura_cache_adapters.stores.directory import SegmentStore
-from kura_cache_adapters.stores.rows import KEY_BYTES, Rows, prefixes_of
 
 if TYPE_CHECKING:
     import mmap
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._segments.search import Positions, Segment
     from kura_cache_adapters.protocols import Vectors
-    from kura_cache_adapters.stores.search import Positions, Segment
 
 _KEY = b'{"key":"'
 _CHECKSUM = b'","checksum":"'

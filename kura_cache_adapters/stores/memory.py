@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters.forks import ForkLock
+from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._segments.rows import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
-from kura_cache_adapters.stores.rows import check_dimension, check_shapes, key_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kura_cache_adapters._disk import files
+from kura_cache_adapters._segments import columns
+from kura_cache_adapters._segments.directory import SegmentStore
+from kura_cache_adapters._segments.rows import KEY_BYTES, checksums_of
+from kura_cache_adapters._segments.search import ArraySegment
 from kura_cache_adapters.errors import DamagedSegmentError
-from kura_cache_adapters.stores import columns, files
-from kura_cache_adapters.stores.directory import SegmentStore
-from kura_cache_adapters.stores.rows import KEY_BYTES, checksums_of
-from kura_cache_adapters.stores.search import ArraySegment
 
 if TYPE_CHECKING:
     import mmap
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._segments.rows import Rows
+    from kura_cache_adapters._segments.search import Segment
     from kura_cache_adapters.protocols import Vectors
-    from kura_cache_adapters.stores.rows import Rows
-    from kura_cache_adapters.stores.search import Segment
 
 Compression: TypeAlias = Literal["zstd"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats
-from kura_cache_adapters.trouble import Trouble, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.store")
 
 _MOST_OWED = 1_000_000  # keys remembered for a tier that refuses them
 _AT_ONCE = 1024  # of them are written at a time
@@ -70,7 +70,7 @@ class TieredSpace:
         """Order spaces from fast to slow."""
         self._tiers = tiers
         self._owed: list[set[bytes]] = [set() for _ in tiers]
-        self._trouble = Trouble(logger)
+        self._log = OnceLog(logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look in each tier for what those before it did not have."""
@@ -148,7 +148,7 @@ class TieredSpace:
                 self._pay(index, owed[start : start + _AT_ONCE], durable=durable)
         except Exception as error:  # noqa: BLE001 - a foreign store that fails again; the rest is still owed
             tier = self._tiers[index]
-            self._trouble.report(f"write {index}", "Could not write to %r: %s", tier, told(error))
+            self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
 
     def _pay(self, index: int, keys: list[bytes], *, durable: bool) -> None:
         """Write to a tier what the others have; what none has any more is forgotten."""
@@ -164,15 +164,15 @@ class TieredSpace:
             try:
                 tier.put_many(keys, vectors, durable=False)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot be filled is only slow
-                self._trouble.report(f"fill {tier!r}", "Could not fill %r: %s", tier, told(error))
+                self._log.report(f"fill {tier!r}", "Could not fill %r: %s", tier, describe(error))
 
     def _ask(self, tier: VectorSpace, keys: list[bytes]) -> Hits:
         try:
             hits = tier.get_many(keys).checked(len(keys))
         except Exception as error:  # noqa: BLE001 - a foreign store that fails has nothing; the next may
-            self._trouble.report(f"read {tier!r}", "Could not read from %r: %s", tier, told(error))
+            self._log.report(f"read {tier!r}", "Could not read from %r: %s", tier, describe(error))
             return Hits.none()
-        self._trouble.over(f"read {tier!r}")
+        self._log.over(f"read {tier!r}")
         return hits
 
 

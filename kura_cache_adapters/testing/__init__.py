@@ -12,9 +12,9 @@ The suites need pytest and hypothesis; the fake model and the server need neithe
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kura_cache_adapters._runtime.lazy import lazy
 from kura_cache_adapters.testing.fake import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -24,15 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointManagerContract", "FakeEmbeddingModel", "OpenAIServer", "StoreContract"]
 
-_SUITES = {
-    "CheckpointManagerContract": "checkpoints",
-    "OpenAIServer": "openai_server",
-    "StoreContract": "stores",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _SUITES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    return getattr(import_module(f"{__name__}.{_SUITES[name]}"), name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "checkpoints": "CheckpointManagerContract",
+        "openai_server": "OpenAIServer",
+        "stores": "StoreContract",
+    },
+)

@@ -20,7 +20,7 @@ from tests.benchmarks.contestants import present, room_in
 from tests.benchmarks.timing import Work
 
 if TYPE_CHECKING:
-    from tests.systems import System
+    from tests.peers import System
 
 ROUNDS = 5
 

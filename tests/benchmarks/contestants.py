@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters import CacheOptions
-from tests import systems
-from tests.systems import PEERS, Ours, System
+from tests import peers
+from tests.peers import PEERS, Ours, System
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ class ZstdParquet(Ours):
         return ParquetStore(self.directory, compression="zstd")
 
 
-class AsArrays(systems.Arrow):
+class AsArrays(peers.Arrow):
     """An `ArrowStore`, asked for arrays."""
 
     name = "ours (Arrow), arrays"
@@ -41,11 +41,11 @@ class AsArrays(systems.Arrow):
         return self.model.embed_array_sync(texts)
 
 
-STORES: list[type[Ours]] = [systems.Arrow, systems.Parquet, ZstdParquet, systems.JSONL, systems.HFDataset]
-FAST: list[type[Ours]] = [*STORES, systems.Memory, systems.Tiers]
-ADAPTERS: list[type[Ours]] = [systems.OursInLangChain, systems.OursInLlamaIndex]
+STORES: list[type[Ours]] = [peers.Arrow, peers.Parquet, ZstdParquet, peers.JSONL, peers.HFDataset]
+FAST: list[type[Ours]] = [*STORES, peers.Memory, peers.Tiers]
+ADAPTERS: list[type[Ours]] = [peers.OursInLangChain, peers.OursInLlamaIndex]
 # These are asked for what they have and told what they lack; LangChain and LlamaIndex make batches.
-UNBATCHED = (systems.RedisVL, systems.DiskCache)
+UNBATCHED = (peers.RedisVL, peers.DiskCache)
 
 
 def present(directory: Path) -> tuple[list[type[System]], dict[str, str]]:
@@ -57,7 +57,7 @@ def present(directory: Path) -> tuple[list[type[System]], dict[str, str]]:
 
 def _reason(system: type[System], directory: Path) -> str | None:
     with TemporaryDirectory(dir=directory) as room:
-        return systems.reachable(system, Path(room))
+        return peers.reachable(system, Path(room))
 
 
 def is_ours(system: type[System]) -> bool:
@@ -91,7 +91,7 @@ def room_in(directory: Path) -> Iterator[Path]:
     try:
         yield room
     finally:
-        systems.stop(room)
+        peers.stop(room)
         shutil.rmtree(room)
 
 
@@ -118,10 +118,10 @@ class Filled(ExitStack):
         self.open[f"{system.name}, fsync" if durable else system.name] = one
 
     def _weigh(self, system: type[System], room: Path) -> None:
-        if not system.persistent or system in {*ADAPTERS, systems.Tiers}:
+        if not system.persistent or system in {*ADAPTERS, peers.Tiers}:
             return
-        if system is systems.RedisVL:
-            systems.RedisVL._servers[room].save()
+        if system is peers.RedisVL:
+            peers.RedisVL._servers[room].save()
         size = on_disk(room)
         raw = 4 * len(self.texts) * self.work.dimension
         self.sizes.append(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel, open_store
-from kura_cache_adapters.identity import ModelIdentity, text_keys
+from kura_cache_adapters._identity.keys import text_keys
+from kura_cache_adapters.identity import ModelIdentity
 from tests.benchmarks.contestants import room_in
 from tests.benchmarks.timing import Work, in_turns, timed
 

@@ -9,7 +9,7 @@ from itertools import count as counter
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tests import systems
+from tests import peers
 from tests.benchmarks.contestants import (
     ADAPTERS,
     STORES,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.benchmarks.timing import Contestants, Row, Work
-    from tests.systems import System
+    from tests.peers import System
 
 PATHS = {
     "arrays": "All hits as arrays; floor: SHA-256 and gather",
@@ -41,7 +41,7 @@ PATHS = {
 }
 LISTS_UP_TO = 40_000_000  # floats: as lists they take 32 bytes each
 ASKED = 100  # single texts in a round
-MOSTLY: list[type[System]] = [systems.Arrow, systems.LangChainFiles, systems.LlamaIndexCache]
+MOSTLY: list[type[System]] = [peers.Arrow, peers.LangChainFiles, peers.LlamaIndexCache]
 
 
 def hits(
@@ -53,8 +53,8 @@ def hits(
             filled.add(system)
         asked = work.asked
         rows = [
-            *measured("arrays", _arrays(filled, [*STORES, systems.Memory]), work, rounds=rounds),
-            *measured("again", _arrays(filled, [systems.Tiers, systems.Arrow]), work, rounds=rounds),
+            *measured("arrays", _arrays(filled, [*STORES, peers.Memory]), work, rounds=rounds),
+            *measured("again", _arrays(filled, [peers.Tiers, peers.Arrow]), work, rounds=rounds),
             *measured("one", _ones(filled), work, rounds=rounds, per=1),
         ]
         if work.matrix.size <= LISTS_UP_TO:
@@ -63,11 +63,11 @@ def hits(
     return rows, filled.sizes
 
 
-def _arrays(filled: Filled, those: list[type[systems.Ours]]) -> Contestants:
+def _arrays(filled: Filled, those: list[type[peers.Ours]]) -> Contestants:
     work = filled.work
     entrants: Contestants = {FLOOR: partial(timed, work.floor_arrays)}
     for name, one in filled.open.items():
-        if isinstance(one, systems.Ours) and type(one) in those:
+        if isinstance(one, peers.Ours) and type(one) in those:
             entrants[name] = partial(timed, partial(one.model.embed_array_sync, work.texts))
     return entrants
 
@@ -106,7 +106,7 @@ def _p50(call: Callable[[list[str]], Any], texts: list[str]) -> float:
 
 def fills(work: Work, found: list[type[System]], directory: Path, *, rounds: int) -> list[Row]:
     """Measure filling new caches, with fsync (ours: no peer does that) and without (all)."""
-    those = [system for system in entering(found, work.count) if system not in {*ADAPTERS, systems.Tiers}]
+    those = [system for system in entering(found, work.count) if system not in {*ADAPTERS, peers.Tiers}]
     entrants = [(name, one) for one in those for name in _answers(one, work)]
     durable = [(name, one) for name, one in entrants if issubclass(one, tuple(STORES))]
     return [
@@ -119,7 +119,7 @@ def _answers(system: type[System], work: Work) -> list[str]:
     """Return a name for each kind of answer: peers cannot store arrays, ours is asked for both."""
     if not is_ours(system):
         return [system.name]
-    compared = system is systems.Arrow and work.matrix.size <= LISTS_UP_TO
+    compared = system is peers.Arrow and work.matrix.size <= LISTS_UP_TO
     return [system.name, *[f"{system.name}, model returns lists"] * compared]
 
 
@@ -139,13 +139,13 @@ def _fill(system: type[System], work: Work, directory: Path, *, durable: bool, l
     with room_in(directory) as room:
         one = system(room)
         start(one, work, durable=durable, lists=lists)
-        arrays = isinstance(one, systems.Ours) and not lists
+        arrays = isinstance(one, peers.Ours) and not lists
         return timed(partial(_fill_and_close, one, work.texts, arrays=arrays))
 
 
 def _fill_and_close(one: System, texts: list[str], *, arrays: bool) -> None:
     """Close too: LlamaIndex's cache is written only then."""
-    if arrays and isinstance(one, systems.Ours):
+    if arrays and isinstance(one, peers.Ours):
         one.model.embed_array_sync(texts)
     else:
         embed(one, texts)
@@ -174,7 +174,7 @@ def most(work: Work, found: list[type[System]], directory: Path, *, rounds: int)
         return []
     known = work.texts[: work.count * 9 // 10]
     with Filled(work, known, directory) as filled, room_in(directory) as room:
-        filled.add(systems.Arrow, durable=True)
+        filled.add(peers.Arrow, durable=True)
         filled.add(AsArrays)
         for system in entering(found, work.count):
             if system in MOSTLY:

@@ -19,11 +19,11 @@ from unittest.mock import patch
 import numpy as np
 
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel, cached_embedding
-from kura_cache_adapters.filling import Filler
+from kura_cache_adapters._core.fill import Filler
+from kura_cache_adapters._segments.rows import checksums_of, key_matrix
+from kura_cache_adapters._segments.search import Search
+from kura_cache_adapters._segments.space import SegmentSpace
 from kura_cache_adapters.stores.arrow import ArrowFormat
-from kura_cache_adapters.stores.rows import checksums_of, key_matrix
-from kura_cache_adapters.stores.search import Search
-from kura_cache_adapters.stores.segments import SegmentSpace
 from tests.benchmarks.contestants import room_in
 from tests.benchmarks.timing import Work, timed
 

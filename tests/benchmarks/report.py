@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tests.benchmarks.contestants import PEERS_UP_TO
 from tests.benchmarks.paths import PATHS
 from tests.benchmarks.targets import TARGETS
-from tests.systems import PEERS
+from tests.peers import PEERS
 
 if TYPE_CHECKING:
     from tests.benchmarks.timing import Row

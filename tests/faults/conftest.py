@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.lab import TABLE
+from tests.faults.fault_lab import TABLE
 from tests.faults.workers import Workers
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
-    from tests.faults.lab import Ledger
+    from tests.faults.fault_lab import Ledger
 
 
 UNIVERSE = 1500

@@ -12,7 +12,7 @@ import warnings
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
-from tests.faults.lab import TABLE, Ledger, Outcome
+from tests.faults.fault_lab import TABLE, Ledger, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -14,7 +14,7 @@ from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.faults.damage import GROUPS, contents, segments
-from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger
+from tests.faults.fault_lab import FORMATS, MANAGERS, WAYS, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel, IdentityError, OpenAIEmbeddingModel, background
+from kura_cache_adapters import CachedEmbeddingModel, IdentityError, OpenAIEmbeddingModel
+from kura_cache_adapters._runtime import loop
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def llama_index_openai(url: str) -> tuple[Any, Callable[[], object]]:
 def own_openai(url: str) -> tuple[Any, Callable[[], object]]:
     openai = pytest.importorskip("openai")
     client = openai.AsyncOpenAI(api_key=KEY, base_url=url, default_headers={"x": KEY})
-    return OpenAIEmbeddingModel(client=client), lambda: background.run(client.close())
+    return OpenAIEmbeddingModel(client=client), lambda: loop.run(client.close())
 
 
 def assert_marked_nowhere(shown: list[object], path: Path, caplog: Any) -> None:

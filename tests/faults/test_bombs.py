@@ -19,7 +19,7 @@ from kura_cache_adapters import open_store
 from kura_cache_adapters.errors import CheckpointError
 from tests.faults.crowd import start
 from tests.faults.damage import GROUPS, contents, in_child, segments
-from tests.faults.lab import FORMATS, WAYS, Ledger, Outcome
+from tests.faults.fault_lab import FORMATS, WAYS, Ledger, Outcome
 from tests.faults.rewriting import seal
 
 if TYPE_CHECKING:

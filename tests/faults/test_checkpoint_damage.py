@@ -15,7 +15,7 @@ from kura_cache_adapters import open_store
 from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.identity import ModelIdentity
 from tests.faults.damage import DAMAGES, GROUPS, TEXTS, in_child, segments
-from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger, Outcome
+from tests.faults.fault_lab import FORMATS, MANAGERS, WAYS, Ledger, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

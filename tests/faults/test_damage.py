@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.faults.damage import DAMAGES, GROUPS, TEXTS, Stored, contents, flip, in_child, segments
-from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger, Outcome
+from tests.faults.fault_lab import FORMATS, MANAGERS, WAYS, Ledger, Outcome
 from tests.faults.rewriting import rewrite
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger
+from tests.faults.fault_lab import FORMATS, MANAGERS, WAYS, Ledger
 from tests.faults.workers import Item, items_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faults.damage import in_child
-from tests.faults.lab import Outcome
+from tests.faults.fault_lab import Outcome
 from tests.faults.readers import TARGETS
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import pytest
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, MemoryStore
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faults.lab import WAYS, Ledger
+from tests.faults.fault_lab import WAYS, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable

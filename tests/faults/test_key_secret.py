@@ -11,7 +11,7 @@ import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faults.lab import WAYS, Ledger
+from tests.faults.fault_lab import WAYS, Ledger
 
 if TYPE_CHECKING:
     from pathlib import Path

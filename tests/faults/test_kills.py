@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger
+from tests.faults.fault_lab import FORMATS, MANAGERS, WAYS, Ledger
 from tests.faults.workers import Item, Job, Workers, items_of
 
 if TYPE_CHECKING:

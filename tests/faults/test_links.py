@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from kura_cache_adapters import CheckpointError
-from tests.faults.lab import MANAGERS, WAYS, Ledger
+from tests.faults.fault_lab import MANAGERS, WAYS, Ledger
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ from kura_cache_adapters import (
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.benchmarks.timing import FILLER
 from tests.faults.crowd import start
-from tests.faults.lab import TABLE, Outcome
+from tests.faults.fault_lab import TABLE, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

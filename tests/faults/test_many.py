@@ -16,7 +16,7 @@ import pytest
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.faults.crowd import check, some_of, start, stop, whole_lines
-from tests.faults.lab import FORMATS, WAYS, Ledger
+from tests.faults.fault_lab import FORMATS, WAYS, Ledger
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

@@ -19,10 +19,10 @@ from kura_cache_adapters import (
     OpenAIEmbeddingModel,
     VectorCountError,
 )
+from kura_cache_adapters.embedding.streaming import StreamingEmbeddingModel
 from kura_cache_adapters.protocols import BaseEmbeddingModel
-from kura_cache_adapters.source import StreamingEmbeddingModel
 from kura_cache_adapters.testing import FakeEmbeddingModel, OpenAIServer
-from tests.faces import FACES, Spy
+from tests.frameworks import FACES, Spy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from kura_cache_adapters import CachedEmbeddingModel, CheckpointError
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faults.lab import MANAGERS, WAYS
+from tests.faults.fault_lab import MANAGERS, WAYS
 
 MINE = [way for way in MANAGERS if way in WAYS]
 PIECES = [

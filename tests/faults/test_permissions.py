@@ -21,7 +21,7 @@ from kura_cache_adapters import (
     ParquetStore,
 )
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faults.lab import MANAGERS, WAYS
+from tests.faults.fault_lab import MANAGERS, WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 import kura_cache_adapters
 from kura_cache_adapters import CheckpointError, HFDatasetCheckpointManager
-from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger
+from tests.faults.fault_lab import FORMATS, MANAGERS, WAYS, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

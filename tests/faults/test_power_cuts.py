@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kura_cache_adapters import CacheOptions, open_store
-from tests.faults.lab import FORMATS, MANAGERS, WAYS, Ledger
+from tests.faults.fault_lab import FORMATS, MANAGERS, WAYS, Ledger
 from tests.faults.workers import items_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from kura_cache_adapters import (
 )
 from kura_cache_adapters.stores import CheckpointStore
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faults.lab import MANAGERS, WAYS
+from tests.faults.fault_lab import MANAGERS, WAYS
 from tests.faults.witness import Witness
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.lab import MANAGERS, WAYS, Ledger
+from tests.faults.fault_lab import MANAGERS, WAYS, Ledger
 from tests.faults.workers import STRIKES, Item, Job, Strike, Workers, items_of, texts_of
 
 if TYPE_CHECKING:

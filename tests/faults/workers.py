@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from kura_cache_adapters import CacheOptions
-from tests.faults.lab import MANAGERS, Ledger
+from tests.faults.fault_lab import MANAGERS, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable

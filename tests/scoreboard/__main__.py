@@ -12,9 +12,9 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from tests.peers import OURS, PEERS, System, reachable, stop
 from tests.scoreboard import CASES
 from tests.scoreboard.lab import Lab, LostError, NotApplicableError, PaidTwiceError, WrongVectorError
-from tests.systems import OURS, PEERS, System, reachable, stop
 
 SIGNS = {
     "right": "right",

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kura_cache_adapters.testing import OpenAIServer
+from tests.peers import Ours, RedisVL
 from tests.scoreboard.lab import LostError, NotApplicableError, PaidTwiceError, WrongVectorError, is_nan
-from tests.systems import Ours, RedisVL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

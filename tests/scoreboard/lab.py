@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests import systems
+from tests import peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ class NotApplicableError(Exception):
 class Lab:
     """Open a system on a directory, ask it, and compare with the model."""
 
-    def __init__(self, kind: type[systems.System], directory: Path) -> None:
+    def __init__(self, kind: type[peers.System], directory: Path) -> None:
         self.kind = kind
         self.directory = directory
         self.system = kind(directory)
@@ -104,7 +104,7 @@ class Lab:
     def files(self) -> list[Path]:
         """What the system keeps on disk."""
         kept = [path for path in sorted(self.directory.rglob("*")) if path.is_file()]
-        if not kept or not self.kind.persistent or self.kind is systems.RedisVL:
+        if not kept or not self.kind.persistent or self.kind is peers.RedisVL:
             raise NotApplicableError
         return kept
 

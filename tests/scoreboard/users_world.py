@@ -14,9 +14,9 @@ from unittest.mock import patch
 import numpy as np
 
 from kura_cache_adapters.testing import FakeEmbeddingModel, OpenAIServer
+from tests.peers import Ours
 from tests.scoreboard.cases import TEXTS, case
 from tests.scoreboard.lab import LostError, NotApplicableError, PaidTwiceError, WrongVectorError
-from tests.systems import Ours
 
 if TYPE_CHECKING:
     from pathlib import Path

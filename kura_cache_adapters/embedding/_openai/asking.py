@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from kura_cache_adapters._identity.secrets import deciding_headers, deciding_query, is_secret_name, sealed
-from kura_cache_adapters.identity import plain_url
+from kura_cache_adapters._identity.secrets import (
+    deciding_headers,
+    deciding_query,
+    is_secret_name,
+    plain_url,
+    sealed,
+)
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from openai import APIStatusError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.openai")
 
 _MOST_TOKENS = 300_000  # a request: https://platform.openai.com/docs/api-reference/embeddings/create
 _TOO_LARGE = 413

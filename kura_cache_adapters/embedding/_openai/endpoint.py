@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Encoding = Literal["base64", "float"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.openai")
 
 _OF_ENCODING = re.compile(rb"base64|encoding[-_ ]?format", re.IGNORECASE)
 _NOT_UNDERSTOOD = frozenset({400, 415, 422})

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from kura_cache_adapters.answers import exact_matrix
+from kura_cache_adapters._core.vectors import exact_matrix
 from kura_cache_adapters.errors import AnswerError, VectorCountError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from kura_cache_adapters.forks import ForkLock
+from kura_cache_adapters._runtime.fork import ForkLock
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class CacheStats:
     invalid_entries: int = 0
 
 
-class Tally:
+class Counters:
     """Stats that many threads add to."""
 
     def __init__(self) -> None:

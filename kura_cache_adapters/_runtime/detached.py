@@ -1,4 +1,4 @@
-"""Errands: tasks that outlive a cancelled caller for as long as a thread works for them."""
+"""Detached work: tasks that outlive a cancelled caller for as long as a thread works for them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _LAST_WAIT = 2.0  # seconds that an ending process waits for models whose callers have left
 _alive: set[asyncio.Task[Any]] = set()
-_errand: contextvars.ContextVar[Errand | None] = contextvars.ContextVar("kura_cache_errand", default=None)
+_detached: contextvars.ContextVar[Detached | None] = contextvars.ContextVar(
+    "kura_cache_detached", default=None
+)
 
 
-class Errand:
+class Detached:
     """A task that is asked to leave before it is cancelled.
 
-    A thread's work cannot be cancelled: an errand that waits for one leaves when it has the answer.
+    A thread's work cannot be cancelled: one that waits for one leaves when it has the answer.
     """
 
     def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
         self.leaving = False
         self._busy = self._told = False
-        token = _errand.set(self)
+        token = _detached.set(self)
         self.task = asyncio.ensure_future(work)
-        _errand.reset(token)
+        _detached.reset(token)
         _alive.add(self.task)
         self.task.add_done_callback(_alive.discard)
 
@@ -59,18 +61,18 @@ def _left(task: asyncio.Task[Any]) -> None:
         task.exception()  # nobody is there to hear of it
 
 
-def own_errand() -> Errand | None:
-    """Return the errand that the current task is, not one that it was started by."""
-    errand = _errand.get()
-    return errand if errand is not None and errand.task is asyncio.current_task() else None
+def own_detached() -> Detached | None:
+    """Return the detached task that the current task is, not one that it was started by."""
+    own = _detached.get()
+    return own if own is not None and own.task is asyncio.current_task() else None
 
 
-async def errand(work: Coroutine[Any, Any, _T]) -> _T:
+async def detached(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine to its end, or until the caller is cancelled and it has what threads owe it.
 
     The cancelled caller does not wait for that.
     """
-    running = Errand(work)
+    running = Detached(work)
     try:
         await asyncio.wait([running.task])
     except asyncio.CancelledError:
@@ -81,8 +83,8 @@ async def errand(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 def stop_if_left() -> None:
-    """Raise CancelledError in an errand whose caller has left: nothing more is to be asked for."""
-    if (errand := own_errand()) is not None and errand.leaving:
+    """Raise CancelledError in a detached task whose caller has left: nothing more is to be asked for."""
+    if (own := own_detached()) is not None and own.leaving:
         raise asyncio.CancelledError
 
 

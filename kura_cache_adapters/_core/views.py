@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters.filling import Filler
-from kura_cache_adapters.guarded import GuardedSpace
-from kura_cache_adapters.identity import TextKeys
+from kura_cache_adapters._core.fail_open import FailOpenSpace
+from kura_cache_adapters._core.fill import Filler
+from kura_cache_adapters._identity.keys import TextKeys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kura_cache_adapters.filling import Part
+    from kura_cache_adapters._core.ask import Source
+    from kura_cache_adapters._core.vectors import Part
+    from kura_cache_adapters._observe.counters import Counters
     from kura_cache_adapters.identity import ModelIdentity, Role
     from kura_cache_adapters.options import CacheOptions
     from kura_cache_adapters.protocols import EmbeddingStore
-    from kura_cache_adapters.source import Source
-    from kura_cache_adapters.tally import Tally
 
 _KEPT = 16  # identities of one model at hand
 
@@ -29,7 +29,7 @@ class View:
     identity: ModelIdentity
     symmetric: bool
     keys: dict[Role, TextKeys]
-    space: GuardedSpace | None = None
+    space: FailOpenSpace | None = None
     filler: Filler | None = None
 
     async def fill(self, missing: dict[bytes, str], role: Role, generation: int) -> list[Part]:
@@ -45,14 +45,14 @@ class Views:
         source: Source,
         store: EmbeddingStore | None,
         options: CacheOptions,
-        tally: Tally,
+        counters: Counters,
         parameters: Mapping[str, Any],
     ) -> None:
         """Look at the model for the first time; raise what its identity raises."""
         self._source = source
         self._store = store
         self._options = options
-        self._tally = tally
+        self._counters = counters
         self._parameters = parameters
         self._known: dict[ModelIdentity, View] = {}
         self._seen = self._look()
@@ -85,11 +85,11 @@ class Views:
         if self._store is None:
             return View(identity, symmetric, keys)
         options = self._options
-        space = GuardedSpace(self._store, identity.shared, self._tally, durable=options.durable)
+        space = FailOpenSpace(self._store, identity.shared, self._counters, durable=options.durable)
         filler = Filler(
             self._source,
             space,
-            self._tally,
+            self._counters,
             chunk_size=options.chunk_size,
             progress=options.progress,
             unchanged=lambda: self.now().identity == identity,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kura_cache_adapters import CachedEmbeddingModel
-    from kura_cache_adapters.foreign import ForeignEmbeddingModel
+    from kura_cache_adapters.embedding.framework import FrameworkEmbeddingModel
     from kura_cache_adapters.testing import FakeEmbeddingModel
 
 
@@ -40,9 +40,9 @@ class Face:
     _source: Any
     _wrap: Any
 
-    def source(self, embedder: Any, model_name: str | None = None, **options: Any) -> ForeignEmbeddingModel:
+    def source(self, embedder: Any, model_name: str | None = None, **options: Any) -> FrameworkEmbeddingModel:
         """Make an embedder a source."""
-        source: ForeignEmbeddingModel = self._source(embedder, model_name or _name(embedder), **options)
+        source: FrameworkEmbeddingModel = self._source(embedder, model_name or _name(embedder), **options)
         return source
 
     def wrap(self, embedder: Any, *arguments: Any, **options: Any) -> Any:
@@ -65,7 +65,7 @@ class LangChain(Face):
         from kura_cache_adapters import LangChainCachedEmbeddings, LangChainEmbeddingModel
 
         self.adapter: Any = LangChainCachedEmbeddings
-        self._source: type[ForeignEmbeddingModel] = LangChainEmbeddingModel
+        self._source: type[FrameworkEmbeddingModel] = LangChainEmbeddingModel
         self._wrap: Any = LangChainCachedEmbeddings.from_embeddings
 
     def embedder(self, spy: Spy, batch_size: int = 4) -> Any:
@@ -105,7 +105,7 @@ class LlamaIndex(Face):
         from kura_cache_adapters import LlamaIndexCachedEmbedding, LlamaIndexEmbeddingModel
 
         self.adapter: Any = LlamaIndexCachedEmbedding
-        self._source: type[ForeignEmbeddingModel] = LlamaIndexEmbeddingModel
+        self._source: type[FrameworkEmbeddingModel] = LlamaIndexEmbeddingModel
         self._wrap: Any = LlamaIndexCachedEmbedding.from_embedding
 
     def embedder(self, spy: Spy, batch_size: int = 4) -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from kura_cache_adapters.checkpoints.files import Fields
+Fields = dict[str, Any]
+"""One record in JSON's types."""
 
 _STRINGS = pa.list_(pa.string())
 _METADATA = pa.struct([("keys", _STRINGS), ("values", _STRINGS)])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from pydantic import BaseModel
 
+from kura_cache_adapters._segments.rows import checksum_of
 from kura_cache_adapters.errors import require
-from kura_cache_adapters.stores.rows import checksum_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,35 +31,35 @@ class CachedEmbedding(BaseModel):
     checksum: str
 
 
-class Carrier(Protocol):
+class Records(Protocol):
     """A pydantic model that holds an entry, and the ways into it and out again."""
 
     model_class: type[BaseModel]
 
-    def pack(self, key: str, identity: str, vector: Vectors) -> BaseModel:
+    def encode(self, key: str, identity: str, vector: Vectors) -> BaseModel:
         """Make a record of a key, an identity and a vector of shape (D,)."""
 
-    def unpack(self, record: Any) -> tuple[str, str, NDArray[np.float64]]:  # noqa: ANN401 - of the model's class
+    def decode(self, record: Any) -> tuple[str, str, NDArray[np.float64]]:  # noqa: ANN401 - of the model's class
         """Return key, identity and vector; raise ValueError for what holds none."""
 
 
-class PlainCarrier:
+class PlainRecords:
     """An entry as the record that it is."""
 
     model_class: type[BaseModel] = CachedEmbedding
 
-    def pack(self, key: str, identity: str, vector: Vectors) -> BaseModel:
+    def encode(self, key: str, identity: str, vector: Vectors) -> BaseModel:
         """Make a CachedEmbedding."""
         checksum = _checksum(key, vector.astype("<f8"))
         return CachedEmbedding(key=key, identity=identity, embedding=vector.tolist(), checksum=checksum)
 
-    def unpack(self, record: Any) -> tuple[str, str, NDArray[np.float64]]:  # noqa: ANN401
+    def decode(self, record: Any) -> tuple[str, str, NDArray[np.float64]]:  # noqa: ANN401
         """Read a CachedEmbedding."""
         vector = np.array(record.embedding, "<f8")
         return record.key, record.identity, _intact(record.key, vector, record.checksum)
 
 
-class KuraCarrier:
+class KuraRecords:
     """An entry in Kura's `Cluster`, the one model that all of Kura's managers keep to the bit.
 
     `id` is the key, `name` the identity, `slug` the vector's dtype and the checksum of
@@ -71,7 +71,7 @@ class KuraCarrier:
         """Find Kura's class."""
         self.model_class: type[BaseModel] = require("kura.types", extra="kura").Cluster
 
-    def pack(self, key: str, identity: str, vector: Vectors) -> BaseModel:
+    def encode(self, key: str, identity: str, vector: Vectors) -> BaseModel:
         """Make a Cluster."""
         little = vector.astype(_LITTLE[vector.dtype.name])
         slug = f"{vector.dtype.name}-{_checksum(key, little)}"
@@ -79,7 +79,7 @@ class KuraCarrier:
         fields = {"id": key, "name": identity, "slug": slug, "description": text}
         return self.model_class(**fields, chat_ids=[], parent_id="-")
 
-    def unpack(self, record: Any) -> tuple[str, str, NDArray[np.float64]]:  # noqa: ANN401
+    def decode(self, record: Any) -> tuple[str, str, NDArray[np.float64]]:  # noqa: ANN401
         """Read a Cluster."""
         dtype, _, checksum = record.slug.partition("-")
         if dtype not in _LITTLE:
@@ -90,11 +90,11 @@ class KuraCarrier:
         return record.id, record.name, _intact(record.id, vector, checksum)
 
 
-def carrier_for(manager: object) -> Carrier:
+def records_for(manager: object) -> Records:
     """Choose a carrier: Kura's managers refuse or narrow models that are not Kura's."""
     packages = {kind.__module__.partition(".")[0] for kind in type(manager).__mro__}
     ours = "kura_cache_adapters" in packages
-    return KuraCarrier() if "kura" in packages and not ours else PlainCarrier()
+    return KuraRecords() if "kura" in packages and not ours else PlainRecords()
 
 
 def _checksum(key: str, vector: NDArray[Any]) -> str:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from kura_cache_adapters._segments.rows import KEY_BYTES, Rows
+from kura_cache_adapters._segments.search import ArraySegment
 from kura_cache_adapters.errors import DamagedSegmentError
-from kura_cache_adapters.stores.rows import KEY_BYTES, Rows
-from kura_cache_adapters.stores.search import ArraySegment
 
 if TYPE_CHECKING:
     import mmap

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters.stores.rows import Rows, checksums_of
+from kura_cache_adapters._segments.rows import Rows, checksums_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kura_cache_adapters._segments.search import Segment
     from kura_cache_adapters.protocols import Vectors
-    from kura_cache_adapters.stores.search import Segment
 
 MERGE_FACTOR = 8
 """Segments are merged where each of them becomes part of one that is so many times larger."""

@@ -7,7 +7,7 @@ import logging
 from kura_cache_adapters.errors import KuraCacheError
 
 
-class Trouble:
+class OnceLog:
     """Report trouble: a warning the first time, a debug line after that, until it is over."""
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -26,7 +26,7 @@ class Trouble:
         self._known.discard(kind)
 
 
-def told(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Say what went wrong, without what was read or embedded: a foreign message may quote it."""
     name = type(error).__name__
     if isinstance(error, KuraCacheError):

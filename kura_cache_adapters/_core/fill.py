@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
@@ -12,25 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from kura_cache_adapters.answers import exact_matrix, finite_rows, matrix_or_list
-from kura_cache_adapters.background import in_thread
-from kura_cache_adapters.errands import errand
+from kura_cache_adapters._core.flights import Flights
+from kura_cache_adapters._core.vectors import exact_matrix, finite_rows, matrix_or_list
+from kura_cache_adapters._runtime.detached import detached
+from kura_cache_adapters._runtime.home import inside, when_still
+from kura_cache_adapters._runtime.loop import in_thread
 from kura_cache_adapters.errors import RefusedTextsError
-from kura_cache_adapters.home import inside, when_still
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from kura_cache_adapters.guarded import GuardedSpace
+    from kura_cache_adapters._core.ask import Source
+    from kura_cache_adapters._core.fail_open import FailOpenSpace
+    from kura_cache_adapters._core.vectors import Kept, Part
+    from kura_cache_adapters._observe.counters import Counters
     from kura_cache_adapters.identity import Role
     from kura_cache_adapters.protocols import Vectors
-    from kura_cache_adapters.source import Source
-    from kura_cache_adapters.tally import Tally
 
-    Kept = Vectors | Sequence[Any]
-    Part = tuple[Sequence[bytes], Kept]
-
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.cache")
 
 
 class _Bar(tqdm):  # type: ignore[misc]
@@ -48,61 +46,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_bar_lock)
 
 
-class Flights:
-    """Which keys are being embedded now, and who waits for them.
-
-    It is used on the background loop only, so it needs no lock.
-    """
-
-    def __init__(self) -> None:
-        """Start with nothing in flight."""
-        self._flying: set[bytes] = set()
-        self._waiting: dict[bytes, list[asyncio.Future[Any]]] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def claim(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Take the keys that nobody is embedding; the caller owes each a landing or a release."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # a forked child: the parent's flights never land here
-            self._loop, self._flying, self._waiting = loop, set(), {}
-        mine = [key for key in keys if key not in self._flying] if self._flying else list(keys)
-        self._flying.update(mine)
-        return mine
-
-    def wait(self, key: bytes) -> asyncio.Future[Any]:
-        """Return a future of another's vector; it holds None when that flight has failed."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, []).append(future)
-        return future
-
-    def land(self, keys: Sequence[bytes], vectors: Kept) -> None:
-        """Hand each key's vector to those who wait for it."""
-        self._flying.difference_update(keys)
-        if self._waiting:
-            for at, key in enumerate(keys):
-                self._tell(key, vectors[at])
-
-    def release(self, keys: Iterable[bytes]) -> None:
-        """Give keys up: whoever waits may take over."""
-        self._flying.difference_update(keys)
-        if self._waiting:
-            for key in keys:
-                self._tell(key, None)
-
-    def _tell(self, key: bytes, vector: Any) -> None:  # noqa: ANN401 - a row, or None
-        for future in self._waiting.pop(key, ()):
-            if not future.done():
-                future.set_result(vector)
-
-
 class Filler:
     """Fills a space from a source, one flight per key."""
 
     def __init__(  # noqa: PLR0913 - each is a room of its own
         self,
         source: Source,
-        space: GuardedSpace,
-        tally: Tally,
+        space: FailOpenSpace,
+        counters: Counters,
         *,
         chunk_size: int,
         progress: bool,
@@ -112,7 +63,7 @@ class Filler:
         self._unchanged = unchanged
         self._source = source
         self._space = space
-        self._tally = tally
+        self._counters = counters
         self._chunk_size = chunk_size
         self._progress = progress
         self._flights = Flights()
@@ -132,11 +83,11 @@ class Filler:
             others = {key: self._flights.wait(key) for key in theirs}
             if mine:
                 owed = {key: left[key] for key in mine} if others else dict(left)
-                parts += await errand(self._lead(owed, role, generation))
+                parts += await detached(self._lead(owed, role, generation))
             vectors = {key: await future for key, future in others.items()}
             shared = {key: vector for key, vector in vectors.items() if vector is not None}
             if shared:
-                self._tally.add(duplicates=len(shared))
+                self._counters.add(duplicates=len(shared))
                 parts.append(([*shared], matrix_or_list([*shared.values()])))
             left = {key: left[key] for key, vector in vectors.items() if vector is None}
         return parts
@@ -170,7 +121,7 @@ class Filler:
         keys = [*owed]
         hits = await in_thread("store", self._space.load, keys)
         found = [keys[at] for at in hits.positions]
-        self._tally.add(duplicates=len(found))
+        self._counters.add(duplicates=len(found))
         for key in found:
             del owed[key]
         self._flights.land(found, hits.vectors)
@@ -204,7 +155,7 @@ class Filler:
 
     def _store(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
         """Store what is fit to be stored; return a matrix, or the answer itself if it makes none."""
-        self._tally.add(misses=len(keys))
+        self._counters.add(misses=len(keys))
         matrix = matrix_or_list(vectors)
         if not self._unchanged():
             message = "%s was changed while it embedded %d texts; they are not stored"

@@ -8,6 +8,8 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from kura_cache_adapters._core.ask import Source
+from kura_cache_adapters._core.vectors import counted
 from kura_cache_adapters._identity import local_models
 from kura_cache_adapters._identity.fingerprint import (
     METHODS,
@@ -21,24 +23,23 @@ from kura_cache_adapters._identity.fingerprint import (
 )
 from kura_cache_adapters._identity.providers import record_of
 from kura_cache_adapters._identity.reading import held
-from kura_cache_adapters.answers import counted
-from kura_cache_adapters.background import in_thread
+from kura_cache_adapters._runtime.home import at_home
+from kura_cache_adapters._runtime.loop import in_thread
 from kura_cache_adapters.embedding.sentence_transformer import (
     KurasLocalModel,
     SentenceTransformerEmbeddingModel,
     is_kuras,
     lock_of,
 )
+from kura_cache_adapters.embedding.streaming import StreamingEmbeddingModel
 from kura_cache_adapters.errors import IdentityError
-from kura_cache_adapters.home import at_home
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import BaseEmbeddingModel
-from kura_cache_adapters.source import Source, StreamingEmbeddingModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
-    from kura_cache_adapters.forks import ModelLock
+    from kura_cache_adapters._runtime.fork import ModelLock
     from kura_cache_adapters.identity import Role
 
 _BATCH_SIZES = ("chunk_size", "embed_batch_size", "batch_size", "max_batch_size")
@@ -47,7 +48,7 @@ _OURS = "kura_cache_adapters.embedding"
 _READ = {f"{_OURS}.openai", f"{_OURS}.sentence_transformer", "kura.embedding"}  # where classes are read by us
 
 
-class ForeignEmbeddingModel(StreamingEmbeddingModel):
+class FrameworkEmbeddingModel(StreamingEmbeddingModel):
     """An embedder of another framework as a source: roles kept, in batches of its own size.
 
     Its sync methods run in worker threads, whichever loop or thread asks: many async methods of
@@ -227,7 +228,7 @@ def as_source(
     if is_kuras(model):
         return KurasLocalModel(model)
     if is_embedder(model):
-        return ForeignEmbeddingModel(model, model_name, identity=identity)
+        return FrameworkEmbeddingModel(model, model_name, identity=identity)
     if isinstance(model, BaseEmbeddingModel):
         return model
     cure = "pass a BaseEmbeddingModel, a LangChain Embeddings, or a LlamaIndex BaseEmbedding."

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kura_cache_adapters.errands import own_errand
+from kura_cache_adapters._runtime.detached import own_detached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -96,8 +96,8 @@ class Home:
         wish = _Wish(work)
         if not self._post(self._take, wish):
             wish.refuse()
-        errand = own_errand()
-        answer: _T = await (self._heard(wish) if errand is None else errand.wait(self._heard(wish)))
+        own = own_detached()
+        answer: _T = await (self._heard(wish) if own is None else own.wait(self._heard(wish)))
         return answer
 
     async def each(self, answers: AsyncGenerator[_T, None]) -> AsyncGenerator[_T, None]:

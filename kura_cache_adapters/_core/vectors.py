@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from kura_cache_adapters.arrays import misread_kind, unwrapped
+from kura_cache_adapters._core.arrays import misread_kind, unwrapped
 from kura_cache_adapters.errors import DimensionMismatchError, VectorCountError
 
 if TYPE_CHECKING:
@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kura_cache_adapters.arrays import Kind
+    from kura_cache_adapters._core.arrays import Kind
     from kura_cache_adapters.protocols import Vectors
+
+    Kept = Vectors | Sequence[Any]
+    """A matrix, or a list of what makes none."""
+
+    Part = tuple[Sequence[bytes], Kept]
+    """Keys, and one vector for each."""
 
 _EXACT = 2.0**53  # below it, a float64 holds every integer
 

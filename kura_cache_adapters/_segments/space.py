@@ -16,19 +16,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from kura_cache_adapters._disk import files
+from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._segments import marks
+from kura_cache_adapters._segments.merge import as_bytes, intact_rows, row_count, segments_due
+from kura_cache_adapters._segments.rows import Rows, check_dimension, check_shapes, key_matrix
+from kura_cache_adapters._segments.search import Search, Segment, find_one
 from kura_cache_adapters.errors import DamagedSegmentError
-from kura_cache_adapters.forks import ForkLock
 from kura_cache_adapters.protocols import Hits, SpaceStats
-from kura_cache_adapters.stores import files, marks
-from kura_cache_adapters.stores.merging import (
-    as_bytes,
-    intact_rows,
-    row_count,
-    segments_due,
-)
-from kura_cache_adapters.stores.rows import Rows, check_dimension, check_shapes, key_matrix
-from kura_cache_adapters.stores.search import Search, Segment, find_one
-from kura_cache_adapters.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,7 +33,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Vectors
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.store")
 
 _MERGE_PAUSE = 60.0  # seconds without merges after a failed one: a full disk stays full a while
 _LISTINGS = 100  # how often a directory may change under a listing before it is taken as it is
@@ -81,7 +77,7 @@ class SegmentSpace:
         self._dimension: int | None = None  # of what was found or stored here: a file may be another model's
         self._itemsize = 8  # of the widest number seen
         self._merge_after = 0.0
-        self._trouble = Trouble(logger)
+        self._log = OnceLog(logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
@@ -95,7 +91,7 @@ class SegmentSpace:
         if not search.finished:
             self._look_further(search, known)
         if search.invalid:
-            self._trouble.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
+            self._log.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
         hits = search.hits()
         if len(hits.positions):
             self._dimension = hits.vectors.shape[1]
@@ -222,7 +218,7 @@ class SegmentSpace:
             logger.warning("Ignored the segment %s: its data is gone", self.path / name)
             return None
         except OSError as error:  # no file descriptor left, no permission: it may work next time
-            self._trouble.report("open", "Could not open the segment %s: %s", self.path / name, error)
+            self._log.report("open", "Could not open the segment %s: %s", self.path / name, error)
             return None
         return segment
 
@@ -273,7 +269,7 @@ class SegmentSpace:
                 self._retire(name, broken=broken)
             except OSError as error:
                 self._merged.add(name)
-                self._trouble.report("retire", "Could not remove %s: %s", self.path / name, error)
+                self._log.report("retire", "Could not remove %s: %s", self.path / name, error)
         files.remove_stale_temporaries(self.path)
         with self._lock:
             self._names = self._names - set(parts) | {merged}

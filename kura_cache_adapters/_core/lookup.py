@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from kura_cache_adapters.answers import merged
-from kura_cache_adapters.arrays import misread_kind
+from kura_cache_adapters._core.arrays import misread_kind
+from kura_cache_adapters._core.vectors import merged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kura_cache_adapters.arrays import Kind
-    from kura_cache_adapters.filling import Kept, Part
+    from kura_cache_adapters._core.arrays import Kind
+    from kura_cache_adapters._core.vectors import Kept, Part
+    from kura_cache_adapters._core.views import View
     from kura_cache_adapters.identity import Role
     from kura_cache_adapters.protocols import Hits
-    from kura_cache_adapters.view import View
 
 _CURES: dict[Kind | None, str] = {
     "bytes": "not {}; decode it and pass [text]",

@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters.stores import files
+from kura_cache_adapters._disk import files
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from kura_cache_adapters.checkpoints import kura_layout
+from kura_cache_adapters._disk import files
+from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters.checkpoints import kura_format
 from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.protocols import BaseCheckpointManager
-from kura_cache_adapters.stores import files
-from kura_cache_adapters.trouble import Trouble, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from kura_cache_adapters.checkpoints.kura_format import Fields
     from kura_cache_adapters.protocols import ModelT
 
-logger = logging.getLogger(__name__)
-
-Fields = dict[str, Any]
-"""One record in JSON's types."""
+logger = logging.getLogger("kura_cache_adapters.checkpoints")
 
 _LONGEST = 200  # bytes; file systems take 255, and temporary files need the rest
 _LOOK_ALIKES = r"\u2044\u2215\u2216\u2236\u29f5\u29f8\u29f9\ua789"  # of / \ and : which NFKC leaves alone
@@ -83,8 +81,8 @@ class FileCheckpointManager(BaseCheckpointManager):
         path = self.get_checkpoint_path(filename)
         if not self.enabled:
             return
-        trouble = Trouble(logger)
-        records = [_dumped(item, at, path, trouble) for at, item in enumerate(data)]
+        log = OnceLog(logger)
+        records = [_dumped(item, at, path, log) for at, item in enumerate(data)]
         self._refuse_what_is_not_ours(path)
         self._make_directory()
         files.anchor(self.checkpoint_dir)
@@ -164,31 +162,31 @@ def validated(path: Path, model_class: type[ModelT], texts: Iterable[str | bytes
         raise CheckpointError(message) from None  # pydantic's error quotes what it has read
 
 
-def _dumped(item: BaseModel, at: int, path: Path, trouble: Trouble) -> Fields:
+def _dumped(item: BaseModel, at: int, path: Path, log: OnceLog) -> Fields:
     try:
-        fields = _fields(item, at, path, trouble)
+        fields = _fields(item, at, path, log)
         json.dumps(fields, ensure_ascii=False).encode()
     except (PydanticSerializationError, ValueError, TypeError) as error:
-        message = f"item {at} ({type(item).__name__}) cannot be saved to {path}: {told(error)}"
+        message = f"item {at} ({type(item).__name__}) cannot be saved to {path}: {describe(error)}"
         raise CheckpointError(message) from None  # it quotes the item
     return fields
 
 
-def _fields(item: BaseModel, at: int, path: Path, trouble: Trouble) -> Fields:
+def _fields(item: BaseModel, at: int, path: Path, log: OnceLog) -> Fields:
     dump = partial(item.model_dump, mode="json", by_alias=False, round_trip=True)
     try:
         return dump(warnings="error")
     except PydanticSerializationError:  # pydantic's own warning would quote the values
         fields: Fields = dump(warnings=False)
     message = "Item %d (%s) of %s has values of other types than its fields'"
-    trouble.report("types", message, at, type(item).__name__, path)
+    log.report("types", message, at, type(item).__name__, path)
     return fields
 
 
 def _why(error: Exception, model_class: type[BaseModel]) -> str:
     """Say why records are no models: which fields have what wrong, never what they hold."""
     if not isinstance(error, ValidationError):
-        return told(error)
+        return describe(error)
     wrong = [
         f"{name}: {each['type']}"
         if (name := (*each["loc"], "")[0]) in model_class.model_fields
@@ -206,7 +204,7 @@ def _validated(model_class: type[ModelT], text: str | bytes) -> ModelT:
         failed = {location[0] for each in error.errors() if (location := each["loc"])}
     with suppress(ValidationError):
         return model_class.model_validate_json(text, by_alias=True, by_name=True)
-    return model_class.model_validate_json(kura_layout.unpacked(text, failed), by_alias=False, by_name=True)
+    return model_class.model_validate_json(kura_format.unpacked(text, failed), by_alias=False, by_name=True)
 
 
 def checked_name(name: object) -> str:

@@ -7,16 +7,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._disk import files
+from kura_cache_adapters._observe.log import describe
+from kura_cache_adapters._segments.marks import IDENTITY_FILE
+from kura_cache_adapters._segments.space import SegmentSpace
 from kura_cache_adapters.identity import ModelIdentity
-from kura_cache_adapters.stores import files
-from kura_cache_adapters.stores.marks import IDENTITY_FILE
-from kura_cache_adapters.stores.segments import SegmentSpace
-from kura_cache_adapters.trouble import told
 
 if TYPE_CHECKING:
-    from kura_cache_adapters.stores.segments import SegmentFormat
+    from kura_cache_adapters._segments.space import SegmentFormat
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.store")
 
 _LONGEST_IDENTITY = 1 << 20  # bytes: what is longer is none, and is not read
 
@@ -61,6 +61,6 @@ def _read_identity(path: Path) -> ModelIdentity | None:
         files.refuse_link(path.parent)
         identity = ModelIdentity.from_json(files.read_file(path, most=_LONGEST_IDENTITY))
     except (OSError, ValueError) as error:
-        logger.warning("Ignored %s: %s", path, told(error))
+        logger.warning("Ignored %s: %s", path, describe(error))
         return None
     return identity if identity.directory == path.parent.name else None

@@ -6,22 +6,22 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters.protocols import Hits, NotesAnswerer
-from kura_cache_adapters.trouble import Trouble, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kura_cache_adapters._observe.counters import Counters
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
-    from kura_cache_adapters.tally import Tally
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kura_cache_adapters.store")
 
 _MESSAGE = "Could not %s the cache %r: %s; going on without"
 
 
-class GuardedSpace:
+class FailOpenSpace:
     """A space of any store that never raises: what fails is a miss, or is not stored.
 
     The first failure of a kind is a warning; its repetitions are not, until it has worked again.
@@ -31,7 +31,7 @@ class GuardedSpace:
         self,
         store: EmbeddingStore,
         identity: ModelIdentity,
-        tally: Tally,
+        counters: Counters,
         *,
         durable: bool,
     ) -> None:
@@ -39,24 +39,24 @@ class GuardedSpace:
         self.generation = 0  # changes with every batch stored
         self._store = store
         self._identity = identity
-        self._tally = tally
+        self._counters = counters
         self._durable = durable
         self._opened: VectorSpace | None = None
         self._answerer = ""
-        self._trouble = Trouble(logger)
+        self._log = OnceLog(logger)
 
     def load(self, keys: Sequence[bytes], *, count: bool = True) -> Hits:
-        """Look keys up; nothing is found where the store fails. Trouble counts in the stats."""
+        """Look keys up; nothing is found where the store fails. OnceLog counts in the stats."""
         try:
             hits = self._space().get_many(keys).checked(len(keys))
         except Exception as error:  # any store's any trouble: the model answers instead
-            self._tally.add(load_failures=int(count))
-            self._trouble.report("read", _MESSAGE, "read", self._store, told(error))
+            self._counters.add(load_failures=int(count))
+            self._log.report("read", _MESSAGE, "read", self._store, describe(error))
             logger.debug("It could not be read because of this", exc_info=error)
             return Hits.none()
-        self._trouble.over("read")
+        self._log.over("read")
         if hits.invalid and count:
-            self._tally.add(invalid_entries=hits.invalid)
+            self._counters.add(invalid_entries=hits.invalid)
         return hits
 
     def answerer(self) -> str:
@@ -71,12 +71,12 @@ class GuardedSpace:
         try:
             self._space().put_many(keys, vectors, durable=self._durable)
         except Exception as error:  # any store's any trouble: the caller has the vectors
-            self._tally.add(save_failures=1)
-            self._trouble.report("write", _MESSAGE, "write", self._store, told(error))
+            self._counters.add(save_failures=1)
+            self._log.report("write", _MESSAGE, "write", self._store, describe(error))
             logger.debug("It could not be written because of this", exc_info=error)
             return False
-        self._trouble.over("write")
-        self._tally.add(stored=len(keys))
+        self._log.over("write")
+        self._counters.add(stored=len(keys))
         self.generation += 1
         if answerer and answerer != self.answerer() and isinstance(self._opened, NotesAnswerer):
             with suppress(OSError):

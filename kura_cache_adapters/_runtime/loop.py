@@ -17,10 +17,10 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
-from kura_cache_adapters.errands import own_errand, settle, stop_if_left
-from kura_cache_adapters.forks import ForkLock
-from kura_cache_adapters.greenlets import patched
-from kura_cache_adapters.home import Home, leave_home
+from kura_cache_adapters._runtime.detached import own_detached, settle, stop_if_left
+from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.greenlets import patched
+from kura_cache_adapters._runtime.home import Home, leave_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -208,8 +208,8 @@ async def in_thread(
         context.run(leave_home)
         workers = runtime.model(depth)
     call = partial(context.run, _no_stop, function, *args, **kwargs)
-    answer, errand = asyncio.wrap_future(_submit(workers, call)), own_errand()
-    return await (answer if errand is None else errand.wait(answer))
+    answer, own = asyncio.wrap_future(_submit(workers, call)), own_detached()
+    return await (answer if own is None else own.wait(answer))
 
 
 def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> None:

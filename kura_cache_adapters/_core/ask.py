@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters._identity.secrets import deciding_headers, deciding_query
-from kura_cache_adapters.answers import as_lists, counted, merged
-from kura_cache_adapters.background import in_thread
-from kura_cache_adapters.errands import stop_if_left
+from kura_cache_adapters._core.vectors import counted
+from kura_cache_adapters._identity.secrets import deciding_headers, deciding_query, plain_url
+from kura_cache_adapters._runtime.detached import stop_if_left
+from kura_cache_adapters._runtime.home import each_at_home, each_away
+from kura_cache_adapters._runtime.loop import in_thread
 from kura_cache_adapters.errors import VectorCountError
-from kura_cache_adapters.home import each_at_home, each_away
-from kura_cache_adapters.identity import ModelIdentity, plain_url
+from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, MayChange, StreamsBatches
 
 if TYPE_CHECKING:
@@ -185,36 +184,3 @@ def _added(client: object, name: str) -> dict[str, Any]:
     if not isinstance(told, Mapping):
         return {}
     return {key: value for key, value in told.items() if isinstance(value, (str, int, float))}
-
-
-class StreamingEmbeddingModel(BaseEmbeddingModel):
-    """A model that is its batches: all else follows from `embed_batches`."""
-
-    @abstractmethod
-    def embed_batches(
-        self,
-        texts: list[str],
-        *,
-        role: Role,
-    ) -> AsyncGenerator[tuple[Sequence[int], Any], None]:
-        """Yield (positions in texts, their vectors) until each text has been answered once."""
-
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents; raises what the batches raise."""
-        return await collect(self, texts, "document")
-
-    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
-        """Embed search queries; raises what the batches raise."""
-        return await collect(self, texts, "query")
-
-
-async def collect(model: StreamsBatches, texts: list[str], role: Role) -> list[list[float]]:
-    """Gather a streaming model's batches into one list per text, in their order.
-
-    Raises VectorCountError for a batch that has no vector for each of its positions.
-    """
-    name = str(getattr(model, "model_name", type(model).__name__))
-    async with aclosing(model.embed_batches(texts, role=role)) as batches:
-        parts = [(at, counted(answer, len(at), name)) async for at, answer in batches]
-    whole = merged(len(texts), parts) if parts else []
-    return as_lists(whole)

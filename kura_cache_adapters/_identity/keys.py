@@ -1,0 +1,70 @@
+"""The keys of texts: SHA-256 over an identity's head and the text (docs/format.md)."""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def text_keys(head: bytes, texts: list[str], secret: bytes = b"") -> list[bytes]:
+    """Compute the 32-byte key of each text: SHA-256 over the head, then the text as UTF-8.
+
+    With a secret it is HMAC-SHA-256 over the same bytes. Lone surrogates are encoded with
+    "surrogatepass", so that every str has a key of its own.
+    """
+    return _keys(_begun(head, secret), texts)
+
+
+def _begun(head: bytes, secret: bytes) -> Any:  # noqa: ANN401 - hashlib and hmac share no type
+    return hmac.new(secret, head, sha256) if secret else sha256(head)
+
+
+def _keys(begun: Any, texts: list[str]) -> list[bytes]:  # noqa: ANN401
+    try:
+        return _digests(begun, map(str.encode, texts))
+    except UnicodeEncodeError:
+        return _digests(begun, (text.encode("utf-8", "surrogatepass") for text in texts))
+
+
+def _digests(begun: Any, encoded: Iterable[bytes]) -> list[bytes]:  # noqa: ANN401
+    copy, keys = begun.copy, []
+    for text in encoded:
+        key = copy()
+        key.update(text)
+        keys.append(key.digest())
+    return keys
+
+
+class TextKeys:
+    """Computes the keys of texts, and remembers those of the last ones: hashing is most of a hit."""
+
+    def __init__(self, head: bytes, *, remember: int = 0, secret: bytes = b"") -> None:
+        """Take the head of the keys, how many characters of texts may be kept in memory, and a secret."""
+        self._begun = _begun(head, secret)  # copied for each text: a head may be long
+        self._room = self._left = remember
+        self._known: dict[str, bytes] = {}
+
+    def __call__(self, texts: list[str]) -> list[bytes]:
+        """Return the 32-byte key of each text; see `text_keys`."""
+        if not self._room:
+            return _keys(self._begun, texts)
+        known = [*map(self._known.get, texts)]
+        if None not in known:
+            return cast("list[bytes]", known)
+        fresh = [text for text, key in zip(texts, known, strict=True) if key is None]
+        keys = _keys(self._begun, fresh)
+        self._remember(fresh, keys)
+        rest = iter(keys)
+        return [next(rest) if key is None else key for key in known]
+
+    def _remember(self, texts: list[str], keys: list[bytes]) -> None:
+        size = sum(map(len, texts))
+        if size > self._left:  # start anew: what is still in use comes back with the next call
+            self._known, self._left = {}, self._room
+        if size <= self._left:
+            self._known.update(zip(texts, keys, strict=True))
+            self._left -= size

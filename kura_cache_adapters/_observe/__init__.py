@@ -1,0 +1,1 @@
+"""One seam for what happens: counters and the log that does not repeat itself."""

@@ -1,0 +1,1 @@
+"""One loop, a few threads, and what a fork does to them."""

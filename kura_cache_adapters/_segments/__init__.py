@@ -1,0 +1,1 @@
+"""The segment engine: look-up, write and merge over immutable sorted files."""
