@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import reading
 from kura_cache_adapters._runtime.loop import in_slices
 from kura_cache_adapters._segments.rows import checksum_of, checksums_of, chunk_rows, prefixes_of
 from kura_cache_adapters.protocols import Hits
@@ -109,7 +109,7 @@ class ArraySegment:
 
     def release(self) -> None:
         """Let go of the memory that mapped rows take; reading them takes it again."""
-        files.release(self.map)
+        reading.release(self.map)
 
 
 class Search:

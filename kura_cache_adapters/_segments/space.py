@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, locks, reading
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._segments import marks
@@ -142,7 +142,7 @@ class SegmentSpace:
         self._refresh()
         return SpaceStats(
             rows=sum(row_count(name) for name in self._open),
-            nbytes=sum(files.size(self.path / name) for name in self._open),
+            nbytes=sum(reading.size(self.path / name) for name in self._open),
             parts=len(self._open),
             dimension=self._dimension or next((part.dimension for part in self._open.values()), None),
         )
@@ -189,7 +189,7 @@ class SegmentSpace:
 
     def _list(self) -> set[str]:
         """List segment names. A name may move during a listing: two must agree."""
-        files.refuse_link(self.path)
+        reading.refuse_link(self.path)
         names: set[str] = set()
         for _ in range(_LISTINGS):
             before = names
@@ -227,12 +227,12 @@ class SegmentSpace:
         shared = self._format.shared
         if marks.make_space(self.path, durable=durable, shared=shared):
             self._anchored = False
-        files.refuse_link(self.path)
+        reading.refuse_link(self.path)
         if durable and not self._anchored:
-            files.anchor(self.path)
+            atomic.anchor(self.path)
             self._anchored = True
         marks.write_identity(self.path, self._description, durable=durable, shared=shared)
-        with files.published(self.path / name, durable=durable) as temporary:
+        with atomic.published(self.path / name, durable=durable) as temporary:
             self._format.write(temporary, rows)
         return name
 
@@ -241,7 +241,7 @@ class SegmentSpace:
         if not self._due(durable=durable) or time.monotonic() < self._merge_after:
             return
         try:
-            with files.try_lock(self.path) as alone:
+            with locks.try_lock(self.path) as alone:
                 if alone:
                     self._refresh()
                     self._merge_into_one(self._due(durable=durable), durable=durable)
@@ -270,7 +270,7 @@ class SegmentSpace:
             except OSError as error:
                 self._merged.add(name)
                 self._log.report("retire", "Could not remove %s: %s", self.path / name, error)
-        files.remove_stale_temporaries(self.path)
+        atomic.remove_stale_temporaries(self.path)
         with self._lock:
             self._names = self._names - set(parts) | {merged}
             self._volatile &= self._names
@@ -282,7 +282,7 @@ class SegmentSpace:
         if broken:
             path.rename(path.with_name(f"_{name}.damaged"))
         else:
-            files.remove(path)
+            atomic.remove(path)
 
 
 def _check_count(segment: Segment, name: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters.checkpoints import kura_format
 from kura_cache_adapters.errors import CheckpointError
@@ -53,7 +53,7 @@ class FileCheckpointManager(BaseCheckpointManager):
         super().__init__(checkpoint_dir, enabled=enabled)
 
     def _make_directory(self) -> None:
-        files.make_directory(self.checkpoint_dir, shared=self.shared)
+        atomic.make_directory(self.checkpoint_dir, shared=self.shared)
 
     def load_checkpoint(
         self,
@@ -85,9 +85,9 @@ class FileCheckpointManager(BaseCheckpointManager):
         records = [_dumped(item, at, path, log) for at, item in enumerate(data)]
         self._refuse_what_is_not_ours(path)
         self._make_directory()
-        files.anchor(self.checkpoint_dir)
-        files.remove_stale_temporaries(self.checkpoint_dir)
-        with files.published(path, durable=True) as temporary:
+        atomic.anchor(self.checkpoint_dir)
+        atomic.remove_stale_temporaries(self.checkpoint_dir)
+        with atomic.published(path, durable=True) as temporary:
             self._write(temporary, records)
         logger.info("Saved %d items to %s", len(records), path)
 
@@ -103,7 +103,7 @@ class FileCheckpointManager(BaseCheckpointManager):
         path = self.get_checkpoint_path(filename)
         if not self.enabled or not self._is_checkpoint(path):
             return False
-        files.remove(path)
+        atomic.remove(path)
         return True
 
     def get_checkpoint_path(self, filename: str) -> Path:

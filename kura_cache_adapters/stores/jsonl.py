@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters._segments.rows import KEY_BYTES, Rows, prefixes_of
 from kura_cache_adapters.errors import DamagedSegmentError
@@ -56,14 +56,14 @@ class JSONLFormat:
             "dimension": rows.vectors.shape[1],
             "rows": len(rows),
         }
-        with files.create(path, shared=self.shared) as file:
+        with atomic.create(path, shared=self.shared) as file:
             file.write(json.dumps(header).encode() + b"\n")
             for key, checksum, vector in zip(rows.keys, rows.checksums, rows.vectors, strict=True):
                 file.write(_line(key.tobytes(), int(checksum), vector.tobytes()))
 
     def read(self, path: Path) -> Segment:
         """Map a file; only its header is read."""
-        mapped = files.map_file(path)
+        mapped = reading.map_file(path)
         start = mapped.find(b"\n", 0, 1024) + 1
         try:
             header = json.loads(mapped[:start])
@@ -163,7 +163,7 @@ class _LineSegment:
 
     def release(self) -> None:
         """Let go of the memory that mapped lines take; reading them takes it again."""
-        files.release(self._map)
+        reading.release(self._map)
 
 
 def _unhex(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._segments import columns
 from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters._segments.rows import KEY_BYTES, checksums_of
@@ -53,7 +53,7 @@ class ParquetFormat:
         batch = columns.to_batch(rows)
         compressed = self.compression and 2 * rows.vectors.nbytes < _ONE_PAGE
         squeeze = {"compression": {_VECTOR: "zstd"}, "column_encoding": {_VECTOR: "BYTE_STREAM_SPLIT"}}
-        with files.create(path, shared=self.shared) as file:
+        with atomic.create(path, shared=self.shared) as file:
             pq.write_table(
                 pa.Table.from_batches([batch]),
                 file,
@@ -68,7 +68,7 @@ class ParquetFormat:
 
     def read(self, path: Path) -> Segment:
         """Map a file whose values lie in it as they are; decompress the vectors of any other once."""
-        mapped = files.map_file(path)
+        mapped = reading.map_file(path)
         check_seal(mapped)
         try:
             file = pq.ParquetFile(pa.BufferReader(mapped))
@@ -118,7 +118,7 @@ def seal(path: Path, file: BinaryIO) -> None:
     A flipped bit in a footer can make pyarrow end the process; so none is parsed that is not whole.
     """
     file.flush()
-    start, footer = footer_of(files.map_file(path))
+    start, footer = footer_of(reading.map_file(path))
     file.seek(start)
     file.write(sha256(footer).digest()[:_DIGEST] + footer)
 
@@ -186,7 +186,7 @@ def _decompressed(
     """
     start, end = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
     size, packed = _page_sizes(mapped[start : start + 16])
-    files.check_size(size, packed)
+    reading.check_size(size, packed)
     page = pa.Codec("zstd").decompress(mapped[end - packed : end], size, asbytes=True)
     count = shape[0] * shape[1] * itemsize
     streams = np.frombuffer(page, np.uint8, count, size - count)
