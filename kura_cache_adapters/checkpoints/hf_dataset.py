@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pyarrow as pa
 from pydantic import RootModel
 
-from kura_cache_adapters._disk import atomic, reading
+from kura_cache_adapters._disk import atomic, reading, untrusted
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters.checkpoints import columns
 from kura_cache_adapters.checkpoints.base import FileCheckpointManager, validated
 from kura_cache_adapters.errors import CheckpointError, require
 from kura_cache_adapters.stores import HFDatasetStore
-from kura_cache_adapters.stores.hf_dataset import DATA_FILE, batches_of, read_dataset_files, write_dataset
+from kura_cache_adapters.stores.hf_dataset import DATA_FILE, read_dataset_files, write_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,7 +108,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         if not self.enabled or not self._is_checkpoint(path):
             return None
         try:
-            batches = [batch for content in self._contents(path) for batch in batches_of(content)]
+            batches = [batch for content in self._contents(path) for batch in untrusted.batches_of(content)]
             described = json.loads(reading.read_file(path / "dataset_info.json", most=_LONGEST_INFO))
         except (ValueError, OSError, LookupError, TypeError) as error:
             message = f"{path} cannot be described: {describe(error)}"
@@ -143,7 +143,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
     def _read(self, path: Path) -> Iterator[str]:
         contents = self._contents(path)
         for content in contents:
-            for batch in batches_of(content):
+            for batch in untrusted.batches_of(content):
                 yield from columns.to_texts(pa.Table.from_batches([batch]))
 
     def _contents(self, path: Path) -> list[bytes]:

@@ -16,7 +16,6 @@ from kura_cache_adapters.errors import require
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
     from pathlib import Path
 
     from kura_cache_adapters._segments.rows import Rows
@@ -92,18 +91,6 @@ def read_dataset_files(path: Path) -> list[bytes]:
         message = f"its data is elsewhere: {names!r:.80}"
         raise ValueError(message)
     return [reading.read_file(path / name) for name in names]
-
-
-def batches_of(content: bytes) -> Iterator[pa.RecordBatch]:
-    """Read the record batches of a data file; raise ValueError where they are longer than the file."""
-    source, values = pa.BufferReader(content), 0
-    schema = columns.read_schema(source)
-    for message in pa.ipc.MessageReader.open_stream(source):
-        batch = columns.read_batch(message, schema)
-        batch.validate(full=True)
-        values += len(batch) * max(1, batch.num_columns)
-        reading.check_size(8 * values, len(content))
-        yield batch
 
 
 def _write_json(path: Path, fields: dict[str, object], *, shared: bool) -> None:
