@@ -12,14 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from kura_cache_adapters._disk import untrusted
-from kura_cache_adapters._segments.rows import KEY_BYTES, Rows
 from kura_cache_adapters._segments.search import ArraySegment
+from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:
     import mmap
 
     from numpy.typing import NDArray
+
+    from kura_cache_adapters._segments.rows import Rows
 
 COLUMNS = ("prefix", "key", "checksum", "vector")
 

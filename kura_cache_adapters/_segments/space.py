@@ -21,8 +21,9 @@ from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._segments import marks
 from kura_cache_adapters._segments.merge import as_bytes, intact_rows, row_count, segments_due
-from kura_cache_adapters._segments.rows import Rows, check_dimension, check_shapes, key_matrix
+from kura_cache_adapters._segments.rows import Rows
 from kura_cache_adapters._segments.search import Search, Segment, find_one
+from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.protocols import Hits, SpaceStats
 

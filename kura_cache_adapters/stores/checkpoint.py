@@ -10,7 +10,7 @@ import numpy as np
 
 from kura_cache_adapters._core.vectors import narrowed
 from kura_cache_adapters._observe.log import OnceLog, describe
-from kura_cache_adapters._segments.rows import KEY_BYTES, check_dimension, check_shapes, key_matrix
+from kura_cache_adapters.checks import KEY_BYTES, check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
 from kura_cache_adapters.stores.records import records_for
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._segments.directory import SegmentStore
-from kura_cache_adapters._segments.rows import KEY_BYTES, Rows, prefixes_of
+from kura_cache_adapters._segments.rows import Rows, prefixes_of
+from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:

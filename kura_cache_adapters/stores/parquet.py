@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 from kura_cache_adapters._disk import atomic, reading, untrusted
 from kura_cache_adapters._segments import columns
 from kura_cache_adapters._segments.directory import SegmentStore
-from kura_cache_adapters._segments.rows import KEY_BYTES, checksums_of
+from kura_cache_adapters._segments.rows import checksums_of
 from kura_cache_adapters._segments.search import ArraySegment
+from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ import numpy as np
 
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel, cached_embedding
 from kura_cache_adapters._core.fill import Filler
-from kura_cache_adapters._segments.rows import checksums_of, key_matrix
+from kura_cache_adapters._segments.rows import checksums_of
 from kura_cache_adapters._segments.search import Search
 from kura_cache_adapters._segments.space import SegmentSpace
+from kura_cache_adapters.checks import key_matrix
 from kura_cache_adapters.stores.arrow import ArrowFormat
 from tests.benchmarks.contestants import room_in
 from tests.benchmarks.timing import Work, timed
