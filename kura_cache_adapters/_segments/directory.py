@@ -14,7 +14,7 @@ from kura_cache_adapters._segments.space import SegmentSpace
 from kura_cache_adapters.identity import ModelIdentity
 
 if TYPE_CHECKING:
-    from kura_cache_adapters._segments.space import SegmentFormat
+    from kura_cache_adapters._segments.format import SegmentFormat
 
 logger = logging.getLogger("kura_cache_adapters.store")
 

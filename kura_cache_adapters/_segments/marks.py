@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import atomic, reading
+from kura_cache_adapters._segments.format import ending_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,6 @@ _IGNORED = f"""# The vectors of kura_cache_adapters. Whatever else is here is yo
 
 
 _SPACE = re.compile(r".*-[0-9a-f]{16}")
-_SEGMENT = re.compile(r"\d{9}-[0-9a-f]{16}\.(\w+)")
 _LOOKED_INTO = 100  # spaces: a directory of many tenants is not read through
 
 
@@ -47,7 +47,7 @@ def formats_in(cache: str | os.PathLike[str]) -> set[str]:
 def _endings_in(space: os.DirEntry[str]) -> set[str]:
     with suppress(OSError):
         inside = os.scandir(space) if space.is_dir(follow_symlinks=False) else ()
-        return {match[1] for each in inside if (match := _SEGMENT.fullmatch(each.name))}
+        return {ending[1:] for each in inside if (ending := ending_of(each.name))}
     return set()
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
+    from kura_cache_adapters._segments.format import Segment
     from kura_cache_adapters._segments.rows import Rows
-    from kura_cache_adapters._segments.search import Segment
 
 
 class ArrowFormat:

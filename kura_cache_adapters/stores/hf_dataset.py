@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
+    from kura_cache_adapters._segments.format import Segment
     from kura_cache_adapters._segments.rows import Rows
-    from kura_cache_adapters._segments.search import Segment
 
 DATA_FILE = "data-00000-of-00001.arrow"
 _LONGEST_STATE = 16 << 20  # bytes

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._segments.format import Segment
     from kura_cache_adapters._segments.rows import Rows
-    from kura_cache_adapters._segments.search import Segment
     from kura_cache_adapters.protocols import Vectors
 
 Compression: TypeAlias = Literal["zstd"]
