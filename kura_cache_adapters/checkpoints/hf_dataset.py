@@ -13,7 +13,8 @@ from pydantic import RootModel
 from kura_cache_adapters._disk import atomic, reading, untrusted
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters.checkpoints import columns
-from kura_cache_adapters.checkpoints.base import FileCheckpointManager, validated
+from kura_cache_adapters.checkpoints.base import FileCheckpointManager
+from kura_cache_adapters.checkpoints.records import to_models
 from kura_cache_adapters.errors import CheckpointError, require
 from kura_cache_adapters.stores import HFDatasetStore
 from kura_cache_adapters.stores.hf_dataset import DATA_FILE, read_dataset_files, write_dataset
@@ -97,7 +98,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
             return None
         path = self.get_checkpoint_path(filename)
         kept = [json.dumps(record.root) for record in records if filter_fn(record.root)]
-        return validated(path, model_class, kept)
+        return to_models(kept, model_class, path)
 
     def get_checkpoint_info(self, filename: str) -> dict[str, Any] | None:
         """Describe a checkpoint by its rows, columns, features and bytes; None without it or when disabled.
