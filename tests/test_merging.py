@@ -11,7 +11,8 @@ import pytest
 
 from kura_cache_adapters._segments import merge
 from kura_cache_adapters._segments.directory import SegmentStore
-from kura_cache_adapters._segments.merge import MAX_MERGED_BYTES, MAX_MERGED_ROWS, row_count, segments_due
+from kura_cache_adapters._segments.format import row_count
+from kura_cache_adapters._segments.merge import MAX_MERGED_BYTES, MAX_MERGED_ROWS, segments_due
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.stores import ArrowStore
 from kura_cache_adapters.stores.arrow import ArrowFormat

@@ -9,7 +9,8 @@ import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, TieredStore, open_store
 from kura_cache_adapters._identity.keys import text_keys
-from kura_cache_adapters._segments.rows import checksum_of, checksums_of, key_matrix
+from kura_cache_adapters._segments.rows import checksum_of, checksums_of
+from kura_cache_adapters.checks import key_matrix
 from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.stores import ArrowStore, MemoryStore, ParquetStore

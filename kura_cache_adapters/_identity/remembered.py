@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._identity.local_models import CONTENT_VERSION, Content
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def recall(place: Path | None) -> Content | None:
     if place is None:
         return None
     try:
-        digest, _, text = bytes(files.read_file(place, most=_LONGEST)).partition(b"\n")
+        digest, _, text = bytes(reading.read_file(place, most=_LONGEST)).partition(b"\n")
         return Content.from_json(text) if digest == _seal(text) else None
     except (OSError, ValueError, TypeError):
         return None
@@ -55,8 +55,8 @@ def remember(place: Path | None, content: Content) -> None:
     if place is None:
         return
     try:
-        files.make_directory(place.parent)
-        with files.published(place, durable=False) as temporary, files.create(temporary) as file:
+        atomic.make_directory(place.parent)
+        with atomic.published(place, durable=False) as temporary, atomic.create(temporary) as file:
             text = content.to_json().encode()
             file.write(_seal(text) + b"\n" + text)
     except OSError:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from kura_cache_adapters._segments.rows import KEY_BYTES, Rows
+from kura_cache_adapters._disk import untrusted
 from kura_cache_adapters._segments.search import ArraySegment
+from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._segments.rows import Rows
+
 COLUMNS = ("prefix", "key", "checksum", "vector")
 
 _VERSION_KEY, _VERSION = b"kura_cache_adapters.segment", b"1"
-_MAGIC = b"ARROW1\0\0"  # what an Arrow file begins with; a stream follows
 _DTYPES: dict[pa.DataType, np.dtype[np.float32] | np.dtype[np.float64]] = {
     pa.float32(): np.dtype(np.float32),
     pa.float64(): np.dtype(np.float64),
@@ -57,58 +59,10 @@ def read_segment(mapped: mmap.mmap) -> ArraySegment:
 
     Raises DamagedSegmentError if it is none.
     """
-    source = pa.BufferReader(mapped)
-    if mapped[: len(_MAGIC)] == _MAGIC:
-        source.seek(len(_MAGIC))
     try:
-        schema = read_schema(source)
-        return to_segment(read_batch(pa.ipc.read_message(source), schema), mapped)
+        return to_segment(untrusted.first_batch(mapped), mapped)
     except (pa.ArrowException, EOFError, ValueError) as error:
         raise DamagedSegmentError(str(error)) from error
-
-
-def read_schema(source: pa.BufferReader) -> pa.Schema:
-    """Read the schema that a stream begins with; raise ValueError for anything else."""
-    message = pa.ipc.read_message(source)
-    _check_type(message, "schema")
-    return pa.ipc.read_schema(message)
-
-
-def read_batch(message: pa.ipc.Message, schema: pa.Schema) -> pa.RecordBatch:
-    """View a message as a record batch; raise ValueError for another, and for one that is compressed.
-
-    Compressed columns are as long as they claim to be. pyarrow does not tell, so this looks up the
-    field `compression` in the message's FlatBuffer (Message.fbs in Arrow's format directory: the
-    fourth field of `RecordBatch`, which is the third of `Message`).
-    """
-    _check_type(message, "record batch")
-    content = message.metadata.to_pybytes()
-    header = _field(content, _offset(content, 0), 2)
-    if header and _field(content, header + _offset(content, header), 3):
-        text = "its columns are compressed"
-        raise ValueError(text)
-    return pa.ipc.read_record_batch(message, schema)
-
-
-def _check_type(message: pa.ipc.Message, expected: str) -> None:
-    """Check what pyarrow does not: reading a message as what it is not can end the process."""
-    if message.type != expected:
-        text = f"it has a message of type {message.type} for a {expected}"
-        raise ValueError(text)
-
-
-def _field(content: bytes, table: int, number: int) -> int:
-    """Return where a field of a FlatBuffer's table is; 0 where the table lacks it."""
-    vtable = table - int.from_bytes(content[table : table + 4], "little", signed=True)
-    slot = 4 + 2 * number
-    if slot >= int.from_bytes(content[vtable : vtable + 2], "little"):
-        return 0
-    offset = int.from_bytes(content[vtable + slot : vtable + slot + 2], "little")
-    return table + offset if offset else 0
-
-
-def _offset(content: bytes, at: int) -> int:
-    return int.from_bytes(content[at : at + 4], "little")
 
 
 def to_segment(batch: pa.RecordBatch, mapped: mmap.mmap | None = None) -> ArraySegment:

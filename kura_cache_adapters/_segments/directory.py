@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._segments.marks import IDENTITY_FILE
 from kura_cache_adapters._segments.space import SegmentSpace
 from kura_cache_adapters.identity import ModelIdentity
 
 if TYPE_CHECKING:
-    from kura_cache_adapters._segments.space import SegmentFormat
+    from kura_cache_adapters._segments.format import SegmentFormat
 
 logger = logging.getLogger("kura_cache_adapters.store")
 
@@ -58,8 +58,8 @@ class SegmentStore:
 
 def _read_identity(path: Path) -> ModelIdentity | None:
     try:
-        files.refuse_link(path.parent)
-        identity = ModelIdentity.from_json(files.read_file(path, most=_LONGEST_IDENTITY))
+        reading.refuse_link(path.parent)
+        identity = ModelIdentity.from_json(reading.read_file(path, most=_LONGEST_IDENTITY))
     except (OSError, ValueError) as error:
         logger.warning("Ignored %s: %s", path, describe(error))
         return None

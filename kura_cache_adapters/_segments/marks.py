@@ -8,7 +8,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading
+from kura_cache_adapters._segments.format import ending_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,6 @@ _IGNORED = f"""# The vectors of kura_cache_adapters. Whatever else is here is yo
 
 
 _SPACE = re.compile(r".*-[0-9a-f]{16}")
-_SEGMENT = re.compile(r"\d{9}-[0-9a-f]{16}\.(\w+)")
 _LOOKED_INTO = 100  # spaces: a directory of many tenants is not read through
 
 
@@ -47,7 +47,7 @@ def formats_in(cache: str | os.PathLike[str]) -> set[str]:
 def _endings_in(space: os.DirEntry[str]) -> set[str]:
     with suppress(OSError):
         inside = os.scandir(space) if space.is_dir(follow_symlinks=False) else ()
-        return {match[1] for each in inside if (match := _SEGMENT.fullmatch(each.name))}
+        return {ending[1:] for each in inside if (ending := ending_of(each.name))}
     return set()
 
 
@@ -57,13 +57,13 @@ def make_space(path: Path, *, durable: bool, shared: bool) -> bool:
     A cache's directory that is made here is marked as one. A directory that was there is left as it is:
     it may hold what is nobody's cache.
     """
-    fresh = files.make_directory(path.parent, shared=shared)
+    fresh = atomic.make_directory(path.parent, shared=shared)
     if fresh and durable:
-        files.anchor(path)
+        atomic.anchor(path)
     if fresh:
         _write(path.parent / "CACHEDIR.TAG", _TAG, durable=durable, shared=shared)
         _write(path.parent / ".gitignore", _IGNORED, durable=durable, shared=shared)
-    return files.make_directory(path, shared=shared) or fresh
+    return atomic.make_directory(path, shared=shared) or fresh
 
 
 def write_identity(space: Path, description: bytes, *, durable: bool, shared: bool) -> None:
@@ -77,7 +77,7 @@ def write_identity(space: Path, description: bytes, *, durable: bool, shared: bo
 def answerer(space: Path) -> str:
     """Read under which name a server has answered for a space; empty where nothing is noted."""
     with suppress(FileNotFoundError):
-        return files.read_file(space / ANSWERER_FILE, most=_LONGEST_NAME).decode("utf-8", "replace")
+        return reading.read_file(space / ANSWERER_FILE, most=_LONGEST_NAME).decode("utf-8", "replace")
     return ""
 
 
@@ -88,7 +88,7 @@ def note_answerer(space: Path, name: str, *, shared: bool) -> None:
 
 def _write(path: Path, content: bytes, *, durable: bool, shared: bool) -> None:
     with (
-        files.published(path, durable=durable) as temporary,
-        files.create(temporary, shared=shared) as file,
+        atomic.published(path, durable=durable) as temporary,
+        atomic.create(temporary, shared=shared) as file,
     ):
         file.write(content)

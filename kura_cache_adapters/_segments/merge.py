@@ -1,20 +1,29 @@
-"""Which segments are to be merged, and the rows that a merge keeps."""
+"""Merges segments: which are due, the rows that a merge keeps, and what becomes of the old files."""
 
 from __future__ import annotations
 
+import logging
+import time
 from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kura_cache_adapters._disk import atomic, locks
+from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.rows import Rows, checksums_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kura_cache_adapters._segments.search import Segment
+    from kura_cache_adapters._segments.format import Segment
+    from kura_cache_adapters._segments.listing import Listing
+    from kura_cache_adapters._segments.writer import Writer
     from kura_cache_adapters.protocols import Vectors
+
+logger = logging.getLogger("kura_cache_adapters.store")
 
 MERGE_FACTOR = 8
 """Segments are merged where each of them becomes part of one that is so many times larger."""
@@ -32,6 +41,83 @@ With rows of segments of 1 row, 62 of them may lie about; of 32, 21; of 256 and 
 row is rewritten three times, whatever the size of what is put: n segments and three rewritings hold n cubed
 over 6 (Bentley and Saxe, *Decomposable searching problems I*, 1980).
 """
+
+
+_PAUSE = 60.0  # seconds without merges after a failed one: a full disk stays full a while
+
+
+class Merger:
+    """Merges the segments of a listing through a writer, as they come together."""
+
+    def __init__(self, listing: Listing, writer: Writer) -> None:
+        """Take what is known of a directory, and what writes there."""
+        self._listing = listing
+        self._writer = writer
+        self._volatile: set[str] = set()  # changed in place only: other threads add to it
+        self._merged: set[str] = set()  # but not removed: merging them again would only fill the disk
+        self._after = 0.0
+        self._log = OnceLog(logger)
+
+    def written(self, name: str, *, durable: bool) -> None:
+        """Take a segment that was just written, and merge what has come together; a failure postpones it."""
+        if not durable:
+            self._volatile.add(name)
+        if not self._due(durable=durable) or time.monotonic() < self._after:
+            return
+        try:
+            with locks.try_lock(self._listing.path) as alone:
+                if alone:
+                    self._listing.refresh()
+                    self._merge(self._due(durable=durable), durable=durable)
+        except OSError as error:
+            self._after = time.monotonic() + _PAUSE
+            logger.warning("Could not merge segments in %s: %s", self._listing.path, error)
+
+    def drop(self, name: str, segment: Segment, doomed: set[bytes]) -> set[bytes]:
+        """Rewrite a segment without some keys; return those that it had."""
+        rows, (broken,) = intact_rows([segment])
+        keys = as_bytes(rows)
+        stays = np.array([key not in doomed for key in keys], bool)
+        if stays.all():
+            return set()
+        if stays.any():
+            self._writer.write(Rows.build(rows.keys[stays], rows.vectors[stays]), durable=True)
+        self._retire(name, broken=broken)
+        return doomed.intersection(keys)
+
+    def _due(self, *, durable: bool) -> list[str]:
+        names = self._listing.names if durable else self._listing.names & self._volatile
+        return segments_due(names - self._merged, self._listing.dimension, itemsize=self._listing.itemsize)
+
+    def _merge(self, names: list[str], *, durable: bool) -> None:
+        parts = {name: self._listing.open[name] for name in names}
+        if not parts:
+            return
+        rows, damaged = intact_rows(list(parts.values()))
+        merged = self._writer.write(rows, durable=durable)
+        if not durable:
+            self._volatile.add(merged)
+        for name, broken in zip(parts, damaged, strict=True):
+            self._try_to_retire(name, broken=broken)
+        atomic.remove_stale_temporaries(self._listing.path)
+        self._listing.exchange(parts, merged)
+        # First what is known, then what is listed: a new name is listed before it is known.
+        self._volatile.difference_update(self._volatile.copy() - self._listing.names)
+
+    def _try_to_retire(self, name: str, *, broken: bool) -> None:
+        try:
+            self._retire(name, broken=broken)
+        except OSError as error:
+            self._merged.add(name)
+            self._log.report("retire", "Could not remove %s: %s", self._listing.path / name, error)
+
+    def _retire(self, name: str, *, broken: bool) -> None:
+        """Remove a merged segment; one with damaged rows is kept under another name."""
+        path = self._listing.path / name
+        if broken:
+            path.rename(path.with_name(f"_{name}.damaged"))
+        else:
+            atomic.remove(path)
 
 
 def segments_due(names: Iterable[str], dimension: int | None, *, itemsize: int = 8) -> list[str]:
@@ -53,11 +139,6 @@ def segments_due(names: Iterable[str], dimension: int | None, *, itemsize: int =
     best = max(growths)
     last = halves - growths[::-1].index(best)
     return [name for _, name in small[:last]] if best >= MERGE_FACTOR else []
-
-
-def row_count(name: str) -> int:
-    """Read a segment's rows from its name."""
-    return int(name.partition("-")[0])
 
 
 def intact_rows(segments: list[Segment]) -> tuple[Rows, list[bool]]:

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters.errors import DimensionMismatchError
+from kura_cache_adapters.checks import KEY_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sized
-
     from numpy.typing import NDArray
 
     from kura_cache_adapters.protocols import Vectors
 
-KEY_BYTES = 32
 _WORD = 8
 _CHUNK_BYTES = 384 << 10  # of vectors handled at a time: a chunk stays in the processor's cache
 
@@ -54,36 +51,6 @@ class Rows:
     def prefixes(self) -> NDArray[np.uint64]:
         """The first 8 bytes of each key as a big-endian number: what a look-up searches."""
         return prefixes_of(self.keys)
-
-
-def key_matrix(keys: Iterable[bytes]) -> NDArray[np.uint8]:
-    """Join keys into a matrix of shape (N, 32); raise ValueError for a key of another length."""
-    keys = list(keys)
-    if lengths := {*map(len, keys)} - {KEY_BYTES}:
-        message = f"a key has {KEY_BYTES} bytes; got {sorted(lengths)}"
-        raise ValueError(message)
-    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
-
-
-def check_shapes(keys: Sized, vectors: Vectors) -> None:
-    """Raise ValueError unless there is one float32 or float64 vector of some dimension per key."""
-    shape, count = vectors.shape, len(keys)
-    if vectors.dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
-        message = f"vectors of keys must be float32 or float64 in this machine's order, not {vectors.dtype}"
-        raise ValueError(message)
-    if len(shape) != 2 or shape[0] != count or not shape[1]:  # noqa: PLR2004 - a matrix
-        message = f"{count} keys need vectors of shape ({count}, D), not {shape}"
-        raise ValueError(message)
-
-
-def check_dimension(dimension: int | None, vectors: Vectors, where: str) -> None:
-    """Raise DimensionMismatchError unless vectors have the dimension of the space (None: any)."""
-    if dimension not in {None, vectors.shape[1]}:
-        message = (
-            f"{where} holds vectors of {dimension} dimensions; these have {vectors.shape[1]}. "
-            "If the model has changed, give it another model_name or a parameter that says so."
-        )
-        raise DimensionMismatchError(message)
 
 
 def prefixes_of(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import reading
 from kura_cache_adapters._runtime.loop import in_slices
 from kura_cache_adapters._segments.rows import checksum_of, checksums_of, chunk_rows, prefixes_of
 from kura_cache_adapters.protocols import Hits
@@ -19,48 +19,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._segments.format import Positions, Segment
     from kura_cache_adapters.protocols import Vectors
 
-    Positions = NDArray[np.intp]
-
 _MANY_BYTES = 32 << 20  # of vectors read from a segment: then its pages are let go
-
-
-class Segment(Protocol):
-    """An open segment of N rows, sorted by key prefix; `at` arguments are row numbers."""
-
-    @property
-    def prefixes(self) -> NDArray[np.uint64]:
-        """The rows' key prefixes, shape (N,), rising."""
-
-    @property
-    def dimension(self) -> int:
-        """D."""
-
-    @property
-    def dtype(self) -> np.dtype[np.float32] | np.dtype[np.float64]:
-        """The vectors' dtype."""
-
-    def __len__(self) -> int:
-        """Return N, without reading rows."""
-
-    def intact(self) -> bool:
-        """Tell whether the mapped files still have their size: reading a cut one kills."""
-
-    def keys_at(self, at: Positions) -> NDArray[np.uint8]:
-        """Read keys, shape (k, 32)."""
-
-    def checksums_at(self, at: Positions) -> NDArray[np.uint64]:
-        """Read checksums, shape (k,)."""
-
-    def vectors_at(self, at: Positions, out: Vectors) -> None:
-        """Read vectors into `out`, shape (k, D), of the segment's dtype."""
-
-    def row(self, at: int) -> tuple[bytes, int, bytes]:
-        """Read one row: key, checksum, and the vector's bytes."""
-
-    def release(self) -> None:
-        """Let go of the memory that mapped rows take; reading them takes it again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +71,7 @@ class ArraySegment:
 
     def release(self) -> None:
         """Let go of the memory that mapped rows take; reading them takes it again."""
-        files.release(self.map)
+        reading.release(self.map)
 
 
 class Search:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import unicodedata
 from abc import abstractmethod
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError
-
-from kura_cache_adapters._disk import files
-from kura_cache_adapters._observe.log import OnceLog, describe
-from kura_cache_adapters.checkpoints import kura_format
+from kura_cache_adapters._disk import atomic
+from kura_cache_adapters.checkpoints.records import to_fields, to_models
 from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.protocols import BaseCheckpointManager
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from pydantic import BaseModel
 
     from kura_cache_adapters.checkpoints.kura_format import Fields
     from kura_cache_adapters.protocols import ModelT
@@ -53,7 +49,7 @@ class FileCheckpointManager(BaseCheckpointManager):
         super().__init__(checkpoint_dir, enabled=enabled)
 
     def _make_directory(self) -> None:
-        files.make_directory(self.checkpoint_dir, shared=self.shared)
+        atomic.make_directory(self.checkpoint_dir, shared=self.shared)
 
     def load_checkpoint(
         self,
@@ -69,7 +65,7 @@ class FileCheckpointManager(BaseCheckpointManager):
         if not self.enabled:
             return None
         try:
-            return validated(path, model_class, self._texts(path))
+            return to_models(self._texts(path), model_class, path)
         except FileNotFoundError:
             return None
 
@@ -81,13 +77,12 @@ class FileCheckpointManager(BaseCheckpointManager):
         path = self.get_checkpoint_path(filename)
         if not self.enabled:
             return
-        log = OnceLog(logger)
-        records = [_dumped(item, at, path, log) for at, item in enumerate(data)]
+        records = to_fields(data, path)
         self._refuse_what_is_not_ours(path)
         self._make_directory()
-        files.anchor(self.checkpoint_dir)
-        files.remove_stale_temporaries(self.checkpoint_dir)
-        with files.published(path, durable=True) as temporary:
+        atomic.anchor(self.checkpoint_dir)
+        atomic.remove_stale_temporaries(self.checkpoint_dir)
+        with atomic.published(path, durable=True) as temporary:
             self._write(temporary, records)
         logger.info("Saved %d items to %s", len(records), path)
 
@@ -103,7 +98,7 @@ class FileCheckpointManager(BaseCheckpointManager):
         path = self.get_checkpoint_path(filename)
         if not self.enabled or not self._is_checkpoint(path):
             return False
-        files.remove(path)
+        atomic.remove(path)
         return True
 
     def get_checkpoint_path(self, filename: str) -> Path:
@@ -149,62 +144,6 @@ class FileCheckpointManager(BaseCheckpointManager):
     @abstractmethod
     def _read(self, path: Path) -> Iterable[str | bytes]:
         """Read the records, as JSON texts; raise FileNotFoundError when there is nothing."""
-
-
-def validated(path: Path, model_class: type[ModelT], texts: Iterable[str | bytes]) -> list[ModelT]:
-    """Read records, as JSON, as models; raise CheckpointError for others, FileNotFoundError for none."""
-    try:
-        return [_validated(model_class, text) for text in texts]
-    except FileNotFoundError:
-        raise
-    except (ValidationError, ValueError, OSError, RecursionError) as error:
-        message = f"{path} holds no checkpoint of {model_class.__name__}: {_why(error, model_class)}"
-        raise CheckpointError(message) from None  # pydantic's error quotes what it has read
-
-
-def _dumped(item: BaseModel, at: int, path: Path, log: OnceLog) -> Fields:
-    try:
-        fields = _fields(item, at, path, log)
-        json.dumps(fields, ensure_ascii=False).encode()
-    except (PydanticSerializationError, ValueError, TypeError) as error:
-        message = f"item {at} ({type(item).__name__}) cannot be saved to {path}: {describe(error)}"
-        raise CheckpointError(message) from None  # it quotes the item
-    return fields
-
-
-def _fields(item: BaseModel, at: int, path: Path, log: OnceLog) -> Fields:
-    dump = partial(item.model_dump, mode="json", by_alias=False, round_trip=True)
-    try:
-        return dump(warnings="error")
-    except PydanticSerializationError:  # pydantic's own warning would quote the values
-        fields: Fields = dump(warnings=False)
-    message = "Item %d (%s) of %s has values of other types than its fields'"
-    log.report("types", message, at, type(item).__name__, path)
-    return fields
-
-
-def _why(error: Exception, model_class: type[BaseModel]) -> str:
-    """Say why records are no models: which fields have what wrong, never what they hold."""
-    if not isinstance(error, ValidationError):
-        return describe(error)
-    wrong = [
-        f"{name}: {each['type']}"
-        if (name := (*each["loc"], "")[0]) in model_class.model_fields
-        else each["type"]
-        for each in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    return f"{', '.join(dict.fromkeys(wrong)):.300}"
-
-
-def _validated(model_class: type[ModelT], text: str | bytes) -> ModelT:
-    """Read a record as it was written, by name; then as others write: by alias, or packed by Kura."""
-    try:
-        return model_class.model_validate_json(text, by_alias=False, by_name=True)
-    except ValidationError as error:
-        failed = {location[0] for each in error.errors() if (location := each["loc"])}
-    with suppress(ValidationError):
-        return model_class.model_validate_json(text, by_alias=True, by_name=True)
-    return model_class.model_validate_json(kura_format.unpacked(text, failed), by_alias=False, by_name=True)
 
 
 def checked_name(name: object) -> str:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pyarrow as pa
 from pydantic import RootModel
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading, untrusted
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters.checkpoints import columns
-from kura_cache_adapters.checkpoints.base import FileCheckpointManager, validated
+from kura_cache_adapters.checkpoints.base import FileCheckpointManager
+from kura_cache_adapters.checkpoints.records import to_models
 from kura_cache_adapters.errors import CheckpointError, require
 from kura_cache_adapters.stores import HFDatasetStore
-from kura_cache_adapters.stores.hf_dataset import DATA_FILE, batches_of, read_dataset_files, write_dataset
+from kura_cache_adapters.stores.hf_dataset import DATA_FILE, read_dataset_files, write_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +98,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
             return None
         path = self.get_checkpoint_path(filename)
         kept = [json.dumps(record.root) for record in records if filter_fn(record.root)]
-        return validated(path, model_class, kept)
+        return to_models(kept, model_class, path)
 
     def get_checkpoint_info(self, filename: str) -> dict[str, Any] | None:
         """Describe a checkpoint by its rows, columns, features and bytes; None without it or when disabled.
@@ -108,8 +109,8 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         if not self.enabled or not self._is_checkpoint(path):
             return None
         try:
-            batches = [batch for content in self._contents(path) for batch in batches_of(content)]
-            described = json.loads(files.read_file(path / "dataset_info.json", most=_LONGEST_INFO))
+            batches = [batch for content in self._contents(path) for batch in untrusted.batches_of(content)]
+            described = json.loads(reading.read_file(path / "dataset_info.json", most=_LONGEST_INFO))
         except (ValueError, OSError, LookupError, TypeError) as error:
             message = f"{path} cannot be described: {describe(error)}"
             raise CheckpointError(message) from None
@@ -118,7 +119,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
             "num_rows": sum(map(len, batches)),
             "num_columns": len(names),
             "column_names": names,
-            "size_bytes": files.size(path),
+            "size_bytes": reading.size(path),
             **described,
         }
 
@@ -137,13 +138,13 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
 
     def _write(self, path: Path, records: list[Fields]) -> None:
         write_dataset(path, columns.to_table(records), shared=self.shared)
-        with files.create(path / _DIGEST_FILE, shared=self.shared) as file:
+        with atomic.create(path / _DIGEST_FILE, shared=self.shared) as file:
             file.write(_digest(read_dataset_files(path)))
 
     def _read(self, path: Path) -> Iterator[str]:
         contents = self._contents(path)
         for content in contents:
-            for batch in batches_of(content):
+            for batch in untrusted.batches_of(content):
                 yield from columns.to_texts(pa.Table.from_batches([batch]))
 
     def _contents(self, path: Path) -> list[bytes]:
@@ -151,7 +152,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         for _ in range(_TRIES):
             if not path.exists():
                 self._settle()
-            files.refuse_link(path)
+            reading.refuse_link(path)
             try:
                 return _verified(path, read_dataset_files(path))
             except FileNotFoundError:
@@ -165,13 +166,13 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
     def _settle(self) -> None:
         """Put back what a killed save had moved aside."""
         if self.checkpoint_dir.is_dir():
-            files.restore_previous(self.checkpoint_dir)
+            atomic.restore_previous(self.checkpoint_dir)
 
 
 def _verified(path: Path, contents: list[bytes]) -> list[bytes]:
     """Return the contents of a dataset's files if their digest, which only our datasets have, is right."""
     digest = path / _DIGEST_FILE
-    if os.path.lexists(digest) and files.read_file(digest) != _digest(contents):
+    if os.path.lexists(digest) and reading.read_file(digest) != _digest(contents):
         message = "its data is damaged"
         raise ValueError(message)
     return contents

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters.checkpoints.base import FileCheckpointManager
 from kura_cache_adapters.stores import JSONLStore
 
@@ -26,9 +26,9 @@ class JSONLCheckpointManager(FileCheckpointManager):
         return JSONLStore(self.checkpoint_dir, shared=self.shared)
 
     def _write(self, path: Path, records: list[Fields]) -> None:
-        with files.create(path, shared=self.shared) as file:
+        with atomic.create(path, shared=self.shared) as file:
             for fields in records:
                 file.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
 
     def _read(self, path: Path) -> Iterable[bytes]:
-        return files.read_file(path).splitlines()
+        return reading.read_file(path).splitlines()

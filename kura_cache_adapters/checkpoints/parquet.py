@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading, untrusted
 from kura_cache_adapters.checkpoints import columns
 from kura_cache_adapters.checkpoints.base import FileCheckpointManager
 from kura_cache_adapters.stores import ParquetStore
-from kura_cache_adapters.stores.parquet import check_seal, footer_of, seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,32 +55,22 @@ class ParquetCheckpointManager(FileCheckpointManager):
     def get_file_size(self, filename: str) -> int:
         """Return the size of a checkpoint's file in bytes; 0 when there is none."""
         path = self.get_checkpoint_path(filename)
-        return files.size(path) if self._is_checkpoint(path) else 0
+        return reading.size(path) if self._is_checkpoint(path) else 0
 
     def _write(self, path: Path, records: list[Fields]) -> None:
         table = columns.to_table(records).replace_schema_metadata({_MARK: b"1"})
-        with files.create(path, shared=self.shared) as file:
+        with atomic.create(path, shared=self.shared) as file:
             pq.write_table(table, file, compression=self.compression, write_page_checksum=True)
-            seal(path, file)
+            untrusted.seal(path, file)
 
     def _read(self, path: Path) -> Iterator[str]:
-        content = files.read_file(path)
-        if _MARK in footer_of(content)[1]:  # a footer that is ours, as Kura's are not
-            check_seal(content)
+        content = reading.read_file(path)
+        if _MARK in untrusted.footer_of(content)[1]:  # a footer that is ours, as Kura's are not
+            untrusted.check_seal(content)
         file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        _check_claims(file.metadata, len(content))
+        untrusted.check_claims(file.metadata, len(content))
         read = 0
         for batch in file.iter_batches(_BATCH):
             read += batch.nbytes  # a dictionary may hide more than the footer claims
-            files.check_size(read, len(content))
+            reading.check_size(read, len(content))
             yield from columns.to_texts(pa.Table.from_batches([batch]))
-
-
-def _check_claims(metadata: pq.FileMetaData, stored: int) -> None:
-    """Refuse a bomb by its footer: by its bytes, and by its rows.
-
-    Columns are not asked: for what is wrong there, pyarrow ends the process.
-    """
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    claimed = sum(group.total_byte_size + 8 * group.num_rows * group.num_columns for group in groups)
-    files.check_size(claimed + 8 * metadata.num_rows, stored)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._segments import columns
 from kura_cache_adapters._segments.directory import SegmentStore
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
+    from kura_cache_adapters._segments.format import Segment
     from kura_cache_adapters._segments.rows import Rows
-    from kura_cache_adapters._segments.search import Segment
 
 
 class ArrowFormat:
@@ -30,12 +30,12 @@ class ArrowFormat:
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new file."""
         batch = columns.to_batch(rows)
-        with files.create(path, shared=self.shared) as file, pa.ipc.new_file(file, batch.schema) as writer:
+        with atomic.create(path, shared=self.shared) as file, pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch)
 
     def read(self, path: Path) -> Segment:
         """Map a file; only its schema is read."""
-        return columns.read_segment(files.map_file(path))
+        return columns.read_segment(reading.map_file(path))
 
 
 class ArrowStore(SegmentStore):

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._segments import columns
 from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters.errors import require
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
     from pathlib import Path
 
+    from kura_cache_adapters._segments.format import Segment
     from kura_cache_adapters._segments.rows import Rows
-    from kura_cache_adapters._segments.search import Segment
 
 DATA_FILE = "data-00000-of-00001.arrow"
 _LONGEST_STATE = 16 << 20  # bytes
@@ -41,8 +40,8 @@ class HFDatasetFormat:
 
     def read(self, path: Path) -> Segment:
         """Map the data file; only its schema is read."""
-        files.refuse_link(path)
-        return columns.read_segment(files.map_file(path / DATA_FILE))
+        reading.refuse_link(path)
+        return columns.read_segment(reading.map_file(path / DATA_FILE))
 
 
 class HFDatasetStore(SegmentStore):
@@ -66,7 +65,7 @@ def write_dataset(path: Path, table: pa.Table, *, shared: bool) -> None:
     features = datasets.Features.from_arrow_schema(table.schema)
     path.mkdir(mode=0o777 if shared else 0o700)
     schema = table.schema.with_metadata({**(table.schema.metadata or {}), **features.arrow_schema.metadata})
-    with files.create(path / DATA_FILE, shared=shared) as file, pa.ipc.new_stream(file, schema) as writer:
+    with atomic.create(path / DATA_FILE, shared=shared) as file, pa.ipc.new_stream(file, schema) as writer:
         writer.write_table(table.combine_chunks().replace_schema_metadata(schema.metadata))
     _write_json(path / "dataset_info.json", {"features": features.to_dict()}, shared=shared)
     state: dict[str, object] = {
@@ -86,26 +85,14 @@ def read_dataset_files(path: Path) -> list[bytes]:
 
     `datasets.load_from_disk` would open what the dataset names, wherever it is.
     """
-    state = json.loads(files.read_file(path / "state.json", most=_LONGEST_STATE))
+    state = json.loads(reading.read_file(path / "state.json", most=_LONGEST_STATE))
     names = [entry["filename"] for entry in state["_data_files"]]
     if any(name != PurePath(name).name for name in names):
         message = f"its data is elsewhere: {names!r:.80}"
         raise ValueError(message)
-    return [files.read_file(path / name) for name in names]
-
-
-def batches_of(content: bytes) -> Iterator[pa.RecordBatch]:
-    """Read the record batches of a data file; raise ValueError where they are longer than the file."""
-    source, values = pa.BufferReader(content), 0
-    schema = columns.read_schema(source)
-    for message in pa.ipc.MessageReader.open_stream(source):
-        batch = columns.read_batch(message, schema)
-        batch.validate(full=True)
-        values += len(batch) * max(1, batch.num_columns)
-        files.check_size(8 * values, len(content))
-        yield batch
+    return [reading.read_file(path / name) for name in names]
 
 
 def _write_json(path: Path, fields: dict[str, object], *, shared: bool) -> None:
-    with files.create(path, shared=shared) as file:
+    with atomic.create(path, shared=shared) as file:
         file.write(json.dumps(fields, indent=2).encode())

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._segments.directory import SegmentStore
-from kura_cache_adapters._segments.rows import KEY_BYTES, Rows, prefixes_of
+from kura_cache_adapters._segments.rows import Rows, prefixes_of
+from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from kura_cache_adapters._segments.search import Positions, Segment
+    from kura_cache_adapters._segments.format import Positions, Segment
     from kura_cache_adapters.protocols import Vectors
 
 _KEY = b'{"key":"'
@@ -56,14 +57,14 @@ class JSONLFormat:
             "dimension": rows.vectors.shape[1],
             "rows": len(rows),
         }
-        with files.create(path, shared=self.shared) as file:
+        with atomic.create(path, shared=self.shared) as file:
             file.write(json.dumps(header).encode() + b"\n")
             for key, checksum, vector in zip(rows.keys, rows.checksums, rows.vectors, strict=True):
                 file.write(_line(key.tobytes(), int(checksum), vector.tobytes()))
 
     def read(self, path: Path) -> Segment:
         """Map a file; only its header is read."""
-        mapped = files.map_file(path)
+        mapped = reading.map_file(path)
         start = mapped.find(b"\n", 0, 1024) + 1
         try:
             header = json.loads(mapped[:start])
@@ -163,7 +164,7 @@ class _LineSegment:
 
     def release(self) -> None:
         """Let go of the memory that mapped lines take; reading them takes it again."""
-        files.release(self._map)
+        reading.release(self._map)
 
 
 def _unhex(digits: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._runtime.fork import ForkLock
-from kura_cache_adapters._segments.rows import check_dimension, check_shapes, key_matrix
+from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
 
 if TYPE_CHECKING:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from hashlib import sha256
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kura_cache_adapters._disk import files
+from kura_cache_adapters._disk import atomic, reading, untrusted
 from kura_cache_adapters._segments import columns
 from kura_cache_adapters._segments.directory import SegmentStore
-from kura_cache_adapters._segments.rows import KEY_BYTES, checksums_of
+from kura_cache_adapters._segments.rows import checksums_of
 from kura_cache_adapters._segments.search import ArraySegment
+from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:
@@ -25,17 +24,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._segments.format import Segment
     from kura_cache_adapters._segments.rows import Rows
-    from kura_cache_adapters._segments.search import Segment
     from kura_cache_adapters.protocols import Vectors
 
 Compression: TypeAlias = Literal["zstd"]
 
 _ONE_PAGE = 1 << 30  # bytes and rows: more than any segment has
 _VECTOR = "vector.list.element"
-_MAGIC = b"PAR1"
-_DIGEST = 16  # bytes of SHA-256
-_PAGE_HEADER = re.compile(rb"\x15\0" + 2 * rb"\x15([\x80-\xff]{0,4}[\0-\x7f])")
 
 
 class ParquetFormat:
@@ -53,7 +49,7 @@ class ParquetFormat:
         batch = columns.to_batch(rows)
         compressed = self.compression and 2 * rows.vectors.nbytes < _ONE_PAGE
         squeeze = {"compression": {_VECTOR: "zstd"}, "column_encoding": {_VECTOR: "BYTE_STREAM_SPLIT"}}
-        with files.create(path, shared=self.shared) as file:
+        with atomic.create(path, shared=self.shared) as file:
             pq.write_table(
                 pa.Table.from_batches([batch]),
                 file,
@@ -64,12 +60,12 @@ class ParquetFormat:
                 max_rows_per_page=_ONE_PAGE,
                 **(squeeze if compressed else {"compression": "NONE"}),
             )
-            seal(path, file)
+            untrusted.seal(path, file)
 
     def read(self, path: Path) -> Segment:
         """Map a file whose values lie in it as they are; decompress the vectors of any other once."""
-        mapped = files.map_file(path)
-        check_seal(mapped)
+        mapped = reading.map_file(path)
+        untrusted.check_seal(mapped)
         try:
             file = pq.ParquetFile(pa.BufferReader(mapped))
             chunks = _chunks(file.metadata)
@@ -101,34 +97,6 @@ class ParquetStore(SegmentStore):
             message = f"compression must be None or 'zstd', not {compression!r}"
             raise ValueError(message)
         super().__init__(path, ParquetFormat(compression, shared=shared))
-
-
-def footer_of(content: bytes | mmap.mmap) -> tuple[int, bytes]:
-    """Return where a file's footer starts, and the footer with its length and the magic number."""
-    start = len(content) - int.from_bytes(content[-8:-4], "little") - 8
-    if content[-4:] != _MAGIC or start < len(_MAGIC):
-        message = "it does not end as a Parquet file does"
-        raise DamagedSegmentError(message)
-    return start, content[start:]
-
-
-def seal(path: Path, file: BinaryIO) -> None:
-    """Put a digest of the footer before it, where Parquet lets anything be.
-
-    A flipped bit in a footer can make pyarrow end the process; so none is parsed that is not whole.
-    """
-    file.flush()
-    start, footer = footer_of(files.map_file(path))
-    file.seek(start)
-    file.write(sha256(footer).digest()[:_DIGEST] + footer)
-
-
-def check_seal(content: bytes | mmap.mmap) -> None:
-    """Raise DamagedSegmentError unless the footer is as `seal` found it."""
-    start, footer = footer_of(content)
-    if start < _DIGEST or content[start - _DIGEST : start] != sha256(footer).digest()[:_DIGEST]:
-        message = "its footer is damaged, or another program has written it"
-        raise DamagedSegmentError(message)
 
 
 def _chunks(metadata: pq.FileMetaData) -> list[pq.ColumnChunkMetaData]:
@@ -180,32 +148,12 @@ def _plain(chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, count: int, width: 
 def _decompressed(
     chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, shape: tuple[int, int], itemsize: int
 ) -> NDArray[np.uint8]:
-    """Decompress the vectors of a one-page column chunk, and put the bytes of each together.
-
-    Not by pyarrow's reader, which makes room for whatever the page says of itself.
-    """
-    start, end = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
-    size, packed = _page_sizes(mapped[start : start + 16])
-    files.check_size(size, packed)
-    page = pa.Codec("zstd").decompress(mapped[end - packed : end], size, asbytes=True)
+    """Decompress the vectors of a one-page column chunk, and put the bytes of each together."""
+    page = untrusted.decompressed_page(chunk, mapped)
     count = shape[0] * shape[1] * itemsize
-    streams = np.frombuffer(page, np.uint8, count, size - count)
+    streams = np.frombuffer(page, np.uint8, count, len(page) - count)
     # BYTE_STREAM_SPLIT: the first bytes of all elements, then the second bytes of all, ...
     return np.ascontiguousarray(streams.reshape(itemsize, -1).T).reshape(shape[0], -1)
-
-
-def _page_sizes(header: bytes) -> tuple[int, int]:
-    """Return a page's size before and after compression, the second and third field of its header.
-
-    Thrift's compact protocol: each is a byte 0x15 and a zigzag varint, seven bits a byte.
-    """
-    if not (sizes := _PAGE_HEADER.match(header)):
-        message = "its page does not begin as a page does"
-        raise DamagedSegmentError(message)
-    before, after = (
-        sum((byte & 127) << 7 * place for place, byte in enumerate(size)) // 2 for size in sizes.groups()
-    )
-    return before, after
 
 
 def _proves_right(segment: ArraySegment) -> bool:
@@ -219,8 +167,5 @@ def _proves_right(segment: ArraySegment) -> bool:
 
 def _decoded(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], mapped: mmap.mmap) -> ArraySegment:
     """Decode what is so large that a column has more than one page."""
-    sizes = [(chunk.total_uncompressed_size, chunk.total_compressed_size) for chunk in chunks]
-    if any(size != stored or size > len(mapped) for size, stored in sizes):
-        message = "it claims to be larger than it is"
-        raise DamagedSegmentError(message)
+    untrusted.check_plain(chunks, len(mapped))
     return columns.to_segment(file.read().combine_chunks().to_batches()[0])

@@ -91,7 +91,7 @@ class KuraRecords:
 
 
 def records_for(manager: object) -> Records:
-    """Choose a carrier: Kura's managers refuse or narrow models that are not Kura's."""
+    """Choose the records of a manager: Kura's managers refuse or narrow models that are not Kura's."""
     packages = {kind.__module__.partition(".")[0] for kind in type(manager).__mro__}
     ours = "kura_cache_adapters" in packages
     return KuraRecords() if "kura" in packages and not ours else PlainRecords()

@@ -20,9 +20,10 @@ import numpy as np
 
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel, cached_embedding
 from kura_cache_adapters._core.fill import Filler
-from kura_cache_adapters._segments.rows import checksums_of, key_matrix
+from kura_cache_adapters._segments.merge import Merger
+from kura_cache_adapters._segments.rows import checksums_of
 from kura_cache_adapters._segments.search import Search
-from kura_cache_adapters._segments.space import SegmentSpace
+from kura_cache_adapters.checks import key_matrix
 from kura_cache_adapters.stores.arrow import ArrowFormat
 from tests.benchmarks.contestants import room_in
 from tests.benchmarks.timing import Work, timed
@@ -43,7 +44,7 @@ def hits(work: Work, directory: Path) -> dict[str, float]:
         matrix = key_matrix(keys)
         guarded: Any = cached._views.now().space
         space = guarded._space()
-        matches = [(segment, *Search(matrix)._matches(segment)) for segment in space._open.values()]
+        matches = [(segment, *Search(matrix)._matches(segment)) for segment in space._listing.open.values()]
         found = np.empty_like(work.matrix)
 
         def gather() -> None:
@@ -70,7 +71,7 @@ FILL = {
     "keys and look-up": (CachedEmbeddingModel, "_look_up"),
     "check and store": (Filler, "_store"),
     "... of that, write segments, merged ones too": (ArrowFormat, "write"),
-    "... of that, merge": (SegmentSpace, "_merge"),
+    "... of that, merge": (Merger, "written"),
     "put the parts together": (cached_embedding, "merge"),
 }
 

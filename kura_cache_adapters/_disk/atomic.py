@@ -1,0 +1,145 @@
+"""Files and directories that appear whole or not at all, and leave so."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from kura_cache_adapters._disk.locks import patient_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_TEMPORARY = ".tmp"
+_PREVIOUS = ".previous"
+_STALE_SECONDS = 3600
+_NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EROFS}  # what fsync says where it has nothing to do
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
+
+def make_directory(path: Path, *, shared: bool = False) -> bool:
+    """Make a directory and its parents, readable by their owner alone; tell whether it was missing.
+
+    With shared the umask decides who may read and write them.
+    """
+    made = [directory for directory in (path, *path.parents) if not directory.exists()]
+    for directory in reversed(made):
+        directory.mkdir(mode=0o777 if shared else 0o700, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)  # raises where something else has the name
+    return bool(made)
+
+
+def anchor(path: Path) -> None:
+    """Put a directory's name on disk, and its parents' names: another may have just made any of them."""
+    for directory in path.parents:
+        with suppress(PermissionError):  # not ours to read, so not ours to have been made
+            _sync(directory)
+
+
+def create(path: Path, *, shared: bool = False) -> BinaryIO:
+    """Open a new file for writing; it must not exist. Only its owner may read it, see `make_directory`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
+    return cast("BinaryIO", os.fdopen(os.open(path, flags, 0o666 if shared else 0o600), "wb"))
+
+
+@contextmanager
+def published(path: Path, *, durable: bool) -> Iterator[Path]:
+    """Give a temporary path to write a file or directory at; move it to `path` when done.
+
+    With durable, content and name are on disk before this returns. On any error the temporary
+    is removed and `path` is what it was.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        if durable:
+            _sync_tree(temporary)
+        _replace(temporary, path)
+    except BaseException:  # Ctrl-C, too, leaves nothing behind
+        discard(temporary)
+        remove_stale_temporaries(path.parent)  # they may be what fills the disk
+        raise
+    if durable:
+        _sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole directory at once, so that a crash leaves no half; a missing one is fine."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+            return
+        temporary = _temporary(path)
+        path.rename(temporary)
+        discard(temporary)
+
+
+def discard(path: Path) -> None:
+    """Remove what nobody reads any more, as far as it can be removed."""
+    with suppress(OSError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def remove_stale_temporaries(directory: Path) -> None:
+    """Remove what killed writers left behind an hour ago or earlier, as far as it can be removed."""
+    old = time.time() - _STALE_SECONDS
+    with suppress(OSError):
+        for path in directory.glob(f".*{_TEMPORARY}"):
+            if path.lstat().st_mtime < old:
+                discard(path)
+
+
+def restore_previous(directory: Path) -> None:
+    """Put back directories that a killed writer had moved aside without finishing."""
+    if not any(directory.glob(f".*{_PREVIOUS}")):
+        return
+    with patient_lock(directory):
+        for aside in directory.glob(f".*{_PREVIOUS}"):
+            path = aside.with_name(aside.name[1:].removesuffix(_PREVIOUS))
+            discard(aside) if path.exists() else aside.replace(path)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    if not path.is_dir() and not (temporary.is_dir() and os.path.lexists(path)):
+        temporary.replace(path)
+        return
+    # No call replaces a full directory, or anything by a directory: between the two renames a crash
+    # leaves only the one aside.
+    aside = path.with_name(f".{path.name}{_PREVIOUS}")
+    with patient_lock(path.parent):
+        discard(aside)
+        path.replace(aside)
+        temporary.replace(path)
+        discard(aside)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir():
+        for child in path.iterdir():
+            _sync_tree(child)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,56 @@
+"""Advisory locks on directories, which the kernel frees when their holder dies."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def patient_lock(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock while names are exchanged; wait a second for it, not for ever."""
+    for _ in range(1000):
+        with try_lock(directory) as alone:
+            if alone:
+                yield
+                return
+        time.sleep(0.001)
+    yield
+
+
+@contextmanager
+def try_lock(directory: Path) -> Iterator[bool]:
+    """Hold an advisory lock on a directory; yield False at once when another holds it.
+
+    The kernel frees it when its holder dies. Where there is no such lock, everyone gets it.
+    """
+    if fcntl is None:
+        yield True
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        yield False
+        return
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a forked child holds it open
+        os.close(descriptor)

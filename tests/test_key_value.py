@@ -1,0 +1,212 @@
+"""One entry as bytes, and spaces over whatever keeps one value per key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from kura_cache_adapters import CachedEmbeddingModel
+from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.stores import entry
+from kura_cache_adapters.stores.key_value import KeyValueSpace
+from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
+from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kura_cache_adapters.protocols import EmbeddingStore
+
+Values = dict[ModelIdentity, dict[bytes, bytes]]
+
+KEY = bytes(range(32))
+VECTORS: dict[str, Any] = {
+    "float32": np.array([1.0, -2.5, 3e-45], np.float32),
+    "float64": np.array([0.1, -0.0], np.float64),
+}
+PINNED = {
+    "float32": "01040000030000005abdfc8a48d891220000803f000020c002000000",
+    "float64": "010800000200000059d978e6c2765bec9a9999999999b93f0000000000000080",
+}
+
+fixed = settings(deadline=None, database=None, derandomize=True)
+keys = st.binary(min_size=32, max_size=32)
+vectors = st.sampled_from([np.float32, np.float64]).flatmap(
+    lambda dtype: arrays(dtype, st.integers(1, 40), elements={"allow_nan": False})
+)
+
+
+class DictStore:
+    """A store over plain dicts of bytes, as over a server that keeps values by key."""
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self._spaces: dict[ModelIdentity, KeyValueSpace[bytes]] = {}
+
+    def space(self, identity: ModelIdentity) -> KeyValueSpace[bytes]:
+        if identity not in self._spaces:
+            held = self.values.setdefault(identity, {})
+            self._spaces[identity] = KeyValueSpace(
+                lambda keys: map(held.get, keys),
+                held.update,
+                lambda keys: sum(held.pop(key, None) is not None for key in keys),
+                keys=lambda: list(held),
+                codec=entry,
+                where=self,
+            )
+        return self._spaces[identity]
+
+    def spaces(self) -> list[ModelIdentity]:
+        return [identity for identity, held in self.values.items() if held]
+
+    def close(self) -> None:
+        self._spaces.clear()
+
+    def __reduce__(self) -> Any:
+        return DictStore, (self.values,)
+
+
+class TestDictStore(StoreContract):
+    @pytest.fixture
+    def open_store(self) -> Callable[[], EmbeddingStore]:
+        values: Values = {}
+        return lambda: DictStore(values)
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    number = int.from_bytes(content, "little") ^ 1 << bit
+    return number.to_bytes(len(content), "little")
+
+
+@pytest.mark.parametrize("dtype", VECTORS)
+def test_the_bytes_of_an_entry_are_pinned(dtype: str) -> None:
+    vector = VECTORS[dtype]
+    assert entry.encode(KEY, vector).hex() == PINNED[dtype]
+    assert entry.decode(KEY, bytes.fromhex(PINNED[dtype])).tobytes() == vector.tobytes()
+
+
+@fixed
+@given(keys, vectors)
+def test_an_entry_comes_back_bit_for_bit(key: bytes, vector: Any) -> None:
+    decoded = entry.decode(key, entry.encode(key, vector))
+    assert decoded.dtype == vector.dtype
+    assert decoded.tobytes() == vector.tobytes()
+
+
+@pytest.mark.parametrize("dtype", VECTORS)
+def test_every_flipped_bit_is_refused(dtype: str) -> None:
+    value = entry.encode(KEY, VECTORS[dtype])
+    for bit in range(8 * len(value)):
+        with pytest.raises(ValueError, match="entry"):
+            entry.decode(KEY, flipped(value, bit))
+    for bit in range(8 * len(KEY)):
+        with pytest.raises(ValueError, match="another key"):
+            entry.decode(flipped(KEY, bit), value)
+
+
+@fixed
+@given(keys, vectors, st.data())
+def test_any_flipped_bit_of_any_entry_is_refused(key: bytes, vector: Any, data: st.DataObject) -> None:
+    value = entry.encode(key, vector)
+    damaged = flipped(value, data.draw(st.integers(0, 8 * len(value) - 1)))
+    with pytest.raises(ValueError, match="entry"):
+        entry.decode(key, damaged)
+
+
+@fixed
+@given(keys, st.binary(max_size=64))
+def test_bytes_of_something_else_are_refused(key: bytes, value: bytes) -> None:
+    with pytest.raises(ValueError, match="entry"):
+        entry.decode(key, value)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 15, 16, 17, -1])
+def test_a_cut_or_longer_entry_is_refused(cut: int) -> None:
+    value = entry.encode(KEY, VECTORS["float32"])
+    for damaged in (value[:cut], value + bytes(1)):
+        with pytest.raises(ValueError, match="entry"):
+            entry.decode(KEY, damaged)
+
+
+@pytest.mark.parametrize(
+    ("key", "vector"),
+    [
+        (b"short", VECTORS["float32"]),
+        (KEY, VECTORS["float32"].astype(np.float16)),
+        (KEY, VECTORS["float32"].astype(">f4")),
+        (KEY, VECTORS["float32"][:0]),
+        (KEY, VECTORS["float32"].reshape(1, 3)),
+    ],
+)
+def test_what_is_no_entry_is_not_encoded(key: bytes, vector: Any) -> None:
+    with pytest.raises(ValueError, match="key"):
+        entry.encode(key, vector)
+
+
+@pytest.mark.parametrize("spoil", ["bit", "other key", "dimension", "nan", "foreign"])
+def test_a_value_that_does_not_fit_is_a_miss_and_is_written_again(spoil: str) -> None:
+    values: Values = {}
+    model = FakeEmbeddingModel()
+    texts = ["one", "two", "three"]
+    cached = CachedEmbeddingModel(model, DictStore(values))
+    cached.embed_sync(texts)
+    (held,) = values.values()
+    key = bytes.fromhex(cached.cache_key("two"))
+    one = entry.decode(key, held[key])
+    held[key] = {
+        "bit": flipped(held[key], 200),
+        "other key": held[bytes.fromhex(cached.cache_key("one"))],
+        "dimension": entry.encode(key, one[:2]),
+        "nan": entry.encode(key, np.full_like(one, np.nan)),
+        "foreign": b"hello",
+    }[spoil]
+    again = CachedEmbeddingModel(model, DictStore(values))
+    assert again.embed_sync(texts) == model.lists(texts)
+    assert model.calls[1:] == [["two"]]
+    assert (again.stats.invalid_entries, again.stats.load_failures) == (1, 0)
+    assert CachedEmbeddingModel(model, DictStore(values)).embed_sync(texts) == model.lists(texts)
+    assert len(model.calls) == 2
+
+
+def test_a_value_that_cannot_be_read_is_invalid_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    def read_many(keys: list[bytes]) -> list[bytes | Exception | None]:
+        return [TimeoutError("slow"), None, entry.encode(keys[2], vectors_of([2])[0])]
+
+    space = KeyValueSpace(read_many, dict, len, codec=entry, where="a server")
+    for _ in range(2):
+        hits = space.get_many(map(key_of, range(3)))
+        assert (hits.positions.tolist(), hits.invalid) == ([2], 1)
+        assert np.array_equal(hits.vectors, vectors_of([2]))
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "Could not read an entry from 'a server': TimeoutError"
+    ]
+
+
+def test_without_keys_nothing_is_asked_and_without_a_list_nothing_is_counted() -> None:
+    def never(_: Any) -> Any:
+        raise AssertionError
+
+    space = KeyValueSpace(never, never, never, codec=entry, where="nothing")
+    assert not len(space.get_many([]).positions)
+    space.put_many([], np.empty((0, 3), np.float32))
+    assert space.delete_many([]) == 0
+    assert [*space.keys()] == []
+    assert space.stats().rows == 0
+
+
+def test_a_failure_to_read_or_write_reaches_who_asked() -> None:
+    def broken(_: Any) -> Any:
+        raise ConnectionError
+
+    space = KeyValueSpace(broken, broken, broken, codec=entry, where=IDENTITY)
+    with pytest.raises(ConnectionError):
+        space.get_many([KEY])
+    with pytest.raises(ConnectionError):
+        space.put_many([KEY], vectors_of([1]))
+    with pytest.raises(ConnectionError):
+        space.delete_many([KEY])
