@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from kura_cache_adapters._runtime.fork import forget_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
@@ -95,5 +96,4 @@ def settle() -> None:
         time.sleep(0.01)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_alive.clear)
+forget_in_child(_alive.clear)

@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from kura_cache_adapters._runtime.detached import own_detached, settle, stop_if_left
-from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.greenlets import patched
 from kura_cache_adapters._runtime.home import Home, leave_home
 
@@ -123,8 +123,7 @@ def _forget_threads() -> None:
     _runtime = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
+forget_in_child(_forget_threads)
 
 
 def _current() -> _Runtime:
