@@ -51,7 +51,7 @@ class RefusedTextsError(KuraCacheError, ValueError):
     def __init__(self, model_name: str, positions: Sequence[int], message: str) -> None:
         """Name the model and the positions, and quote the server's message for the first of them."""
         self.model_name = model_name
-        self.positions = tuple(positions)
+        self.positions: tuple[int, ...] = tuple(positions)
         self.message = message
         self.keys: Sequence[bytes] = ()  # by which a cache finds the positions in its own caller's call
         shown = ", ".join(map(str, self.positions[:_MOST_POSITIONS]))

@@ -13,7 +13,7 @@ from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-logger = logging.getLogger("kura_cache_adapters.identity")
+_logger = logging.getLogger("kura_cache_adapters.identity")
 
 Cache: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None
 """What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None."""
@@ -96,7 +96,7 @@ def check_keywords(keywords: Mapping[str, Any], *, cached: bool) -> None:
             message = f"{name}= is no parameter of a key, as further keywords are: {cure}"
             raise TypeError(message)
     if keywords and not cached:
-        logger.warning("Without a cache, %s= has no meaning: pass cache=...", "=, ".join(keywords))
+        _logger.warning("Without a cache, %s= has no meaning: pass cache=...", "=, ".join(keywords))
 
 
 def one_cache(cache_manager: Cache, cache: Cache) -> Cache:

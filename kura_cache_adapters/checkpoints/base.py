@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.checkpoints.kura_format import Fields
     from kura_cache_adapters.protocols import ModelT
 
-logger = logging.getLogger("kura_cache_adapters.checkpoints")
+_logger = logging.getLogger("kura_cache_adapters.checkpoints")
 
 _LONGEST = 200  # bytes; file systems take 255, and temporary files need the rest
 _LOOK_ALIKES = r"\u2044\u2215\u2216\u2236\u29f5\u29f8\u29f9\ua789"  # of / \ and : which NFKC leaves alone
@@ -81,7 +81,7 @@ class FileCheckpointManager(BaseCheckpointManager):
         path = self.get_checkpoint_path(filename)
         if not self.enabled:
             return
-        log = OnceLog(logger)
+        log = OnceLog(_logger)
         records = [_dumped(item, at, path, log) for at, item in enumerate(data)]
         self._refuse_what_is_not_ours(path)
         self._make_directory()
@@ -89,7 +89,7 @@ class FileCheckpointManager(BaseCheckpointManager):
         files.remove_stale_temporaries(self.checkpoint_dir)
         with files.published(path, durable=True) as temporary:
             self._write(temporary, records)
-        logger.info("Saved %d items to %s", len(records), path)
+        _logger.info("Saved %d items to %s", len(records), path)
 
     def list_checkpoints(self) -> list[str]:
         """List the saved names, sorted; load and delete accept them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import pyarrow as pa
 from pydantic import RootModel
@@ -43,7 +43,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
     """
 
     suffix = ""
-    parts = frozenset({"state.json", "dataset_info.json", DATA_FILE, _DIGEST_FILE})
+    parts: ClassVar[frozenset[str]] = frozenset({"state.json", "dataset_info.json", DATA_FILE, _DIGEST_FILE})
 
     def __init__(  # noqa: PLR0913 - Kura's options
         self,
@@ -72,8 +72,10 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
             message = f"compression must be one of {get_args(Compression)} or None, not {compression!r}"
             raise ValueError(message)
         require("datasets", extra="datasets")
-        self.hub_repo, self.hub_token = hub_repo, hub_token
-        self.streaming, self.compression = streaming, compression
+        self.hub_repo: str | None = hub_repo
+        self.hub_token: str | None = hub_token
+        self.streaming: bool = streaming
+        self.compression: Compression | None = compression
         super().__init__(checkpoint_dir, enabled=enabled, shared=shared)
 
     def open_store(self) -> HFDatasetStore:

@@ -49,8 +49,8 @@ class MultiCheckpointManager(BaseCheckpointManager):
     are tiers, first to last, and every vector is written to all of them.
     """
 
-    save_strategy = _OneOf("all_enabled", "primary_only")
-    load_strategy = _OneOf("first_found", "priority")
+    save_strategy: _OneOf = _OneOf("all_enabled", "primary_only")
+    load_strategy: _OneOf = _OneOf("first_found", "priority")
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class MultiCheckpointManager(BaseCheckpointManager):
         if not managers:
             message = "a MultiCheckpointManager needs at least one manager"
             raise ValueError(message)
-        self.managers = list(managers)
+        self.managers: list[BaseCheckpointManager] = list(managers)
         self.save_strategy = save_strategy
         self.load_strategy = load_strategy
-        self.checkpoint_dir = self.managers[0].checkpoint_dir
-        self.enabled = bool(self._enabled())
+        self.checkpoint_dir: Path = self.managers[0].checkpoint_dir
+        self.enabled: bool = bool(self._enabled())
 
     def setup_checkpoint_dir(self) -> None:
         """Make the directories of the enabled managers."""

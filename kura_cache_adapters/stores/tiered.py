@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
 
-logger = logging.getLogger("kura_cache_adapters.store")
+_logger = logging.getLogger("kura_cache_adapters.store")
 
 _MOST_OWED = 1_000_000  # keys remembered for a tier that refuses them
 _AT_ONCE = 1024  # of them are written at a time
@@ -70,7 +70,7 @@ class TieredSpace:
         """Order spaces from fast to slow."""
         self._tiers = tiers
         self._owed: list[set[bytes]] = [set() for _ in tiers]
-        self._log = OnceLog(logger)
+        self._log = OnceLog(_logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look in each tier for what those before it did not have."""
