@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from kura_cache_adapters.checkpoints.base import FileCheckpointManager, checked_name
 from kura_cache_adapters.errors import CheckpointError
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 
 SaveStrategy = Literal["all_enabled", "primary_only"]
 LoadStrategy = Literal["first_found", "priority"]
+_Word = TypeVar("_Word", bound=str)
 
 
-class _OneOf:
+class _OneOf(Generic[_Word]):
     """An attribute that takes a few words only, whenever it is set."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: _Word) -> None:
         self._words = words
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, instance: object, owner: type | None = None) -> str:
-        return self._words[0] if instance is None else str(vars(instance)[self._name])
+    def __get__(self, instance: object, owner: type | None = None) -> _Word:
+        word: _Word = self._words[0] if instance is None else vars(instance)[self._name]
+        return word
 
-    def __set__(self, instance: object, word: str) -> None:
+    def __set__(self, instance: object, word: _Word) -> None:
         if word not in self._words:
             message = f"{self._name} must be {' or '.join(map(repr, self._words))}, not {word!r}"
             raise ValueError(message)
@@ -49,8 +51,8 @@ class MultiCheckpointManager(BaseCheckpointManager):
     are tiers, first to last, and every vector is written to all of them.
     """
 
-    save_strategy: _OneOf = _OneOf("all_enabled", "primary_only")
-    load_strategy: _OneOf = _OneOf("first_found", "priority")
+    save_strategy: _OneOf[SaveStrategy] = _OneOf("all_enabled", "primary_only")
+    load_strategy: _OneOf[LoadStrategy] = _OneOf("first_found", "priority")
 
     def __init__(
         self,
