@@ -45,10 +45,8 @@ class _OneOf(Generic[_Word]):
 class MultiCheckpointManager(BaseCheckpointManager):
     """Save to several managers and load from the first that has it.
 
-    `save_strategy`: "all_enabled", or "primary_only" for the first enabled one. `load_strategy`:
-    "first_found", or "priority" for the first enabled one only. Both may be set later; anything else is a
-    ValueError. As a cache the managers' stores
-    are tiers, first to last, and every vector is written to all of them.
+    Both strategies may be set later; anything but their words is a ValueError. As a cache the managers'
+    stores are tiers, first to last, and every vector is written to all of them.
     """
 
     save_strategy: _OneOf[SaveStrategy] = _OneOf("all_enabled", "primary_only")
@@ -61,7 +59,17 @@ class MultiCheckpointManager(BaseCheckpointManager):
         save_strategy: SaveStrategy = "all_enabled",
         load_strategy: LoadStrategy = "first_found",
     ) -> None:
-        """Order managers; raise ValueError without any, or for an unknown strategy."""
+        """Order managers.
+
+        Args:
+            managers: of any origin; the disabled ones are left out.
+            save_strategy: "all_enabled", or "primary_only" for the first enabled one.
+            load_strategy: "first_found", or "priority" for the first enabled one only.
+
+        Raises:
+            ValueError: no manager, or an unknown strategy.
+
+        """
         if not managers:
             message = "a MultiCheckpointManager needs at least one manager"
             raise ValueError(message)
@@ -87,7 +95,21 @@ class MultiCheckpointManager(BaseCheckpointManager):
         model_class: type[ModelT],
         **kwargs: Any,
     ) -> list[ModelT] | None:
-        """Load from the first manager that has it, by the load strategy; None when none has."""
+        """Load from the first manager that has it undamaged, by the load strategy.
+
+        Args:
+            filename: the checkpoint's name.
+            model_class: the class of its models.
+            **kwargs: handed on to the managers.
+
+        Returns:
+            The models in their order; None when no manager has the checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged wherever it is.
+            ValueError: a name that one of this package's managers refuses.
+
+        """
         self._check(filename)
         managers = self._enabled()
         damaged: CheckpointError | None = None
@@ -104,7 +126,18 @@ class MultiCheckpointManager(BaseCheckpointManager):
         return None
 
     def save_checkpoint(self, filename: str, data: Sequence[BaseModel], **kwargs: Any) -> None:
-        """Save to the managers that the save strategy names."""
+        """Save to the managers that the save strategy names, in their order.
+
+        Args:
+            filename: the checkpoint's name.
+            data: models of any pydantic class.
+            **kwargs: handed on to the managers.
+
+        Raises:
+            ValueError: a name that one of this package's managers refuses. What a manager raises comes
+                through, and the ones after it are not asked.
+
+        """
         self._check(filename)
         managers = self._enabled()
         for manager in managers[:1] if self.save_strategy == "primary_only" else managers:
@@ -121,7 +154,7 @@ class MultiCheckpointManager(BaseCheckpointManager):
         return any(deleted)
 
     def get_checkpoint_path(self, filename: str) -> Path:
-        """Return where the first manager keeps a checkpoint."""
+        """Return where the first manager keeps a checkpoint; raise ValueError for a name it refuses."""
         self._check(filename)
         return self.managers[0].get_checkpoint_path(filename)
 

@@ -30,7 +30,15 @@ class MemoryStore:
     """
 
     def __init__(self, *, max_bytes: int = 256 << 20) -> None:
-        """Set the limit; raise ValueError unless it is positive."""
+        """Set the limit.
+
+        Args:
+            max_bytes: of vectors and entries, over all models; the least recently used are evicted.
+
+        Raises:
+            ValueError: a limit that is not positive.
+
+        """
         if max_bytes <= 0:
             message = f"max_bytes must be positive, not {max_bytes}"
             raise ValueError(message)

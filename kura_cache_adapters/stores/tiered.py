@@ -27,7 +27,15 @@ class TieredStore:
     """Read from the first store to the last and fill the ones before a hit; write to all."""
 
     def __init__(self, *stores: EmbeddingStore) -> None:
-        """Order stores from fast to slow; raise ValueError without any."""
+        """Order stores from fast to slow.
+
+        Args:
+            *stores: of any origin; the last gets everything, and its statistics are the store's.
+
+        Raises:
+            ValueError: no store.
+
+        """
         if not stores:
             message = "a TieredStore needs at least one store"
             raise ValueError(message)
@@ -94,7 +102,7 @@ class TieredSpace:
         """Write to every tier, slowest first; one that fails does not keep the others from it.
 
         What a tier has refused, and another one still has, is written with its next batch, or by
-        `catch_up`: once a fast tier has it, nobody would bring it again.
+        `catch_up`: once a fast tier has it, nobody would bring it again. Raises what a tier has raised.
         """
         wanted = list(keys)
         with ExitStack() as stack:
