@@ -101,7 +101,8 @@ _HOMES = {
     "langchain": "LangChainCachedEmbeddings LangChainEmbeddingModel",
     "llama_index": "LlamaIndexCachedEmbedding LlamaIndexEmbeddingModel",
 }
-__getattr__ = lazy(__name__, _HOMES)
+if not TYPE_CHECKING:  # a type checker knows the names, and that there are no others
+    __getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

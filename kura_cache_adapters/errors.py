@@ -45,13 +45,19 @@ class AnswerError(KuraCacheError, ValueError):
 class RefusedTextsError(KuraCacheError, ValueError):
     """Some texts were refused by the model's server, one by one; the others were embedded.
 
-    `positions` says where they stand in the texts of the call, rising. Its cause is the first refusal.
+    Its cause is the first refusal.
+
+    Attributes:
+        model_name: the model's.
+        positions: where they stand in the texts of the call, rising.
+        message: the server's, for the first of them.
+
     """
 
     def __init__(self, model_name: str, positions: Sequence[int], message: str) -> None:
         """Name the model and the positions, and quote the server's message for the first of them."""
         self.model_name = model_name
-        self.positions = tuple(positions)
+        self.positions: tuple[int, ...] = tuple(positions)
         self.message = message
         self.keys: Sequence[bytes] = ()  # by which a cache finds the positions in its own caller's call
         shown = ", ".join(map(str, self.positions[:_MOST_POSITIONS]))
@@ -96,7 +102,12 @@ class MissingExtraError(KuraCacheError, ImportError):
 
 
 def require(package: str, *, extra: str) -> ModuleType:
-    """Import an optional package; raise MissingExtraError with the pip line when it is absent."""
+    """Import an optional package.
+
+    Raises:
+        MissingExtraError: it is not installed; the message has the pip line of its extra.
+
+    """
     try:
         return import_module(package)
     except ModuleNotFoundError as error:

@@ -13,7 +13,7 @@ from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-logger = logging.getLogger("kura_cache_adapters.identity")
+_logger = logging.getLogger("kura_cache_adapters.identity")
 
 Cache: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None
 """What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None."""
@@ -48,12 +48,20 @@ _CURES = {
 class CacheOptions:
     """How a cache works; none of it enters a key.
 
-    `chunk_size`: texts per call of the model, each chunk stored before the next is asked for (a
-    model that streams chooses its own). `durable`: what is stored outlives a power cut; without,
-    it outlives the process only, and storing is faster. `progress`: show a progress bar.
-    `key_secret`: at least 16 bytes (a str counts as UTF-8) that make the keys HMAC-SHA-256, so that
-    who can read the cache, but not the secret, cannot tell whether a text is in it. What was stored
-    under another secret, or under none, is not found.
+    Attributes:
+        chunk_size: texts per call of the model, each chunk stored before the next is asked for (a model
+            that streams chooses its own).
+        durable: what is stored outlives a power cut; without, it outlives the process only, and storing
+            is faster.
+        progress: show a progress bar.
+        key_secret: at least 16 bytes (a str counts as UTF-8) that make the keys HMAC-SHA-256, so that who
+            can read the cache, but not the secret, cannot tell whether a text is in it. What was stored
+            under another secret, or under none, is not found.
+
+    Raises:
+        TypeError: a `key_secret` that is neither str nor bytes.
+        ValueError: a `chunk_size` below 1, or a `key_secret` that is too short.
+
     """
 
     chunk_size: int = 256
@@ -62,7 +70,7 @@ class CacheOptions:
     key_secret: str | bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a chunk size below 1, and a secret that is none."""
+        """Refuse what is out of range."""
         if self.chunk_size < 1:
             message = f"chunk_size must be at least 1, not {self.chunk_size}"
             raise ValueError(message)
@@ -96,7 +104,7 @@ def check_keywords(keywords: Mapping[str, Any], *, cached: bool) -> None:
             message = f"{name}= is no parameter of a key, as further keywords are: {cure}"
             raise TypeError(message)
     if keywords and not cached:
-        logger.warning("Without a cache, %s= has no meaning: pass cache=...", "=, ".join(keywords))
+        _logger.warning("Without a cache, %s= has no meaning: pass cache=...", "=, ".join(keywords))
 
 
 def one_cache(cache_manager: Cache, cache: Cache) -> Cache:

@@ -6,13 +6,18 @@ import asyncio
 import contextvars
 import multiprocessing
 import pickle
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import kura_cache_adapters
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel
 from kura_cache_adapters._runtime.fork import ForkLock, ModelLock
 from kura_cache_adapters.embedding.sentence_transformer import lock_of
@@ -20,7 +25,6 @@ from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 TEXTS = [[f"text {number % 40}" for number in range(at, at + 20)] for at in range(0, 50, 5)]
 
@@ -315,9 +319,6 @@ def test_nothing_is_started_before_the_first_miss(tmp_path: Path) -> None:
         "assert threading.active_count() == 1\n"
         "cached.embed_sync(['a'])\n"
     )
-    import subprocess
-    import sys
-
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 
 
@@ -352,10 +353,74 @@ def test_a_fork_waits_for_no_model_and_its_child_may_use_it() -> None:
     before = time.monotonic()
     in_child(work)
     assert time.monotonic() - before < 1
-    assert not lock.lock.acquire(blocking=False)  # the parent's model still has it
+    assert not lock.acquire(blocking=False)  # the parent's model still has it
     go_on.set()
     encoding.join()
     work()
+
+
+def test_with_calls_the_locks_of_c_themselves() -> None:
+    for kind in (ForkLock, ModelLock):
+        for name in ("__enter__", "__exit__"):
+            assert getattr(kind, name) is getattr(type(threading.RLock()), name)
+
+
+def test_a_child_is_forked_with_every_lock_free_whoever_held_it() -> None:
+    mine, others = ForkLock(), [ForkLock(), ModelLock()]
+
+    def work() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            assert all(threads.map(lambda lock: lock.acquire(timeout=5), [mine, *others]))
+
+    with ThreadPoolExecutor(1) as thread, mine, mine, others[1]:
+        in_child(work)
+        assert not thread.submit(mine.acquire, timeout=0.01).result()  # here it is held
+    work()
+
+
+def test_locks_pickle_as_free_ones_and_are_forgotten_when_unused() -> None:
+    lock = ForkLock()
+    with ThreadPoolExecutor(1) as thread, lock:
+        copy = pickle.loads(pickle.dumps(lock))
+        assert thread.submit(copy.acquire, timeout=5).result()
+    gone = weakref.ref(lock)
+    del lock
+    assert gone() is None
+
+
+INTERRUPTED = """
+import _thread, os, sys, threading
+os.register_at_fork(before=_thread.interrupt_main)  # called after ours: Ctrl-C in the midst of a fork
+from kura_cache_adapters._runtime.fork import ForkLock, ModelLock
+locks = [ForkLock(), ForkLock(), ModelLock()]
+heard = []
+sys.unraisablehook = lambda one: heard.append(one.exc_type)
+child = os.fork()
+def take_all():
+    taken.extend(lock.acquire(timeout=5) for lock in locks)
+taken = []
+one = threading.Thread(target=take_all)
+one.start()
+one.join()
+if not child:
+    os._exit(taken != [True] * 3)
+assert os.waitpid(child, 0)[1] == 0
+assert taken == [True] * 3
+assert heard == [KeyboardInterrupt]
+"""
+
+
+def test_ctrl_c_in_the_midst_of_a_fork_leaves_no_lock_taken() -> None:
+    subprocess.run([sys.executable, "-c", INTERRUPTED], check=True, timeout=60)
+
+
+def test_one_module_alone_says_what_a_fork_does() -> None:
+    package = Path(kura_cache_adapters.__file__).parent
+    calls = [file for file in package.rglob("*.py") if "register_at_fork" in file.read_text()]
+    found = {file.relative_to(package).as_posix() for file in calls}
+    assert found - {"_core/fill.py"} == {
+        "_runtime/fork.py"
+    }  # the progress bar has one, for as long as it is there
 
 
 def test_a_loaded_model_has_one_lock_and_no_fork_waits_for_it() -> None:

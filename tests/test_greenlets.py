@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 OURS = """
 import asyncio, sys
-from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel, MemoryStore, background
+from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel, MemoryStore
+from kura_cache_adapters._runtime import loop
 from kura_cache_adapters.testing import FakeEmbeddingModel
 """
 # What is cached is found; what is not is embedded, or refused before the model is asked.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 pytest.importorskip("sentence_transformers", reason="needs the extra `sentence-transformers`")
 
 from kura_cache_adapters import CachedEmbeddingModel, SentenceTransformerEmbeddingModel
+from kura_cache_adapters.embedding.sentence_transformer import lock_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,9 +102,35 @@ def test_a_loaded_model_is_wrapped_as_it_is(model: Any, tmp_path: Path) -> None:
 
 
 def test_threads_may_share_a_model(model: Any, tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     cached = CachedEmbeddingModel(model, tmp_path)
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda at: cached.embed_sync([f"text {at}", "shared"]), range(8)))
     assert all(answer[1] == answers[0][1] for answer in answers)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_waits_for_no_model_that_computes_and_its_child_embeds(minilm: Path, tmp_path: Path) -> None:
+    model = SentenceTransformerEmbeddingModel(path=minilm, model_batch_size=1000)
+    cached = CachedEmbeddingModel(model, tmp_path)
+    expected = cached.embed_array_sync(TEXTS)
+    lock = lock_of(model.model)
+    long = [f"{number}: " + "a cat sat on a mat, and rates rose again. " * 30 for number in range(60)]
+
+    def embed_in_child() -> None:
+        assert np.array_equal(cached.embed_array_sync(TEXTS), expected)
+        assert cached.stats.misses == len(TEXTS)  # the parent's
+        assert cached.embed_array_sync(["a text that nobody has embedded"]).shape == (1, 384)
+
+    with ThreadPoolExecutor(1) as threads:
+        embedding = threads.submit(cached.embed_array_sync, long)
+        while lock.acquire(blocking=False):
+            lock.release()
+        before = time.monotonic()
+        child: Any = multiprocessing.get_context("fork").Process(target=embed_in_child)
+        child.start()
+        assert time.monotonic() - before < 1
+        assert not lock.acquire(blocking=False)  # the parent's model still computes
+        child.join(60)
+        child.kill()
+        assert child.exitcode == 0
+        assert embedding.result().shape == (60, 384)

@@ -1,12 +1,13 @@
-"""Detached work: tasks that outlive a cancelled caller for as long as a thread works for them."""
+"""Tasks that outlive a cancelled caller for as long as a thread works for them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from kura_cache_adapters._runtime.fork import forget_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
@@ -20,14 +21,14 @@ _detached: contextvars.ContextVar[Detached | None] = contextvars.ContextVar(
 
 
 class Detached:
-    """A task that is asked to leave before it is cancelled.
+    """A task that is cancelled only while no thread works for it.
 
-    A thread's work cannot be cancelled: one that waits for one leaves when it has the answer.
+    A thread's work cannot be cancelled: its answer is waited for, and may be stored.
     """
 
     def __init__(self, work: Coroutine[Any, Any, Any]) -> None:
         self.leaving = False
-        self._busy = self._told = False
+        self._busy = self._cancelled = False
         token = _detached.set(self)
         self.task = asyncio.ensure_future(work)
         _detached.reset(token)
@@ -37,12 +38,12 @@ class Detached:
     def leave(self) -> None:
         """Cancel the task once, as soon as no thread works for it."""
         self.leaving = True
-        self.task.add_done_callback(_left)
-        self._tell()
+        self.task.add_done_callback(_ignore_outcome)
+        self._cancel()
 
-    def _tell(self) -> None:
-        if not self._busy and not self._told:
-            self._told = True
+    def _cancel(self) -> None:
+        if not self._busy and not self._cancelled:
+            self._cancelled = True
             self.task.cancel()
 
     async def wait(self, answer: Awaitable[_T]) -> _T:
@@ -53,10 +54,10 @@ class Detached:
         finally:
             self._busy = False
             if self.leaving:
-                asyncio.get_running_loop().call_soon(self._tell)
+                asyncio.get_running_loop().call_soon(self._cancel)
 
 
-def _left(task: asyncio.Task[Any]) -> None:
+def _ignore_outcome(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()  # nobody is there to hear of it
 
@@ -68,7 +69,7 @@ def own_detached() -> Detached | None:
 
 
 async def detached(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end, or until the caller is cancelled and it has what threads owe it.
+    """Run a coroutine to its end, or until the caller is cancelled and no thread works for it.
 
     The cancelled caller does not wait for that.
     """
@@ -95,5 +96,4 @@ def settle() -> None:
         time.sleep(0.01)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_alive.clear)
+forget_in_child(_alive.clear)

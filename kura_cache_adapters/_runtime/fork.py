@@ -1,87 +1,81 @@
-"""Locks that no fork leaves held in the child."""
+"""What a fork does to this package: the child's locks are free, and what its parent ran is forgotten."""
 
 from __future__ import annotations
 
 import os
-import threading
-from typing import TYPE_CHECKING, Any
+from _thread import RLock
+from collections import deque
+from itertools import repeat, starmap
+from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_fork_locks: WeakSet[ForkLock] = WeakSet()
+_known: WeakSet[ForkLock] = WeakSet()
+_taken: list[ForkLock] = []
+_forgetting: list[Callable[[], object]] = []
 
 
-class ForkLock:
+class ForkLock(RLock):  # type: ignore[misc]  # final in the stubs alone
     """A lock that no fork leaves held in the child: a fork waits for it and both sides free it.
 
-    The thread that holds it may fork, and may take it again.
+    The thread that holds it may take it again, and may fork: its child has it free. It is C's own, for
+    `with` to call: between a Python function's taking of a lock and its return there is a place where
+    Ctrl-C would leave it taken.
     """
 
-    waited_for = True
+    waited_for: ClassVar[bool] = True
 
     def __init__(self) -> None:
         """Make a free lock."""
-        self.lock = threading.RLock()
-        _fork_locks.add(self)
-
-    # Properties, so that `with` calls the lock itself: between a Python function's taking of a lock
-    # and its return there is a place where Ctrl-C would leave it taken.
-
-    @property
-    def __enter__(self) -> Callable[[], object]:
-        """Take the lock."""
-        return self.lock.__enter__
-
-    @property
-    def __exit__(self) -> Callable[..., None]:  # noqa: PLE0302, PYI036 - a property
-        """Free the lock."""
-        return self.lock.__exit__
+        _known.add(self)
 
     def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
         """Pickle as a new, free lock."""
         return type(self), ()
 
 
-class ModelLock(ForkLock):
+class ModelLock(ForkLock):  # type: ignore[misc]  # as above
     """A lock that is held for as long as a model computes: no fork waits, and the child's is free."""
 
     waited_for = False
 
 
-_held: list[Any] = []
+def forget_in_child(forget: Callable[[], object]) -> None:
+    """Have a function called in each forked child: it forgets what only the parent has threads for."""
+    _forgetting.append(forget)
 
 
 def _known_locks() -> list[ForkLock]:
     while True:
         try:
-            return list(_fork_locks)
+            return list(_known)
         except RuntimeError:  # another thread has just made one
             continue
 
 
-def _before_fork() -> None:
-    locks: list[Any] = [one.lock for one in _known_locks() if one.waited_for]
-    for lock in locks:
-        lock.acquire()
-        _held.append(lock)  # one by one: Ctrl-C may end the waiting, and the fork goes on
+# Each of these takes, or frees, in one call of C's: Ctrl-C may end the waiting, and the fork goes on, but
+# what was taken is known to be, and is freed.
 
 
-def _after_fork() -> None:
-    while _held:
-        _held.pop().release()
+def _take() -> None:
+    _taken.extend(filter(RLock.acquire, [lock for lock in _known_locks() if lock.waited_for]))
 
 
-def _after_fork_in_child() -> None:
-    _held.clear()
-    for fork_lock in _known_locks():
-        fork_lock.lock = threading.RLock()
+def _free() -> None:
+    deque(map(RLock.release, starmap(_taken.pop, repeat((), len(_taken)))), maxlen=0)
+
+
+def _start_anew() -> None:
+    _taken.clear()
+    for lock in _known_locks():
+        lock._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 - as threading's own locks
+    for forget in _forgetting:
+        forget()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork,
-        after_in_child=_after_fork_in_child,
-    )
+    os.register_at_fork(before=_take)
+    for _ in range(2):  # Ctrl-C that came during the fork ends the first function that is called after it
+        os.register_at_fork(after_in_parent=_free, after_in_child=_start_anew)

@@ -27,14 +27,14 @@ inside: ContextVar[tuple[Any, ...]] = ContextVar("kura_cache_inside", default=()
 
 
 @dataclass(slots=True)
-class _Wish:
+class _Request:
     """A coroutine to be awaited at home, and who waits for it on the background loop."""
 
     work: Coroutine[Any, Any, Any]
     answer: Future[Any] = field(default_factory=Future)
     inside: tuple[Any, ...] = field(default_factory=inside.get)
 
-    async def fulfil(self) -> None:
+    async def run(self) -> None:
         token = inside.set(self.inside)
         try:
             answer = await self.work
@@ -42,7 +42,7 @@ class _Wish:
             with suppress(InvalidStateError):
                 self.answer.set_exception(error)
         except BaseException:
-            self.refuse()
+            self.cancel()
             raise
         else:
             with suppress(InvalidStateError):  # nobody waits for it any more
@@ -51,7 +51,7 @@ class _Wish:
             with suppress(ValueError):  # a task that nobody finished is collected in another context
                 inside.reset(token)
 
-    def refuse(self) -> None:
+    def cancel(self) -> None:
         if getcoroutinestate(self.work) == CORO_CREATED:
             self.work.close()
         self.answer.cancel()
@@ -65,10 +65,10 @@ class Home:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wishes: deque[_Wish | None] = deque()
-        self._bell: asyncio.Future[None] = self._loop.create_future()
+        self._requests: deque[_Request | None] = deque()
+        self._wake: asyncio.Future[None] = self._loop.create_future()
         self._streams: list[AsyncGenerator[Any, None]] = []
-        self._left = False
+        self._closed = False
         self.when_still: list[Callable[[], object]] = []
 
     def settle_in(self) -> None:
@@ -76,28 +76,28 @@ class Home:
         _home.set(self)
 
     async def serve(self, done: Future[_T]) -> _T:
-        """Await what is wished for until the work is done; return or raise what comes of it."""
-        done.add_done_callback(lambda _: self._post(self._take, None))
+        """Await what is asked for until the work is done; return or raise what comes of it."""
+        done.add_done_callback(lambda _: self._post(self._receive, None))
         try:
-            while (wish := await self._next_wish()) is not None:
-                await wish.fulfil()
+            while (request := await self._next_request()) is not None:
+                await request.run()
             return _outcome(done)
         except GeneratorExit:  # collected after its loop was closed: nothing can be awaited any more
             self._streams.clear()
             raise
         finally:
             done.cancel()
-            self._leave()
+            self._close()
             for stream in self._streams:
                 await stream.aclose()
 
     async def do(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Await a coroutine at home, from the background loop; a home that was left cancels."""
-        wish = _Wish(work)
-        if not self._post(self._take, wish):
-            wish.refuse()
+        request = _Request(work)
+        if not self._post(self._receive, request):
+            request.cancel()
         own = own_detached()
-        answer: _T = await (self._heard(wish) if own is None else own.wait(self._heard(wish)))
+        answer: _T = await (self._wait_for(request) if own is None else own.wait(self._wait_for(request)))
         return answer
 
     async def each(self, answers: AsyncGenerator[_T, None]) -> AsyncGenerator[_T, None]:
@@ -106,36 +106,36 @@ class Home:
         while (answer := await self.do(_next(answers))) is not None:
             yield answer
 
-    async def _heard(self, wish: _Wish) -> Any:  # noqa: ANN401 - the coroutine's answer
+    async def _wait_for(self, request: _Request) -> Any:  # noqa: ANN401 - the coroutine's answer
         """Wait; tell, where the loop stands still, those whom somebody else may wait for."""
-        answer, signs = asyncio.wrap_future(wish.answer), [True]
+        answer, signs = asyncio.wrap_future(request.answer), [True]
         while not (await asyncio.wait([answer], timeout=_PATIENCE))[0]:
             for give_up in () if signs else self.when_still:
                 give_up()
             signs = []
             if not self._post(signs.append, True):  # noqa: FBT003 - a sign of life
-                wish.refuse()
+                request.cancel()
         return answer.result()
 
-    async def _next_wish(self) -> _Wish | None:
+    async def _next_request(self) -> _Request | None:
         # No asyncio.Queue: in a task that is collected after its loop was closed it would complain.
-        if not self._wishes:
-            self._bell = self._loop.create_future()
-            await self._bell
-        return self._wishes.popleft()
+        if not self._requests:
+            self._wake = self._loop.create_future()
+            await self._wake
+        return self._requests.popleft()
 
-    def _take(self, wish: _Wish | None) -> None:
-        self._wishes.append(wish)
-        if self._left:
-            self._leave()
-        elif not self._bell.done():
-            self._bell.set_result(None)
+    def _receive(self, request: _Request | None) -> None:
+        self._requests.append(request)
+        if self._closed:
+            self._close()
+        elif not self._wake.done():
+            self._wake.set_result(None)
 
-    def _leave(self) -> None:
-        self._left = True
-        while self._wishes:
-            if (wish := self._wishes.popleft()) is not None:
-                wish.refuse()
+    def _close(self) -> None:
+        self._closed = True
+        while self._requests:
+            if (request := self._requests.popleft()) is not None:
+                request.cancel()
 
     def _post(self, call: Callable[[_T], object], value: _T) -> bool:
         """Call on the home's loop; tell whether there still is one."""

@@ -1,7 +1,7 @@
-"""One event loop and a few thread pools per process, on which sources and stores run.
+"""One event loop per process, and the ways there and into threads.
 
-Clients of async SDKs are bound to the loop that they first ran on. Here every async source runs
-on the same one, whichever loop or thread calls, so that one client serves them all.
+Clients of async SDKs are bound to the loop that they first ran on. Sync callers, and sources that
+say so, use this one, whichever loop or thread calls, so that one client serves them all.
 """
 
 from __future__ import annotations
@@ -9,138 +9,75 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
-import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from kura_cache_adapters._runtime.detached import own_detached, settle, stop_if_left
-from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.greenlets import patched
 from kura_cache_adapters._runtime.home import Home, leave_home
+from kura_cache_adapters._runtime.threads import submit_to_model, submit_to_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_CORES = os.cpu_count() or 1
-_WORKERS = min(32, _CORES + 4)
-_MODELS = 128  # calls of models at once, at each depth of calls inside calls
 _NO_LOOP = (
     "the cache was awaited without a running asyncio loop: its async methods are asyncio's. Under trio, "
     "call the sync ones: await trio.to_thread.run_sync(cached.embed_sync, texts)"
 )
 _depth: contextvars.ContextVar[int] = contextvars.ContextVar("kura_cache_depth", default=0)
-
-
-def _pool(name: str, workers: int = _WORKERS) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix=f"kura-cache-{name}")
-
-
-class _ModelThreads:
-    """Threads that end with the process: after Ctrl-C nobody waits ten minutes for a model's call.
-
-    (The interpreter joins the threads of a ThreadPoolExecutor, which suits stores.)
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._count = 0
-
-    def submit(self, call: Callable[[], _T]) -> Future[_T]:
-        future: Future[_T] = Future()
-        if self._count >= _MODELS or self._idle.acquire(blocking=False):
-            self._calls.put((future, call))
-            return future
-        thread = threading.Thread(target=self._serve, args=(future, call), name=self._name, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # no thread can be started: one that is there does it, when it can
-            if not self._count:
-                raise
-            self._calls.put((future, call))
-            return future
-        self._count += 1
-        return future
-
-    def _serve(self, future: Future[Any], call: Callable[[], Any]) -> None:
-        while True:
-            _fulfil(future, call)
-            del future, call  # what it returned belongs to its caller, while this thread waits
-            try:
-                future, call = self._calls.get_nowait()
-            except Empty:
-                self._idle.release()
-                future, call = self._calls.get()
-
-
-@dataclass(slots=True)
-class _Runtime:
-    """The loop with its thread, and a pool for each kind of blocking work.
-
-    Slow models must not starve look-ups, and look-ups wait for slices: so each has its own. A model
-    may call another one and wait for it: so each depth of such calls has its own, too.
-    """
-
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
-    models: dict[int, _ModelThreads] = field(default_factory=dict)
-    store: ThreadPoolExecutor = field(default_factory=partial(_pool, "store"))
-    slices: ThreadPoolExecutor = field(default_factory=partial(_pool, "slices", _CORES))
-
-    def __post_init__(self) -> None:
-        threading.Thread(target=self._serve, name="kura-cache-loop", daemon=True).start()
-        atexit.register(settle)
-
-    def model(self, depth: int) -> _ModelThreads:
-        """Return the threads for models that are called from so many models."""
-        if depth not in self.models:
-            self.models.setdefault(depth, _ModelThreads(f"kura-cache-model-{depth}"))
-        return self.models[depth]
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        while True:
-            try:
-                self.loop.run_forever()
-            except (KeyboardInterrupt, SystemExit):
-                # A model raised it in a task: asyncio stops the loop before the task's waiter
-                # has heard of it. Serve on, so that the exception reaches the caller.
-                continue
-
-
-_runtime: _Runtime | None = None
+_loop: asyncio.AbstractEventLoop | None = None
 _starting = ForkLock()
 
 
-def _forget_threads() -> None:
-    global _runtime  # noqa: PLW0603 - a fork leaves all threads behind
-    _runtime = None
+def _forget_loop() -> None:
+    global _loop  # noqa: PLW0603 - a fork leaves its thread behind
+    _loop = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
+forget_in_child(_forget_loop)
 
 
-def _current() -> _Runtime:
-    global _runtime  # noqa: PLW0603 - started lazily: importing must start no thread
+def _started() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=_serve, args=(loop,), name="kura-cache-loop", daemon=True).start()
+    atexit.register(settle)
+    return loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    while True:
+        try:
+            loop.run_forever()
+        except (KeyboardInterrupt, SystemExit):
+            # A model raised it in a task: asyncio stops the loop before the task's waiter
+            # has heard of it. Serve on, so that the exception reaches the caller.
+            continue
+
+
+def _background_loop() -> asyncio.AbstractEventLoop:
+    global _loop  # noqa: PLW0603 - started lazily: importing must start no thread
+    loop = _loop
+    if loop is None:
+        with _starting:
+            loop = _loop = _loop or _started()
+    return loop
+
+
+def _refuse_greenlets() -> None:
     if message := patched():
         raise RuntimeError(message)
-    runtime = _runtime
-    if runtime is None:
-        with _starting:
-            runtime = _runtime = _runtime or _Runtime()
-    return runtime
 
 
 def _loop_for(work: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
     try:
-        return _current().loop
+        _refuse_greenlets()
+        return _background_loop()
     except RuntimeError:
         work.close()
         raise
@@ -196,59 +133,21 @@ async def in_thread(
     *args: _P.args,
     **kwargs: _P.kwargs,
 ) -> _T:
-    """Run a blocking function in a pool of this package, with the caller's context variables."""
-    runtime = _current()
+    """Run a blocking function in a thread of this package, with the caller's context variables."""
+    _refuse_greenlets()
     if _running_loop() is None:
         raise RuntimeError(_NO_LOOP)
     context, depth = contextvars.copy_context(), _depth.get()
-    workers: ThreadPoolExecutor | _ModelThreads = runtime.store
+    call = partial(context.run, _no_stop, function, *args, **kwargs)
     if pool == "model":
         stop_if_left()
         context.run(_depth.set, depth + 1)
         context.run(leave_home)
-        workers = runtime.model(depth)
-    call = partial(context.run, _no_stop, function, *args, **kwargs)
-    answer, own = asyncio.wrap_future(_submit(workers, call)), own_detached()
-    return await (answer if own is None else own.wait(answer))
-
-
-def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> None:
-    """Call a function with slices of `range(count)` on all cores at once, `least` in each.
-
-    It must be one that releases the GIL, and must itself wait for nothing.
-    """
-    parts = 1 if patched() else max(1, min(_CORES, count // least))
-    ends = [count * part // parts for part in range(parts + 1)]
-    mine, *others = (slice(*ends[part : part + 2]) for part in range(parts))
-    running = [_submit(_current().slices, partial(function, other)) for other in others]
-    try:
-        function(mine)
-    finally:
-        wait(running)
-    for other in running:
-        other.result()
-
-
-def _submit(pool: ThreadPoolExecutor | _ModelThreads, call: Callable[[], _T]) -> Future[_T]:
-    """Submit a call; once the interpreter shuts down, pools take none, and it runs here."""
-    try:
-        return pool.submit(call)
-    except RuntimeError:
-        future: Future[_T] = Future()
-        _fulfil(future, call)
-        return future
-
-
-def _fulfil(future: Future[_T], call: Callable[[], _T]) -> None:
-    """Call, unless nobody wants it any more; the future carries the answer to its waiter."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        answer = call()
-    except BaseException as error:  # noqa: BLE001 - and the failure, as a pool's would
-        future.set_exception(error)
+        future = submit_to_model(call, depth)
     else:
-        future.set_result(answer)
+        future = submit_to_store(call)
+    answer, own = asyncio.wrap_future(future), own_detached()
+    return await (answer if own is None else own.wait(answer))
 
 
 def _no_stop(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -26,7 +26,7 @@ class SegmentStore:
 
     def __init__(self, path: str | os.PathLike[str], segment_format: SegmentFormat) -> None:
         """Name the directory; it is made by the first write."""
-        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
+        self.path: Path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
         self._format = segment_format
         self._spaces: dict[ModelIdentity, SegmentSpace] = {}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._disk import reading
-from kura_cache_adapters._runtime.loop import in_slices
+from kura_cache_adapters._runtime.threads import in_slices
 from kura_cache_adapters._segments.rows import checksum_of, checksums_of, chunk_rows, prefixes_of
 from kura_cache_adapters.protocols import Hits
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.checkpoints.kura_format import Fields
     from kura_cache_adapters.protocols import ModelT
 
-logger = logging.getLogger("kura_cache_adapters.checkpoints")
+_logger = logging.getLogger("kura_cache_adapters.checkpoints")
 
 _LONGEST = 200  # bytes; file systems take 255, and temporary files need the rest
 _LOOK_ALIKES = r"\u2044\u2215\u2216\u2236\u29f5\u29f8\u29f9\ua789"  # of / \ and : which NFKC leaves alone
@@ -41,9 +41,13 @@ class FileCheckpointManager(BaseCheckpointManager):
     shared: bool = False
 
     def __init__(self, checkpoint_dir: str | Path, *, enabled: bool = True, shared: bool = False) -> None:
-        """Keep checkpoints in a directory, made at once when enabled.
+        """Keep checkpoints in a directory.
 
-        With shared, the umask decides who else may read and write what is saved.
+        Args:
+            checkpoint_dir: made at once when enabled; a failure is logged, and raised by the first save.
+            enabled: without, nothing is loaded or saved, and a cache on this manager is off.
+            shared: let the umask decide who may read and write what is saved; without, its owner alone may.
+
         """
         self.shared = shared
         super().__init__(checkpoint_dir, enabled=enabled)
@@ -57,9 +61,20 @@ class FileCheckpointManager(BaseCheckpointManager):
         model_class: type[ModelT],
         **kwargs: Any,  # noqa: ARG002 - Kura's signature; nothing here needs more
     ) -> list[ModelT] | None:
-        """Load a checkpoint; None when there is none or when disabled.
+        """Load a checkpoint.
 
-        Raises CheckpointError when what is there is no checkpoint of this class.
+        Args:
+            filename: its name, with or without the suffix of its file.
+            model_class: the class of its models.
+            **kwargs: Kura's managers take some; none has a meaning here.
+
+        Returns:
+            The models in their order; None when there is no checkpoint or when disabled.
+
+        Raises:
+            CheckpointError: what is there is damaged, or no checkpoint of this class.
+            ValueError: a name that could leave the directory or that some system forbids.
+
         """
         path = self.get_checkpoint_path(filename)
         if not self.enabled:
@@ -70,9 +85,18 @@ class FileCheckpointManager(BaseCheckpointManager):
             return None
 
     def save_checkpoint(self, filename: str, data: Sequence[BaseModel], **kwargs: Any) -> None:  # noqa: ARG002
-        """Save models: the checkpoint is replaced as a whole, or not at all.
+        """Save models: the checkpoint is replaced as a whole, or not at all; nothing happens when disabled.
 
-        Raises CheckpointError for a model that JSON cannot hold, OSError when the disk refuses.
+        Args:
+            filename: its name, with or without the suffix of its file.
+            data: models of any pydantic class.
+            **kwargs: Kura's managers take some; none has a meaning here.
+
+        Raises:
+            CheckpointError: a model that JSON cannot hold, or a name that is taken by something else.
+            OSError: the disk refuses.
+            ValueError: a name that could leave the directory or that some system forbids.
+
         """
         path = self.get_checkpoint_path(filename)
         if not self.enabled:
@@ -84,17 +108,23 @@ class FileCheckpointManager(BaseCheckpointManager):
         atomic.remove_stale_temporaries(self.checkpoint_dir)
         with atomic.published(path, durable=True) as temporary:
             self._write(temporary, records)
-        logger.info("Saved %d items to %s", len(records), path)
+        _logger.info("Saved %d items to %s", len(records), path)
 
     def list_checkpoints(self) -> list[str]:
-        """List the saved names, sorted; load and delete accept them."""
+        """List the saved names, sorted; load and delete accept them. None when disabled."""
         if not self.enabled or not self.checkpoint_dir.is_dir():
             return []
         paths = (path for path in self.checkpoint_dir.iterdir() if self._is_checkpoint(path))
         return sorted(name for path in paths if (name := self._name_of(path)) is not None)
 
     def delete_checkpoint(self, filename: str) -> bool:
-        """Delete a checkpoint; tell whether it was there."""
+        """Delete a checkpoint; tell whether it was there. Nothing happens when disabled.
+
+        Raises:
+            OSError: the disk refuses.
+            ValueError: a name that could leave the directory or that some system forbids.
+
+        """
         path = self.get_checkpoint_path(filename)
         if not self.enabled or not self._is_checkpoint(path):
             return False
@@ -102,9 +132,11 @@ class FileCheckpointManager(BaseCheckpointManager):
         return True
 
     def get_checkpoint_path(self, filename: str) -> Path:
-        """Return where a checkpoint lies; the name may carry the suffix.
+        """Return where a checkpoint lies, or would; the name may carry the suffix.
 
-        Raises ValueError for a name that could leave the directory or that some system forbids.
+        Raises:
+            ValueError: a name that could leave the directory or that some system forbids.
+
         """
         name = checked_name(filename)
         while self.suffix and name.endswith(self.suffix):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import pyarrow as pa
 from pydantic import RootModel
@@ -44,7 +44,7 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
     """
 
     suffix = ""
-    parts = frozenset({"state.json", "dataset_info.json", DATA_FILE, _DIGEST_FILE})
+    parts: ClassVar[frozenset[str]] = frozenset({"state.json", "dataset_info.json", DATA_FILE, _DIGEST_FILE})
 
     def __init__(  # noqa: PLR0913 - Kura's options
         self,
@@ -57,11 +57,22 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         compression: Compression | None = "gzip",
         shared: bool = False,
     ) -> None:
-        """Keep checkpoints in a directory; raise MissingExtraError without `datasets`.
+        """Keep checkpoints in a directory.
 
-        `streaming` and `compression` are Kura's, and change nothing here, as they change nothing there for
-        checkpoints on disk. Raises NotImplementedError for `hub_repo` and `hub_token`, ValueError for an
-        unknown compression.
+        Args:
+            checkpoint_dir: made at once when enabled; a failure is logged, and raised by the first save.
+            enabled: without, nothing is loaded or saved, and a cache on this manager is off.
+            hub_repo: Kura's; refused, for checkpoints stay in their directory.
+            hub_token: Kura's; refused likewise.
+            streaming: Kura's; it changes nothing, as there for checkpoints on disk.
+            compression: Kura's; it changes nothing, as there for checkpoints on disk.
+            shared: let the umask decide who may read and write what is saved; without, its owner alone may.
+
+        Raises:
+            MissingExtraError: `datasets` is not installed.
+            NotImplementedError: a `hub_repo` or a `hub_token`.
+            ValueError: an unknown compression.
+
         """
         if hub_repo is not None or hub_token is not None:
             message = (
@@ -73,8 +84,10 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
             message = f"compression must be one of {get_args(Compression)} or None, not {compression!r}"
             raise ValueError(message)
         require("datasets", extra="datasets")
-        self.hub_repo, self.hub_token = hub_repo, hub_token
-        self.streaming, self.compression = streaming, compression
+        self.hub_repo: str | None = hub_repo
+        self.hub_token: str | None = hub_token
+        self.streaming: bool = streaming
+        self.compression: Compression | None = compression
         super().__init__(checkpoint_dir, enabled=enabled, shared=shared)
 
     def open_store(self) -> HFDatasetStore:
@@ -88,10 +101,21 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         model_class: type[ModelT],
         **kwargs: Any,
     ) -> list[ModelT] | None:
-        """Load the records for which `filter_fn` is true; None when there is no checkpoint or when disabled.
+        """Load the records for which a function is true.
 
-        It is handed a record's fields in JSON's types. Raises CheckpointError as `load_checkpoint` does, and
-        whatever `filter_fn` raises.
+        Args:
+            filename: the checkpoint's name.
+            filter_fn: is handed a record's fields in JSON's types; what it raises comes through.
+            model_class: the class of the models that are left.
+            **kwargs: as `load_checkpoint` takes.
+
+        Returns:
+            The models in their order; None when there is no checkpoint or when disabled.
+
+        Raises:
+            CheckpointError: as `load_checkpoint` does.
+            ValueError: a name that could leave the directory or that some system forbids.
+
         """
         records = self.load_checkpoint(filename, _Record, **kwargs)
         if records is None:
@@ -101,9 +125,16 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
         return to_models(kept, model_class, path)
 
     def get_checkpoint_info(self, filename: str) -> dict[str, Any] | None:
-        """Describe a checkpoint by its rows, columns, features and bytes; None without it or when disabled.
+        """Describe a checkpoint.
 
-        Raises CheckpointError when it cannot be read.
+        Returns:
+            `num_rows`, `num_columns`, `column_names`, `size_bytes`, and what `dataset_info.json` says, as
+            `features`; None when there is no checkpoint or when disabled.
+
+        Raises:
+            CheckpointError: it cannot be read.
+            ValueError: a name that could leave the directory or that some system forbids.
+
         """
         path = self.get_checkpoint_path(filename)
         if not self.enabled or not self._is_checkpoint(path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from kura_cache_adapters.checkpoints.base import FileCheckpointManager, checked_name
 from kura_cache_adapters.errors import CheckpointError
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 
 SaveStrategy = Literal["all_enabled", "primary_only"]
 LoadStrategy = Literal["first_found", "priority"]
+_Word = TypeVar("_Word", bound=str)
 
 
-class _OneOf:
+class _OneOf(Generic[_Word]):
     """An attribute that takes a few words only, whenever it is set."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: _Word) -> None:
         self._words = words
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, instance: object, owner: type | None = None) -> str:
-        return self._words[0] if instance is None else str(vars(instance)[self._name])
+    def __get__(self, instance: object, owner: type | None = None) -> _Word:
+        word: _Word = self._words[0] if instance is None else vars(instance)[self._name]
+        return word
 
-    def __set__(self, instance: object, word: str) -> None:
+    def __set__(self, instance: object, word: _Word) -> None:
         if word not in self._words:
             message = f"{self._name} must be {' or '.join(map(repr, self._words))}, not {word!r}"
             raise ValueError(message)
@@ -43,14 +45,12 @@ class _OneOf:
 class MultiCheckpointManager(BaseCheckpointManager):
     """Save to several managers and load from the first that has it.
 
-    `save_strategy`: "all_enabled", or "primary_only" for the first enabled one. `load_strategy`:
-    "first_found", or "priority" for the first enabled one only. Both may be set later; anything else is a
-    ValueError. As a cache the managers' stores
-    are tiers, first to last, and every vector is written to all of them.
+    Both strategies may be set later; anything but their words is a ValueError. As a cache the managers'
+    stores are tiers, first to last, and every vector is written to all of them.
     """
 
-    save_strategy = _OneOf("all_enabled", "primary_only")
-    load_strategy = _OneOf("first_found", "priority")
+    save_strategy: _OneOf[SaveStrategy] = _OneOf("all_enabled", "primary_only")
+    load_strategy: _OneOf[LoadStrategy] = _OneOf("first_found", "priority")
 
     def __init__(
         self,
@@ -59,15 +59,25 @@ class MultiCheckpointManager(BaseCheckpointManager):
         save_strategy: SaveStrategy = "all_enabled",
         load_strategy: LoadStrategy = "first_found",
     ) -> None:
-        """Order managers; raise ValueError without any, or for an unknown strategy."""
+        """Order managers.
+
+        Args:
+            managers: of any origin; the disabled ones are left out.
+            save_strategy: "all_enabled", or "primary_only" for the first enabled one.
+            load_strategy: "first_found", or "priority" for the first enabled one only.
+
+        Raises:
+            ValueError: no manager, or an unknown strategy.
+
+        """
         if not managers:
             message = "a MultiCheckpointManager needs at least one manager"
             raise ValueError(message)
-        self.managers = list(managers)
+        self.managers: list[BaseCheckpointManager] = list(managers)
         self.save_strategy = save_strategy
         self.load_strategy = load_strategy
-        self.checkpoint_dir = self.managers[0].checkpoint_dir
-        self.enabled = bool(self._enabled())
+        self.checkpoint_dir: Path = self.managers[0].checkpoint_dir
+        self.enabled: bool = bool(self._enabled())
 
     def setup_checkpoint_dir(self) -> None:
         """Make the directories of the enabled managers."""
@@ -85,7 +95,21 @@ class MultiCheckpointManager(BaseCheckpointManager):
         model_class: type[ModelT],
         **kwargs: Any,
     ) -> list[ModelT] | None:
-        """Load from the first manager that has it, by the load strategy; None when none has."""
+        """Load from the first manager that has it undamaged, by the load strategy.
+
+        Args:
+            filename: the checkpoint's name.
+            model_class: the class of its models.
+            **kwargs: handed on to the managers.
+
+        Returns:
+            The models in their order; None when no manager has the checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged wherever it is.
+            ValueError: a name that one of this package's managers refuses.
+
+        """
         self._check(filename)
         managers = self._enabled()
         damaged: CheckpointError | None = None
@@ -102,7 +126,18 @@ class MultiCheckpointManager(BaseCheckpointManager):
         return None
 
     def save_checkpoint(self, filename: str, data: Sequence[BaseModel], **kwargs: Any) -> None:
-        """Save to the managers that the save strategy names."""
+        """Save to the managers that the save strategy names, in their order.
+
+        Args:
+            filename: the checkpoint's name.
+            data: models of any pydantic class.
+            **kwargs: handed on to the managers.
+
+        Raises:
+            ValueError: a name that one of this package's managers refuses. What a manager raises comes
+                through, and the ones after it are not asked.
+
+        """
         self._check(filename)
         managers = self._enabled()
         for manager in managers[:1] if self.save_strategy == "primary_only" else managers:
@@ -119,7 +154,7 @@ class MultiCheckpointManager(BaseCheckpointManager):
         return any(deleted)
 
     def get_checkpoint_path(self, filename: str) -> Path:
-        """Return where the first manager keeps a checkpoint."""
+        """Return where the first manager keeps a checkpoint; raise ValueError for a name it refuses."""
         self._check(filename)
         return self.managers[0].get_checkpoint_path(filename)
 

@@ -40,7 +40,18 @@ class ParquetCheckpointManager(FileCheckpointManager):
         compression: Compression = "snappy",
         shared: bool = False,
     ) -> None:
-        """Choose a compression; raise ValueError for an unknown one."""
+        """Keep checkpoints in a directory.
+
+        Args:
+            checkpoint_dir: made at once when enabled; a failure is logged, and raised by the first save.
+            enabled: without, nothing is loaded or saved, and a cache on this manager is off.
+            compression: of checkpoints; of vectors too if it is "zstd".
+            shared: let the umask decide who may read and write what is saved; without, its owner alone may.
+
+        Raises:
+            ValueError: an unknown compression.
+
+        """
         if compression not in get_args(Compression):
             message = f"compression must be one of {get_args(Compression)}, not {compression!r}"
             raise ValueError(message)
@@ -53,7 +64,12 @@ class ParquetCheckpointManager(FileCheckpointManager):
         return ParquetStore(self.checkpoint_dir, compression=compression, shared=self.shared)
 
     def get_file_size(self, filename: str) -> int:
-        """Return the size of a checkpoint's file in bytes; 0 when there is none."""
+        """Return the size of a checkpoint's file in bytes; 0 when there is none.
+
+        Raises:
+            ValueError: a name that could leave the directory or that some system forbids.
+
+        """
         path = self.get_checkpoint_path(filename)
         return reading.size(path) if self._is_checkpoint(path) else 0
 

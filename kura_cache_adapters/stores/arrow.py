@@ -44,6 +44,9 @@ class ArrowStore(SegmentStore):
     def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
         """Name the directory; it is made by the first write.
 
-        With shared, the umask decides who else may read and write what is stored.
+        Args:
+            path: a directory; each model has one of its own below it.
+            shared: let the umask decide who may read and write what is stored; without, its owner alone may.
+
         """
         super().__init__(path, ArrowFormat(shared=shared))

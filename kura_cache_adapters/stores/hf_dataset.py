@@ -48,9 +48,15 @@ class HFDatasetStore(SegmentStore):
     """Keep vectors in a directory as HuggingFace datasets; writing needs the extra `datasets`."""
 
     def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
-        """Name the directory; raise MissingExtraError without `datasets`, which writing needs.
+        """Name the directory; it is made by the first write.
 
-        With shared, the umask decides who else may read and write what is stored.
+        Args:
+            path: a directory; each model has one of its own below it.
+            shared: let the umask decide who may read and write what is stored; without, its owner alone may.
+
+        Raises:
+            MissingExtraError: `datasets`, which writing needs, is not installed.
+
         """
         require("datasets", extra="datasets")
         super().__init__(path, HFDatasetFormat(shared=shared))

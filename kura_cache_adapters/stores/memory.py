@@ -14,6 +14,8 @@ from kura_cache_adapters.protocols import Hits, SpaceStats
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from numpy.typing import NDArray
+
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Vectors
 
@@ -28,12 +30,20 @@ class MemoryStore:
     """
 
     def __init__(self, *, max_bytes: int = 256 << 20) -> None:
-        """Set the limit; raise ValueError unless it is positive."""
+        """Set the limit.
+
+        Args:
+            max_bytes: of vectors and entries, over all models; the least recently used are evicted.
+
+        Raises:
+            ValueError: a limit that is not positive.
+
+        """
         if max_bytes <= 0:
             message = f"max_bytes must be positive, not {max_bytes}"
             raise ValueError(message)
         self.max_bytes = max_bytes
-        self.remembered_characters = max_bytes // 4
+        self.remembered_characters: int = max_bytes // 4
         self._spaces: dict[ModelIdentity, MemorySpace] = {}
         self._lock = ForkLock()
         self._clock = 0
@@ -107,7 +117,7 @@ class MemorySpace:
         # First what points to rows, here and below: Ctrl-C or no memory in between leaves misses.
         self.slots: dict[bytes, int] = {}
         self._free: list[int] = []
-        self.stamps = np.empty(0, np.int64)
+        self.stamps: NDArray[np.int64] = np.empty(0, np.int64)
         self._keys: list[bytes] = []
         self._vectors: Vectors = np.empty((0, 0), np.float32)
 

@@ -91,7 +91,14 @@ class ParquetStore(SegmentStore):
     ) -> None:
         """Name the directory; it is made by the first write.
 
-        With shared, the umask decides who else may read and write what is stored.
+        Args:
+            path: a directory; each model has one of its own below it.
+            compression: None for files that are mapped, "zstd" for small ones.
+            shared: let the umask decide who may read and write what is stored; without, its owner alone may.
+
+        Raises:
+            ValueError: another compression.
+
         """
         if compression not in {None, "zstd"}:
             message = f"compression must be None or 'zstd', not {compression!r}"

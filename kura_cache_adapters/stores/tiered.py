@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
 
-logger = logging.getLogger("kura_cache_adapters.store")
+_logger = logging.getLogger("kura_cache_adapters.store")
 
 _MOST_OWED = 1_000_000  # keys remembered for a tier that refuses them
 _AT_ONCE = 1024  # of them are written at a time
@@ -27,7 +27,15 @@ class TieredStore:
     """Read from the first store to the last and fill the ones before a hit; write to all."""
 
     def __init__(self, *stores: EmbeddingStore) -> None:
-        """Order stores from fast to slow; raise ValueError without any."""
+        """Order stores from fast to slow.
+
+        Args:
+            *stores: of any origin; the last gets everything, and its statistics are the store's.
+
+        Raises:
+            ValueError: no store.
+
+        """
         if not stores:
             message = "a TieredStore needs at least one store"
             raise ValueError(message)
@@ -70,7 +78,7 @@ class TieredSpace:
         """Order spaces from fast to slow."""
         self._tiers = tiers
         self._owed: list[set[bytes]] = [set() for _ in tiers]
-        self._log = OnceLog(logger)
+        self._log = OnceLog(_logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look in each tier for what those before it did not have."""
@@ -94,7 +102,7 @@ class TieredSpace:
         """Write to every tier, slowest first; one that fails does not keep the others from it.
 
         What a tier has refused, and another one still has, is written with its next batch, or by
-        `catch_up`: once a fast tier has it, nobody would bring it again.
+        `catch_up`: once a fast tier has it, nobody would bring it again. Raises what a tier has raised.
         """
         wanted = list(keys)
         with ExitStack() as stack:

@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointManagerContract", "FakeEmbeddingModel", "OpenAIServer", "StoreContract"]
 
-__getattr__ = lazy(
-    __name__,
-    {
-        "checkpoints": "CheckpointManagerContract",
-        "openai_server": "OpenAIServer",
-        "stores": "StoreContract",
-    },
-)
+_HOMES = {
+    "checkpoints": "CheckpointManagerContract",
+    "openai_server": "OpenAIServer",
+    "stores": "StoreContract",
+}
+if not TYPE_CHECKING:  # a type checker knows the names, and that there are no others
+    __getattr__ = lazy(__name__, _HOMES)

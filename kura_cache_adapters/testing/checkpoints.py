@@ -6,7 +6,7 @@ import math
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from uuid import UUID
 
 import pytest
@@ -44,7 +44,7 @@ class Branch(BaseModel):
 class Everything(BaseModel):
     """A model with every kind of field that a pipeline's records have."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     name: str
     alias: str = Field(default="", serialization_alias="otherName", validation_alias="theirName")
@@ -78,7 +78,7 @@ class Swapped(BaseModel):
     left: int = Field(alias="right")
     right: int = Field(alias="left")
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(populate_by_name=True)
 
 
 class CheckpointManagerContract:

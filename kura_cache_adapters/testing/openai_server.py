@@ -73,7 +73,7 @@ class OpenAIServer:
         self.paths: list[str] = []
         self.faults: list[Fault] = []
         self.at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._http.daemon_threads = True
         self._http.owner = self  # type: ignore[attr-defined]

@@ -1,0 +1,140 @@
+"""A few threads per process: a pool for each kind of blocking work."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kura_cache_adapters._runtime.fork import forget_in_child
+from kura_cache_adapters._runtime.greenlets import patched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
+_CORES = os.cpu_count() or 1
+_WORKERS = min(32, _CORES + 4)
+_MODELS = 128  # calls of models at once, at each depth of calls inside calls
+
+
+class _ModelThreads:
+    """Threads that end with the process: after Ctrl-C nobody waits ten minutes for a model's call.
+
+    (The interpreter joins the threads of a ThreadPoolExecutor, which suits stores.)
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._count = 0
+
+    def submit(self, call: Callable[[], _T]) -> Future[_T]:
+        future: Future[_T] = Future()
+        if self._count >= _MODELS or self._idle.acquire(blocking=False):
+            self._calls.put((future, call))
+            return future
+        thread = threading.Thread(target=self._serve, args=(future, call), name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread can be started: one that is there does it, when it can
+            if not self._count:
+                raise
+            self._calls.put((future, call))
+            return future
+        self._count += 1
+        return future
+
+    def _serve(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        while True:
+            _fulfil(future, call)
+            del future, call  # what it returned belongs to its caller, while this thread waits
+            try:
+                future, call = self._calls.get_nowait()
+            except Empty:
+                self._idle.release()
+                future, call = self._calls.get()
+
+
+def _pool(name: str, workers: int = _WORKERS) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix=f"kura-cache-{name}")
+
+
+@dataclass(slots=True)
+class _Pools:
+    """A pool for each kind of blocking work; none has a thread before its first call.
+
+    Slow models must not starve look-ups, and look-ups wait for slices: so each has its own. A model
+    may call another one and wait for it: so each depth of such calls has its own, too.
+    """
+
+    models: dict[int, _ModelThreads] = field(default_factory=dict)
+    store: ThreadPoolExecutor = field(default_factory=partial(_pool, "store"))
+    slices: ThreadPoolExecutor = field(default_factory=partial(_pool, "slices", _CORES))
+
+
+_pools = _Pools()
+
+
+def _renew_pools() -> None:
+    global _pools  # noqa: PLW0603 - a fork leaves all threads behind
+    _pools = _Pools()
+
+
+forget_in_child(_renew_pools)
+
+
+def submit_to_store(call: Callable[[], _T]) -> Future[_T]:
+    """Call in a thread for stores; the future has the answer."""
+    return _submit(_pools.store, call)
+
+
+def submit_to_model(call: Callable[[], _T], depth: int) -> Future[_T]:
+    """Call in a thread for models that are called from so many models; the future has the answer."""
+    if depth not in _pools.models:
+        _pools.models.setdefault(depth, _ModelThreads(f"kura-cache-model-{depth}"))
+    return _submit(_pools.models[depth], call)
+
+
+def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> None:
+    """Call a function with slices of `range(count)` on all cores at once, `least` in each.
+
+    It must be one that releases the GIL, and must itself wait for nothing.
+    """
+    parts = 1 if patched() else max(1, min(_CORES, count // least))
+    ends = [count * part // parts for part in range(parts + 1)]
+    mine, *others = (slice(*ends[part : part + 2]) for part in range(parts))
+    running = [_submit(_pools.slices, partial(function, other)) for other in others]
+    try:
+        function(mine)
+    finally:
+        wait(running)
+    for other in running:
+        other.result()
+
+
+def _submit(pool: ThreadPoolExecutor | _ModelThreads, call: Callable[[], _T]) -> Future[_T]:
+    """Submit a call; once the interpreter shuts down, pools take none, and it runs here."""
+    try:
+        return pool.submit(call)
+    except RuntimeError:
+        future: Future[_T] = Future()
+        _fulfil(future, call)
+        return future
+
+
+def _fulfil(future: Future[_T], call: Callable[[], _T]) -> None:
+    """Call, unless nobody wants it any more; the future carries the answer to its waiter."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        answer = call()
+    except BaseException as error:  # noqa: BLE001 - and the failure, as a pool's would
+        future.set_exception(error)
+    else:
+        future.set_result(answer)

@@ -1,0 +1,315 @@
+"""A user's program with everything that is public: it must type-check, from outside, with `mypy --strict`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from openai import AsyncOpenAI
+from pydantic import BaseModel
+from typing_extensions import assert_type
+
+import kura_cache_adapters
+from kura_cache_adapters import (
+    AnswerError,
+    ArrowStore,
+    BaseCheckpointManager,
+    BaseEmbeddingModel,
+    CachedEmbedding,
+    CachedEmbeddingModel,
+    CacheOptions,
+    CacheStats,
+    CallableEmbeddingModel,
+    CheckpointError,
+    DimensionMismatchError,
+    EmbeddingStore,
+    HFDatasetCheckpointManager,
+    HFDatasetStore,
+    IdentityError,
+    JSONLCheckpointManager,
+    JSONLStore,
+    KuraCacheError,
+    LangChainCachedEmbeddings,
+    LangChainEmbeddingModel,
+    LlamaIndexCachedEmbedding,
+    LlamaIndexEmbeddingModel,
+    MemoryStore,
+    MissingExtraError,
+    MultiCheckpointManager,
+    OpenAIEmbeddingModel,
+    ParquetCheckpointManager,
+    ParquetStore,
+    RefusedTextsError,
+    SentenceTransformerEmbeddingModel,
+    TieredStore,
+    VectorCountError,
+    VectorSpace,
+    kura,
+    open_store,
+    summarise_conversations,
+    testing,
+)
+from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.protocols import Hits, SpaceStats, Vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from langchain_core.embeddings import Embeddings
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+
+logger = logging.getLogger(__name__)
+TEXTS = ["Hello world", "Test sentence"]
+
+
+class Mine(BaseEmbeddingModel):
+    """A model of the user's own."""
+
+    model_name = "mine-v1"
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        return [[float(len(text))] for text in texts]
+
+    def slug(self) -> str:
+        return self.model_name
+
+    def identity(self) -> dict[str, Any]:
+        return {"revision": 3}
+
+
+class Shaped:
+    """A model that has the shape and no base class."""
+
+    model_name = "shaped-v1"
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        return [[float(len(text))] for text in texts]
+
+    def slug(self) -> str:
+        return self.model_name
+
+
+def lengths(texts: list[str]) -> Vectors:
+    return np.array([[len(text)] for text in texts], np.float32)
+
+
+def sources(loaded: Embeddings, other: BaseEmbedding) -> list[BaseEmbeddingModel]:
+    return [
+        Mine(),
+        Shaped(),
+        CallableEmbeddingModel(lengths, model_name="lengths-v1", identity={"unit": "characters"}),
+        OpenAIEmbeddingModel("text-embedding-3-small", dimensions=256, extra_headers={"x": "y"}),
+        OpenAIEmbeddingModel(client=AsyncOpenAI(), roles={"query": {"prefix": "query: "}}),
+        SentenceTransformerEmbeddingModel("all-MiniLM-L6-v2", device="cpu", normalize_embeddings=True),
+        LangChainEmbeddingModel(loaded, model_name="mine-v2", batch_size=32),
+        LlamaIndexEmbeddingModel(other, identity={"by": "me"}),
+    ]
+
+
+def caches(directory: Path) -> Iterator[CachedEmbeddingModel]:
+    options = CacheOptions(chunk_size=512, durable=False, progress=True, key_secret=b"sixteen bytes and more")
+    yield CachedEmbeddingModel(Mine())
+    yield CachedEmbeddingModel(Mine(), "parquet://./cache", temperature=0.5, device="cpu")
+    yield CachedEmbeddingModel(Mine(), directory, options=options)
+    yield CachedEmbeddingModel(Mine(), cache=MemoryStore())
+    yield CachedEmbeddingModel(Mine(), cache_manager=JSONLCheckpointManager(directory))
+    yield CachedEmbeddingModel(CachedEmbeddingModel(Mine(), directory), MemoryStore())
+
+
+def ask(model: CachedEmbeddingModel) -> None:
+    assert_type(model.embed_sync(TEXTS), list[list[float]])
+    vectors = model.embed_array_sync(TEXTS)
+    similarity: float = vectors[0].astype(np.float64) @ vectors[1].astype(np.float64)
+    assert_type(model.stats, CacheStats)
+    share = model.stats.hits / (model.stats.hits + model.stats.misses)
+    logger.info("%s, %s: %f %f", model.slug(), model.model_name, similarity, share)
+    assert_type(model.cache_key("a", role="query"), str)
+    assert_type(model.missing(TEXTS, role="document"), list[int])
+    added: int = model.add(TEXTS, vectors)
+    added += model.add(TEXTS, [[1.0], [2.0]], role="query")
+    assert_type(model.identity(), ModelIdentity)
+    assert_type(model.identity().digest, str)
+    with model as same:
+        assert_type(same, CachedEmbeddingModel)
+    model.close()
+
+
+async def ask_async(model: CachedEmbeddingModel) -> None:
+    assert_type(await model.embed(TEXTS), list[list[float]])
+    vectors: Vectors = await model.embed_array(TEXTS)
+    logger.info("%s", vectors.shape)
+    async for positions, batch in model.embed_batches(TEXTS, role="document"):
+        logger.info("%s %s", list(positions), batch)
+
+
+def stores(directory: Path) -> TieredStore:
+    disk: list[EmbeddingStore] = [
+        open_store(directory),
+        open_store("memory://"),
+        ArrowStore(directory, shared=True),
+        ParquetStore(str(directory), compression="zstd"),
+        JSONLStore(directory),
+        HFDatasetStore(directory),
+    ]
+    return TieredStore(MemoryStore(max_bytes=1 << 20), *disk)
+
+
+def use_store(store: EmbeddingStore) -> None:
+    space: VectorSpace = store.space(ModelIdentity.of("mine-v1", {"temperature": 0.5}))
+    space.put_many([b"k" * 32], np.ones((1, 3), np.float32), durable=False)
+    hits: Hits = space.get_many(iter([b"k" * 32]))
+    vectors: Vectors = hits.vectors
+    counted: SpaceStats = space.stats()
+    deleted: int = space.delete_many(list(space.keys()))
+    logger.info("%s %s %s %s", hits.positions, vectors, counted.dimension, deleted)
+    assert_type(store.spaces(), list[ModelIdentity])
+    store.close()
+
+
+class MyStore:
+    """A store of the user's own."""
+
+    def space(self, identity: ModelIdentity) -> MySpace:
+        return MySpace(identity)
+
+    def spaces(self) -> list[ModelIdentity]:
+        return []
+
+    def close(self) -> None:
+        return None
+
+
+class MySpace:
+    """A space of the user's own."""
+
+    def __init__(self, identity: ModelIdentity) -> None:
+        self.identity = identity
+
+    def get_many(self, keys: Iterable[bytes]) -> Hits:
+        return Hits.none(invalid=len(list(keys)))
+
+    def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
+        logger.info("%s %s %s", list(keys), vectors.shape, durable)
+
+    def delete_many(self, keys: Iterable[bytes]) -> int:
+        return len(list(keys))
+
+    def keys(self) -> Iterator[bytes]:
+        return iter(())
+
+    def stats(self) -> SpaceStats:
+        return SpaceStats(rows=0, nbytes=0, parts=0, dimension=None)
+
+
+def use_my_store() -> CachedEmbeddingModel:
+    use_store(MyStore())
+    return CachedEmbeddingModel(Mine(), TieredStore(MemoryStore(), MyStore()))
+
+
+class Summary(BaseModel):
+    """What a pipeline checkpoints."""
+
+    text: str
+    embedding: list[float] | None = None
+
+
+def managers(directory: Path) -> MultiCheckpointManager:
+    each: Sequence[BaseCheckpointManager] = [
+        JSONLCheckpointManager(directory, enabled=True, shared=True),
+        ParquetCheckpointManager(directory, compression="snappy"),
+        HFDatasetCheckpointManager(str(directory), streaming=False, compression=None),
+    ]
+    return MultiCheckpointManager(each, save_strategy="primary_only", load_strategy="priority")
+
+
+def use_managers(manager: BaseCheckpointManager) -> None:
+    manager.setup_checkpoint_dir()
+    manager.save_checkpoint("summaries", [Summary(text="a")])
+    assert_type(manager.load_checkpoint("summaries", Summary), list[Summary] | None)
+    assert_type(manager.list_checkpoints(), list[str])
+    assert_type(manager.get_checkpoint_path("summaries"), Path)
+    assert_type(manager.is_enabled() and manager.delete_checkpoint("summaries"), bool)
+    logger.info("%s %s", manager.checkpoint_dir / "x", manager.enabled)
+
+
+def use_kinds_of_managers(directory: Path) -> None:
+    datasets = HFDatasetCheckpointManager(directory)
+    found = datasets.filter_checkpoint("summaries", lambda fields: bool(fields["text"]), Summary)
+    assert_type(found, list[Summary] | None)
+    assert_type(datasets.get_checkpoint_info("summaries"), dict[str, Any] | None)
+    assert_type(datasets.open_store(), HFDatasetStore)
+    assert_type(JSONLCheckpointManager(directory).open_store(), JSONLStore)
+    parquet = ParquetCheckpointManager(directory)
+    assert_type(parquet.open_store(), ParquetStore)
+    assert_type(parquet.get_file_size("summaries"), int)
+    several = managers(directory)
+    several.save_strategy = "all_enabled"
+    several.load_strategy = "first_found"
+    assert_type(several.managers, list[BaseCheckpointManager])
+    assert_type(several.get_stats(), dict[str, Any])
+    assert_type(several.open_store(), TieredStore)
+    entries = JSONLCheckpointManager(directory).load_checkpoint("entry", CachedEmbedding) or []
+    logger.info("%s", [(entry.key, entry.identity, entry.embedding) for entry in entries])
+
+
+async def use_langchain(loaded: Embeddings) -> None:
+    embeddings = LangChainCachedEmbeddings.from_embeddings(loaded, "./cache", preprocessing="lowercase")
+    as_langchains: Embeddings = embeddings
+    assert_type(as_langchains.embed_documents(TEXTS), list[list[float]])
+    assert_type(embeddings.embed_query("a"), list[float])
+    assert_type(await embeddings.aembed_documents(TEXTS), list[list[float]])
+    assert_type(await embeddings.aembed_query("a"), list[float])
+    assert_type(embeddings.cached.stats, CacheStats)
+    assert_type(embeddings.model, str)
+    assert_type(LangChainCachedEmbeddings(CachedEmbeddingModel(Mine())).cached, CachedEmbeddingModel)
+
+
+def use_llama_index(loaded: BaseEmbedding) -> BaseEmbedding:
+    embedding = LlamaIndexCachedEmbedding.from_embedding(loaded, cache=MemoryStore(), options=CacheOptions())
+    assert_type(embedding.get_text_embedding("a"), list[float])
+    assert_type(embedding.cached, CachedEmbeddingModel)
+    assert_type(embedding.fingerprint, str)
+    return LlamaIndexCachedEmbedding(CachedEmbeddingModel(Mine(), "./cache"), num_workers=2)
+
+
+async def use_kura(directory: Path, conversations: list[Any]) -> None:
+    model = kura.cached(Mine(), "./cache", purpose="clusters")
+    assert_type(model, kura.CachedEmbeddingModel)
+    imported: int = kura.import_summaries(model, kura.JSONLCheckpointManager(directory))
+    twins = [kura.ParquetCheckpointManager(directory), kura.HFDatasetCheckpointManager(directory)]
+    logger.info("%d %s", imported, kura.MultiCheckpointManager(twins))
+    summaries = await summarise_conversations(conversations, embedding_model=model)
+    logger.info("%d %s", len(summaries), kura.import_dimensionality().__name__)
+
+
+def hear_of_errors(model: CachedEmbeddingModel) -> None:
+    try:
+        model.embed_sync(TEXTS)
+    except RefusedTextsError as error:
+        assert_type(error.positions, tuple[int, ...])
+        assert_type(error.model_name, str)
+        logger.warning(error.message)
+    except (VectorCountError, DimensionMismatchError, AnswerError, IdentityError, CheckpointError) as error:
+        as_values: ValueError = error
+        logger.warning("%s", as_values)
+    except MissingExtraError as error:
+        as_import: ImportError = error
+        logger.warning("%s", as_import)
+    except KuraCacheError:
+        logger.exception("version %s", kura_cache_adapters.__version__)
+
+
+def test_mine() -> None:
+    fake = testing.FakeEmbeddingModel(dimension=8)
+    with testing.OpenAIServer() as server:
+        logger.info("%s %s", server.url, fake.slug())
+
+
+class TestMyStore(testing.StoreContract):
+    """The laws of stores, for one of the user's own."""
+
+
+class TestMyManager(testing.CheckpointManagerContract):
+    """The laws of managers, for one of the user's own."""
