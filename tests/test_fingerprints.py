@@ -40,12 +40,12 @@ def keys(embedder: Any) -> tuple[bytes, bytes]:
     """Return what is hashed before a document, and before a query."""
     seen = fingerprint(embedder)
     document = seen.identity.head("document")
-    return document, document if seen.symmetric else seen.identity.head("query")
+    return document, seen.identity.head("query") if seen.roles else document
 
 
 def told(embedder: Any) -> str:
     seen = fingerprint(embedder)
-    return json.dumps([seen.name, seen.fields, seen.roles])
+    return json.dumps([seen.name, seen.fields, seen.of_roles])
 
 
 def offered(case: Case, change: dict[str, Any]) -> bool:
@@ -57,7 +57,7 @@ def test_what_changes_the_vector_moves_its_keys_and_nothing_else_does(case: Case
     embedder = case.build()
     plain = keys(embedder)
     assert keys(case.build()) == plain
-    assert fingerprint(embedder).symmetric is case.symmetric
+    assert fingerprint(embedder).roles == case.roles
     assert not fingerprint(embedder).local
     assert SECRET not in told(embedder)
     seen: dict[Any, Any] = {plain: "the plain one"}
@@ -364,7 +364,7 @@ def test_a_local_models_identity_is_what_embeds_through_langchain(minilm: Path, 
     assert_placed(embedder, RECORDS["langchain_huggingface:HuggingFaceEmbeddings"])
     plain = keys(embedder)
     assert fingerprint(embedder).local
-    assert fingerprint(embedder).symmetric
+    assert fingerprint(embedder).roles == ()
     changes: list[dict[str, Any]] = [
         {"model_kwargs": {"truncate_dim": 64}},
         {"encode_kwargs": {"normalize_embeddings": True}},
@@ -405,7 +405,7 @@ def test_and_through_llama_index(minilm: Path) -> None:
     embedder = make()
     assert_placed(embedder, RECORDS["llama_index.embeddings.huggingface:HuggingFaceEmbedding"])
     plain = keys(embedder)
-    assert fingerprint(embedder).symmetric
+    assert fingerprint(embedder).roles == ()
     query = make(query_instruction="query: ")
     assert keys(query)[0] == plain[0], "a query's instruction is not the documents'"
     assert keys(query)[1] != plain[1]

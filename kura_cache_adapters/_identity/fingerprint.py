@@ -32,22 +32,23 @@ METHODS: tuple[dict[Role, str], ...] = (
 )
 """How the embedders of the frameworks are asked."""
 
+_ROLES = ("query",)  # what both frameworks ask for
 _SCALARS = (str, int, float, bool, type(None))
 _MODEL_NAMES = ("model_name", "model", "model_id")
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """An embedder's name, what else decides its vectors, and whether queries are documents.
+    """An embedder's name, what else decides its vectors, and which roles it tells apart.
 
-    `roles` holds what decides those of one role only. `local` is the model in this process that one
+    `of_roles` holds what decides those of one role only. `local` is the model in this process that one
     thread at a time may use, if there is one; `edits` what becomes of a text before it is embedded.
     """
 
     name: str
     fields: dict[str, Any]
-    symmetric: bool
-    roles: dict[Role, dict[str, Any]] = field(default_factory=dict)
+    roles: tuple[Role, ...]
+    of_roles: dict[Role, dict[str, Any]] = field(default_factory=dict)
     local: object | None = None
     edits: Callable[[str], str] | None = None
 
@@ -55,7 +56,7 @@ class Fingerprint:
     def identity(self) -> ModelIdentity:
         """What is in the keys; of a local model the name that it was found by is not."""
         name = self.name if self.local is None else local_models.NAME
-        return ModelIdentity.of(name, {}, self.fields, self.roles)
+        return ModelIdentity.of(name, {}, self.fields, self.of_roles)
 
 
 def fingerprint(embedder: Any, *, named: bool = False) -> Fingerprint:  # noqa: ANN401 - of any framework
@@ -88,7 +89,7 @@ def vouched_for(embedder: Any) -> Fingerprint:  # noqa: ANN401 - of any framewor
     local = next((value for _, value in held(embedder) if local_models.is_local_model(value)), None)
     name = model_name_of(embedder) or type(embedder).__name__
     edits = known[1].edits if known else None
-    return Fingerprint(name, {}, symmetric=False, local=local, edits=edits)
+    return Fingerprint(name, {}, _ROLES, local=local, edits=edits)
 
 
 def _record(embedder: Any) -> tuple[str, Provider] | None:  # noqa: ANN401
@@ -157,10 +158,10 @@ def model_name_of(embedder: object, *attributes: str) -> str | None:
 
 
 def of_local_model(
-    content: local_models.Content, documents: dict[str, Any], queries: dict[str, Any]
+    content: local_models.Content, documents: dict[str, Any], others: dict[Role, dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[Role, dict[str, Any]]]:
-    """Return the fields of a local model, and the queries' own where the two are encoded differently."""
-    roles: dict[Role, dict[str, Any]] = {} if documents == queries else {"query": {"encode": queries}}
+    """Return the fields of a local model, and those of the roles that are encoded in another way."""
+    roles = {role: {"encode": encoding} for role, encoding in others.items() if encoding != documents}
     return {**content.fields, "encode": documents}, roles
 
 
@@ -190,10 +191,11 @@ def _of_local(embedder: Any, record: Provider) -> Fingerprint:  # noqa: ANN401
         raise IdentityError(class_path(embedder), f"holds no SentenceTransformer in {record.local}")
     content = local_models.content(model)
     documents, queries = (content.encoding(options) for options in record.encodes(embedder, content))
-    fields, roles = of_local_model(content, documents, queries)
+    fields, of_roles = of_local_model(content, documents, {"query": queries})
     fields |= _read(Reader(embedder, _nested), embedder, _unplaced(embedder, record), record)
     name = model_name_of(embedder) or local_models.NAME
-    return Fingerprint(name, fields, not roles and not content.routes, roles, model, record.edits)
+    roles = _ROLES if of_roles or content.routes else ()
+    return Fingerprint(name, fields, roles, of_roles, model, record.edits)
 
 
 def _by_record(embedder: Any, name: str, record: Provider) -> Fingerprint:  # noqa: ANN401
@@ -206,26 +208,25 @@ def _by_record(embedder: Any, name: str, record: Provider) -> Fingerprint:  # no
         **asked(embedder, record),
     }
     only: dict[Role, str] = {"query": record.queries, "document": record.documents}
-    roles: dict[Role, dict[str, Any]] = {
+    of_roles: dict[Role, dict[str, Any]] = {
         role: told for role, names in only.items() if (told := _read(reader, embedder, names.split(), record))
     }
     told_name = type(embedder).__name__
     if record.name and fact(embedder, record.name) is not None:
         told_name = reader.redacted(model_name_of(embedder, record.name) or told_name)
-    return Fingerprint(
-        told_name, reader.redacted(fields), ruled(embedder, record.symmetric), reader.redacted(roles)
-    )
+    roles = () if ruled(embedder, record.alike) else record.roles
+    return Fingerprint(told_name, reader.redacted(fields), roles, reader.redacted(of_roles))
 
 
 def _of_adapter(embedder: Any, name: str, record: Provider) -> Fingerprint:  # noqa: ANN401
     """Read an embedder that changes another one's queries: its documents are the other one's."""
     beneath = fingerprint(bare(fact(embedder, record.inner)))
-    if ruled(embedder, record.symmetric):
+    if ruled(embedder, record.alike):
         return beneath
     reader = _reader(embedder, record)
     told = _read(reader, embedder, [*record.queries.split(), *_unplaced(embedder, record)], record)
-    queries = {**beneath.roles.get("query", {}), "adapter": {"class": name, **told}}
-    return replace(beneath, symmetric=False, roles={**beneath.roles, "query": queries})
+    queries = {**beneath.of_roles.get("query", {}), "adapter": {"class": name, **told}}
+    return replace(beneath, roles=record.roles, of_roles={**beneath.of_roles, "query": queries})
 
 
 def _reader(embedder: Any, record: Provider) -> Reader:  # noqa: ANN401
@@ -246,7 +247,7 @@ def _by_attributes(embedder: Any) -> Fingerprint:  # noqa: ANN401
         raise IdentityError(class_path(embedder), "says nothing about its model")
     fields = {"class": class_path(embedder), "fingerprint": FINGERPRINT_VERSION, "attributes": told}
     name = type(embedder).__name__ if name is None else name
-    return Fingerprint(reader.redacted(name), reader.redacted(fields), symmetric=False)
+    return Fingerprint(reader.redacted(name), reader.redacted(fields), _ROLES)
 
 
 def _read(reader: Reader, embedder: Any, names: Iterable[str], record: Provider) -> dict[str, Any]:  # noqa: ANN401
@@ -272,5 +273,5 @@ def _nested(value: Any) -> Any:  # noqa: ANN401 - JSON, or None
         return {**content.fields, "encode": content.encoding({}), "prompts": content.prompts}
     if is_embedder(value):
         seen = fingerprint(bare(value))
-        return {"name": seen.name, **seen.fields, "roles": seen.roles}
+        return {"name": seen.name, **seen.fields, "roles": seen.of_roles}
     return None

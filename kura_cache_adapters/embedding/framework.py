@@ -37,7 +37,7 @@ from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 
     from kura_cache_adapters._runtime.fork import ModelLock
     from kura_cache_adapters.identity import Role
@@ -65,7 +65,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
         model_name: str | None = None,
         *,
         identity: Mapping[str, Any] | None = None,
-        symmetric: bool | None = None,
+        roles: Collection[Role] | None = None,
         batch_size: int | None = None,
         use_async: bool = False,
     ) -> None:
@@ -76,7 +76,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
             model_name: replaces its name. Of a class of your own, whose code decides, nothing is
                 read: then this must name it, with a version, or `identity` describe it.
             identity: replaces all that is read.
-            symmetric: whether queries are embedded as documents are.
+            roles: the roles that it tells apart, in place of what is read: () embeds queries as documents.
             batch_size: texts in a call of it; its own without.
             use_async: call its async methods.
 
@@ -92,7 +92,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
         self._use_async = use_async
         self._given = identity
         self._renamed = model_name
-        self._symmetric = symmetric
+        self._roles = None if roles is None else tuple(roles)
         self._lock: ModelLock | nullcontext[None] = nullcontext()
         self._source: Source | None = None
         self._edits: Callable[[str], str] | None = None
@@ -109,9 +109,9 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
         self._batch_size = self._batch_size if batch_size is None else batch_size
 
     @property
-    def symmetric(self) -> bool:
-        """Whether queries are embedded as documents are."""
-        return self._seen[2] if self._symmetric is None else self._symmetric
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that it tells apart, beside "document"."""
+        return self._seen[2] if self._roles is None else self._roles
 
     def slug(self) -> str:
         """Return a name for people: the embedder's class and model."""
@@ -138,14 +138,14 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
         """Return a text as it is embedded: some embedders edit it first."""
         return text if self._edits is None else self._edits(text)
 
-    def _look(self) -> tuple[object, ModelIdentity, bool]:
+    def _look(self) -> tuple[object, ModelIdentity, tuple[Role, ...]]:
         """Read what decides the vectors, and how they are asked for."""
         now = self.state()
         if self._source is not None:
-            whole, symmetric = self.embedder.identity(), self._source.symmetric
+            whole, roles = self.embedder.identity(), self._source.roles
         else:
             seen = self._read()
-            whole, symmetric, self._edits = seen.identity, seen.symmetric, seen.edits
+            whole, roles, self._edits = seen.identity, seen.roles, seen.edits
             self._watched = self._watched and bool(seen.fields)  # nothing is read of what is vouched for
             self.model_name = self._renamed or seen.name
             self._lock = nullcontext() if seen.local is None else lock_of(seen.local)
@@ -153,7 +153,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
             whole = ModelIdentity.of(self.model_name, json.loads(whole.parameters), self._given)
         elif self._renamed is not None:
             whole = replace(whole, model_name=self._renamed)
-        return now if self._watched else None, whole, symmetric
+        return now if self._watched else None, whole, roles
 
     def _read(self) -> Fingerprint:
         if self._given is not None:
