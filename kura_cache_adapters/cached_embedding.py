@@ -24,7 +24,7 @@ from kura_cache_adapters._core.vectors import (
 from kura_cache_adapters._core.views import Views
 from kura_cache_adapters._observe.counters import CacheStats, Counters
 from kura_cache_adapters._runtime import loop
-from kura_cache_adapters.embedding.framework import as_source
+from kura_cache_adapters.embedding.wrap import as_source
 from kura_cache_adapters.errors import RefusedTextsError
 from kura_cache_adapters.options import CacheOptions, check_keywords, one_cache
 from kura_cache_adapters.protocols import Hits

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
 Role: TypeAlias = str
 """What a text is embedded as: "document", "query", "classification", any string that a model tells apart."""
@@ -133,6 +134,14 @@ def checked_role(role: object) -> Role:
         raise ValueError(message)
     _encodable(role, "a role")
     return str.__add__(role, "")  # a member of an enum is written as its value
+
+
+def checked_roles(roles: object, who: str) -> tuple[Role, ...]:
+    """Return the roles beside "document"; raise TypeError or ValueError unless they are several strings."""
+    if isinstance(roles, str) or not isinstance(roles, Collection):
+        message = f'{who}.roles must be a collection of strings, as in ("query",), not {type(roles).__name__}'
+        raise TypeError(message)
+    return tuple(role for role in map(checked_role, roles) if role != DOCUMENT)
 
 
 def known_role(role: object, roles: Collection[Role], who: str) -> Role:

@@ -13,7 +13,7 @@ import pytest
 
 from kura_cache_adapters import IdentityError
 from kura_cache_adapters._identity.fingerprint import fingerprint, state
-from kura_cache_adapters._identity.providers import RECORDS, record_of
+from kura_cache_adapters._identity.providers import RECORDS, known
 from kura_cache_adapters._identity.reading import held
 from kura_cache_adapters.identity import ModelIdentity
 from tests import provider_table
@@ -88,9 +88,9 @@ def test_what_is_for_one_role_leaves_the_others_keys_alone(case: Case) -> None:
 @named
 def test_every_field_is_placed_exactly_once(case: Case) -> None:
     embedder = case.build()
-    known = record_of(embedder)
-    assert known, f"{case.path} has no record"
-    assert_placed(embedder, known[1])
+    record = known(embedder).record
+    assert record, f"{case.path} has no record"
+    assert_placed(embedder, record)
 
 
 def assert_placed(embedder: Any, record: Any) -> None:
@@ -112,9 +112,8 @@ def test_every_record_has_a_case() -> None:
 
 @named
 def test_a_fact_that_is_gone_is_an_error_and_never_a_silent_none(case: Case) -> None:
-    known = record_of(case.build())
-    assert known
-    record = known[1]
+    record = known(case.build()).record
+    assert record
     for names in (record.name, record.decides, record.queries, record.documents, record.addresses):
         for name in names.split():
             if name.endswith("?") or "." in name:
@@ -227,11 +226,11 @@ def test_settings_that_are_changed_live_are_seen_at_a_glance() -> None:
         (LLAMA_OPENAI.build(), {"api_base": LOCAL}),
         (LLAMA_INDEX[7].build(), {"additional_kwargs": {"normalize": True}}),
     ):
-        before, key = state(embedder), keys(embedder)
-        assert state(embedder) == before
+        before, key = state(known(embedder)), keys(embedder)
+        assert state(known(embedder)) == before
         for name, value in change.items():
             setattr(embedder, name, value)
-        assert state(embedder) != before, change
+        assert state(known(embedder)) != before, change
         assert keys(embedder) != key, change
 
 
@@ -285,20 +284,18 @@ def test_a_method_that_was_replaced_on_one_embedder_is_the_users_own(method: str
 
 
 def test_wrappers_are_placed_and_seen_through() -> None:
-    from kura_cache_adapters._identity.fingerprint import bare
-
     beneath = OPENAI.build()
     base = pytest.importorskip("llama_index.embeddings.langchain").LangchainEmbedding
     wrapped = base(beneath)
-    assert bare(wrapped) is beneath
+    assert known(wrapped).embedder is beneath
     assert_placed(wrapped, RECORDS["llama_index.embeddings.langchain:LangchainEmbedding"])
     classic = pytest.importorskip("langchain_classic.embeddings").CacheBackedEmbeddings
     backed = classic(beneath, None)
-    assert bare(backed) is beneath
+    assert known(backed).embedder is beneath
     assert_placed(backed, RECORDS["langchain_classic:CacheBackedEmbeddings"])
     object.__setattr__(wrapped, "_get_text_embedding", lambda _: [0.0])
     with pytest.raises(IdentityError, match="replaced by code of your own"):
-        fingerprint(bare(wrapped))
+        fingerprint(wrapped)
 
 
 def adapter(base: Any, folder: Path, scale: float = 1.0, **options: Any) -> Any:
@@ -329,11 +326,11 @@ def test_an_adapter_is_its_base_its_weights_and_not_its_path(tmp_path: Path) -> 
 def test_an_adapter_that_is_trained_live_is_seen(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="adapters need torch")
     embedder = adapter(LLAMA_INDEX[-1].build(), tmp_path)
-    before, key = state(embedder), keys(embedder)
-    assert state(embedder) == before
+    before, key = state(known(embedder)), keys(embedder)
+    assert state(known(embedder)) == before
     with torch.no_grad():
         embedder._adapter.linear.weight.mul_(3)
-    assert state(embedder) != before
+    assert state(known(embedder)) != before
     assert keys(embedder)[0] == key[0]
     assert keys(embedder)[1] != key[1]
 

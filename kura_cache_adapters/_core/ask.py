@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from kura_cache_adapters._runtime.detached import stop_if_left
 from kura_cache_adapters._runtime.home import each_at_home, each_away
 from kura_cache_adapters._runtime.loop import in_thread
 from kura_cache_adapters.errors import VectorCountError
-from kura_cache_adapters.identity import DOCUMENT, ModelIdentity, checked_role, known_role
+from kura_cache_adapters.identity import ModelIdentity, checked_roles, known_role
 from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, MayChange, StreamsBatches
 
 if TYPE_CHECKING:
@@ -56,14 +56,7 @@ class Source:
 
         Raises TypeError if it says something else than several strings.
         """
-        roles = getattr(self.model, "roles", ())
-        if isinstance(roles, str) or not isinstance(roles, Collection):
-            message = (
-                f"{type(self.model).__name__}.roles must be a collection of strings, "
-                f'as in ("query",), not {type(roles).__name__}'
-            )
-            raise TypeError(message)
-        return tuple(role for role in map(checked_role, roles) if role != DOCUMENT)
+        return checked_roles(getattr(self.model, "roles", ()), type(self.model).__name__)
 
     def identity(self, parameters: Mapping[str, Any]) -> ModelIdentity:
         """Build the model's identity from its name, its own declaration and key parameters."""

@@ -1,9 +1,10 @@
-"""What is known of LangChain's embedders."""
+"""What is known of LangChain: its dialect, and its embedders."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from kura_cache_adapters._identity.dialect import Dialect, Method
 from kura_cache_adapters._identity.record import Provider
 
 
@@ -187,3 +188,12 @@ RECORDS: dict[str, Provider] = {
         refuses=_contextual,
     ),
 }
+
+DIALECT = Dialect(
+    name="langchain",
+    methods={
+        "document": Method("embed_documents", "aembed_documents"),
+        "query": Method("embed_query", "aembed_query", one_text=True),
+    },
+    records=RECORDS,
+)

@@ -1,9 +1,10 @@
-"""What is known of LlamaIndex's embedders."""
+"""What is known of LlamaIndex: its dialect, and its embedders."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from kura_cache_adapters._identity.dialect import Dialect, Method
 from kura_cache_adapters._identity.record import Provider
 
 _BASE = "embed_batch_size callback_manager num_workers embeddings_cache rate_limiter?"
@@ -203,3 +204,15 @@ RECORDS: dict[str, Provider] = {
         refuses=_contextual,
     ),
 }
+
+DIALECT = Dialect(
+    name="llama_index",
+    methods={
+        "document": Method("get_text_embedding_batch", "aget_text_embedding_batch"),
+        "query": Method("get_query_embedding", "aget_query_embedding", one_text=True),
+    },
+    records=RECORDS,
+    spread="llama_index.embeddings",
+    own_cache="embeddings_cache",
+    forgets=True,
+)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from kura_cache_adapters.identity import known_role
+from kura_cache_adapters.identity import checked_roles, known_role
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class FakeEmbeddingModel(BaseEmbeddingModel):
         self.model_name = model_name
         self.dimension = dimension
         self.dtype = dtype
-        self.roles = tuple(roles)
+        self.roles = checked_roles(roles, type(self).__name__)
         self.calls: list[list[str]] = []
         self.fault: Callable[[list[str]], object] | Literal["short", "long", "reversed", "stall"] | None
         self.fault = None
