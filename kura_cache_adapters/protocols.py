@@ -44,8 +44,10 @@ class BaseEmbeddingModel(Protocol):
     `roles: Collection[str]` names the roles that the model tells apart beside "document": `("query",)`,
     `("classification", "clustering")`, any strings. Without it, or empty, the model embeds everything
     alike, is never told a role, and all roles share their entries. With it each role has entries of its
-    own, `embed` and `embed_sync` are called with `role=`, "document" among them, and a role that it does
-    not name is a ValueError before anything is looked up. Roles change no more often than the identity.
+    own, `embed` and `embed_sync` are called with `role=` for texts of these roles (and without for
+    documents, as Kura calls them), and a role that it does not name is a ValueError before anything is
+    looked up. Adapters of frameworks ask for "query": name it, if they are to. Roles change no more often
+    than the identity.
 
     Awaited from an event loop, the model runs in the task that awaits the cache, so that sessions,
     clients and semaphores may belong to that loop. `runs_on = "background"` says that it always

@@ -24,7 +24,7 @@ REQUESTS = st.tuples(
     st.text(min_size=1),
     st.dictionaries(st.text(), PLAIN, max_size=3),
     st.dictionaries(st.text(), PLAIN, max_size=2),
-    st.sampled_from(["document", "query"]),
+    st.sampled_from(["document", "query"]) | st.text(min_size=1),
     st.text(alphabet=st.characters()),
 )
 

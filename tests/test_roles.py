@@ -141,6 +141,31 @@ def test_a_role_that_a_model_does_not_name_is_refused_before_anything_is_spent(
     assert (cached.stats.hits, cached.stats.misses) == (0, 0)
 
 
+class OwnWay(Plain):
+    """A model that is told a role, or none, and remembers which."""
+
+    roles = ("clustering",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Any] = []
+
+    async def embed(self, texts: list[str], **told: Any) -> list[list[float]]:
+        self.told.append(told)
+        return FAKE.lists(texts, **told)
+
+
+@pytest.mark.parametrize("where", ["beneath a cache", "alone"])
+def test_a_model_is_told_the_roles_that_it_names_and_documents_are_asked_for_as_kura_does(
+    where: str, tmp_path: Path
+) -> None:
+    model = OwnWay()
+    cached = CachedEmbeddingModel(model, tmp_path if where == "beneath a cache" else None)
+    for role in ("clustering", "document"):
+        assert cached.embed_sync(TEXTS, role=role) == FAKE.lists(TEXTS, role)
+    assert model.told == [{"role": "clustering"}, {}]
+
+
 def test_a_model_without_roles_shares_all_entries_and_is_told_none(tmp_path: Path) -> None:
     model = Plain()
     cached = CachedEmbeddingModel(model, tmp_path)
@@ -201,6 +226,19 @@ def test_what_decides_one_role_is_in_its_keys_alone() -> None:
     assert plain.head("document") == of_role.head("document")
     assert plain.head("classification") == of_role.head("classification")
     assert plain.head("clustering") != of_role.head("clustering")
+
+
+def test_an_adapter_asks_for_queries_which_a_source_with_roles_must_name(tmp_path: Path) -> None:
+    pytest.importorskip("langchain_core", reason="needs the extra `langchain`")
+    from kura_cache_adapters import LangChainCachedEmbeddings
+
+    for roles, told_apart in (((), False), (("query", *ROLES), True)):
+        model = FakeEmbeddingModel(roles=roles)
+        adapter = LangChainCachedEmbeddings.from_embeddings(model, tmp_path / str(told_apart))
+        assert (adapter.embed_query("a") != adapter.embed_documents(["a"])[0]) == told_apart
+    adapter = LangChainCachedEmbeddings.from_embeddings(FakeEmbeddingModel(roles=ROLES), tmp_path)
+    with pytest.raises(ValueError, match="not as 'query'"):
+        adapter.embed_query("a")
 
 
 # The models of this package.

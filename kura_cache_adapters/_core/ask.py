@@ -14,7 +14,7 @@ from kura_cache_adapters._runtime.detached import stop_if_left
 from kura_cache_adapters._runtime.home import each_at_home, each_away
 from kura_cache_adapters._runtime.loop import in_thread
 from kura_cache_adapters.errors import VectorCountError
-from kura_cache_adapters.identity import ModelIdentity, checked_roles, known_role
+from kura_cache_adapters.identity import DOCUMENT, ModelIdentity, checked_role, checked_roles, known_role
 from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, MayChange, StreamsBatches
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ class Source:
 
     def role(self, role: Role) -> Role:
         """Return the role as the model sees it, see `known_role`; raise ValueError if it has none such."""
+        if checked_role(role) == DOCUMENT:
+            return DOCUMENT  # without asking for its roles, which may take reading the model
         return known_role(role, self.roles, self.name)
 
     def ask(
@@ -153,8 +155,8 @@ class Source:
 
     async def embed(self, texts: list[str], role: Role) -> Any:  # noqa: ANN401 - whatever the model returns
         """Ask for all texts at once and return the model's answer as it is."""
-        roles = self.roles
-        told = {"role": known_role(role, roles, self.name)} if roles else {}
+        role = self.role(role)
+        told = {} if role == DOCUMENT else {"role": role}
         if sync := getattr(self.model, "embed_sync", None):
             return await in_thread("model", partial(sync, texts, **told))
         return await self.model.embed(texts, **told)
