@@ -66,7 +66,7 @@ def main() -> None:
         second = embed(model, texts, cache, "second")
         print(f"bit for bit the same: {first.tobytes() == second.tobytes()}")
 
-        question = CachedEmbeddingModel(model, cache).embed_queries_array_sync([QUESTION])[0]
+        question = CachedEmbeddingModel(model, cache).embed_array_sync([QUESTION], role="query")[0]
         print(f"\n{QUESTION}")
         similarity = second @ question
         for at in np.argsort(-similarity)[:3]:

@@ -24,7 +24,7 @@ from kura_cache_adapters._core.vectors import (
 from kura_cache_adapters._core.views import Views
 from kura_cache_adapters._observe.counters import CacheStats, Counters
 from kura_cache_adapters._runtime import loop
-from kura_cache_adapters.embedding.framework import as_source
+from kura_cache_adapters.embedding.wrap import as_source
 from kura_cache_adapters.errors import RefusedTextsError
 from kura_cache_adapters.options import CacheOptions, check_keywords, one_cache
 from kura_cache_adapters.protocols import Hits
@@ -107,9 +107,9 @@ class CachedEmbeddingModel:
         return self._source.name
 
     @property
-    def symmetric(self) -> bool:
-        """Tell whether the model embeds queries and documents alike."""
-        return self._views.now().symmetric
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that the model tells apart, beside "document"; none where it embeds all alike."""
+        return self._views.now().roles
 
     def identity(self) -> ModelIdentity:
         """Return what, beside role and text, is in every key; a cache around this one has it too."""
@@ -159,38 +159,39 @@ class CachedEmbeddingModel:
         VectorCountError unless there is one for each text, DimensionMismatchError unless they make
         one matrix, ValueError for NaN and infinities. Without a cache, none is stored.
         """
-        texts = checked_texts(texts)
-        answer = counted(vectors, len(texts), self.model_name)
-        view = self._views.now()
+        texts, view = checked_texts(texts), self._views.now()
+        answer, keys = counted(vectors, len(texts), self.model_name), self._keys(view, texts, role)
         if not texts or view.space is None:
             return 0
         matrix = as_matrix(matrix_or_list(answer))
         if not (finite := finite_rows(matrix)).all():
             message = f"the vector of texts[{int(np.argmin(finite))}] has NaN or infinity in it"
             raise ValueError(message)
-        return len(texts) if view.space.save(self._keys(view, texts, role), matrix) else 0
+        return len(texts) if view.space.save(keys, matrix) else 0
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents: one list of floats per text, in their order; [] for no text.
+    async def embed(self, texts: list[str], *, role: Role = "document") -> list[list[float]]:
+        """Embed each text: one list of floats per text, in their order; [] for no text.
 
-        Raises what the model raises, and VectorCountError when it returns too few or too many.
+        Args:
+            texts: a sequence of strings, a column of them, or an iterator.
+            role: what they are embedded as: "document", "query", whatever the model tells apart
+                (`roles`). A model that tells none apart embeds all alike, once.
+
+        Raises:
+            VectorCountError: the model returned too few or too many.
+            ValueError: a role that the model does not know; nothing is looked up or spent then.
+
+        What the model raises arrives as it is.
+
         """
-        return await self._answer(texts, "document", as_lists)
+        return await self._answer(texts, role, as_lists)
 
-    async def embed_array(self, texts: list[str]) -> Vectors:
-        """Embed documents as one matrix, shape (N, D), float32, or float64 where that is needed.
+    async def embed_array(self, texts: list[str], *, role: Role = "document") -> Vectors:
+        """Embed each text as a row of a matrix, shape (N, D), float32, or float64 where that is needed.
 
         Raises what `embed` raises, and DimensionMismatchError if the vectors make no matrix.
         """
-        return await self._answer(texts, "document", as_matrix)
-
-    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
-        """Embed search queries; the same as `embed` for a model that makes no difference."""
-        return await self._answer(texts, "query", as_lists)
-
-    async def embed_queries_array(self, texts: list[str]) -> Vectors:
-        """Embed search queries as one matrix, see `embed_array`."""
-        return await self._answer(texts, "query", as_matrix)
+        return await self._answer(texts, role, as_matrix)
 
     async def embed_batches(
         self,
@@ -201,21 +202,13 @@ class CachedEmbeddingModel:
         """Yield all texts' vectors in one batch: what a cache around this one asks for."""
         yield range(len(texts)), await self._answer(texts, role, _as_it_is)
 
-    def embed_sync(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents from sync code, see `embed`."""
-        return self._answer_sync(texts, "document", as_lists)
+    def embed_sync(self, texts: list[str], *, role: Role = "document") -> list[list[float]]:
+        """Embed from sync code, see `embed`."""
+        return self._answer_sync(texts, role, as_lists)
 
-    def embed_array_sync(self, texts: list[str]) -> Vectors:
-        """Embed documents from sync code, see `embed_array`."""
-        return self._answer_sync(texts, "document", as_matrix)
-
-    def embed_queries_sync(self, texts: list[str]) -> list[list[float]]:
-        """Embed search queries from sync code, see `embed_queries`."""
-        return self._answer_sync(texts, "query", as_lists)
-
-    def embed_queries_array_sync(self, texts: list[str]) -> Vectors:
-        """Embed search queries from sync code, see `embed_queries_array`."""
-        return self._answer_sync(texts, "query", as_matrix)
+    def embed_array_sync(self, texts: list[str], *, role: Role = "document") -> Vectors:
+        """Embed from sync code, see `embed_array`."""
+        return self._answer_sync(texts, role, as_matrix)
 
     def close(self) -> None:
         """Close the store, unless it was handed in open; the next use opens it again."""
@@ -294,12 +287,12 @@ class CachedEmbeddingModel:
 
     async def _bare(self, texts: list[str], role: Role) -> Kept:
         """Ask the model as if there were no cache; the answer is of the type that a cache's has."""
-        texts = checked_texts(texts)
+        texts, role = checked_texts(texts), self._source.role(role)
         answer = await self._source.embed(texts, role) if texts else []
         return uncached(answer, len(texts), self.model_name)
 
     def _keys(self, view: View, texts: list[str], role: Role) -> list[bytes]:
-        return view.keys[role](self._source.edited(texts))
+        return view.keys_of(self._source.edited(texts), role)
 
     def _look_up(self, view: View, texts: list[str], role: Role) -> Lookup:
         texts, space = checked_texts(texts), view.space

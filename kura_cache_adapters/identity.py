@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Role = Literal["document", "query"]
-"""What a text is embedded as; models without the distinction embed everything as a document."""
+Role: TypeAlias = str
+"""What a text is embedded as: "document", "query", "classification", any string that a model tells apart."""
+
+DOCUMENT: Role = "document"
+"""What a text is embedded as where nothing else is said, and by models that tell no roles apart."""
 
 KEY_VERSION = 1
 """Version of the key's encoding (docs/format.md); it is hashed into every key."""
@@ -55,7 +59,7 @@ class ModelIdentity:
             model_name,
             _canonical(parameters or {}, "parameter"),
             _canonical(source or {}, "identity field"),
-            _canonical({str(role): fields for role, fields in (roles or {}).items()}, "role"),
+            _canonical({checked_role(role): fields for role, fields in (roles or {}).items()}, "role"),
         )
 
     @property
@@ -92,12 +96,19 @@ class ModelIdentity:
         return json.dumps(fields, indent=2) + "\n"
 
     def head(self, role: Role) -> bytes:
-        """Encode all but the text: canonical JSON, ended by a NUL, which JSON cannot contain."""
+        """Encode all but the text: canonical JSON, ended by a NUL, which JSON cannot contain.
+
+        Raises:
+            TypeError: a role that is no str.
+            ValueError: an empty one, or one with a lone surrogate.
+
+        """
+        role = checked_role(role)
         name, source = json.dumps(self.model_name), self.source
         if of_role := json.loads(self.roles).get(role):
             source = _canonical({**json.loads(source), **of_role}, "identity field")
         return (
-            f'{{"model_name":{name},"parameters":{self.parameters},"role":"{role}",'
+            f'{{"model_name":{name},"parameters":{self.parameters},"role":{json.dumps(role)},'
             f'"source":{source},"version":{KEY_VERSION}}}\0'
         ).encode("ascii")
 
@@ -111,6 +122,41 @@ class ModelIdentity:
         """A name for a directory: readable characters of the model's name, then 16 of the digest."""
         readable = re.sub(r"[^A-Za-z0-9._]+", "-", self.model_name)[-48:].strip("-.")
         return f"{readable or 'model'}-{self.digest[:16]}"
+
+
+def checked_role(role: object) -> Role:
+    """Return a role as a plain str; raise TypeError or ValueError for what is none."""
+    if not isinstance(role, str):
+        message = f"a role is a str, not {type(role).__name__}"
+        raise TypeError(message)
+    if not role:
+        message = 'a role is not empty: role="document" is what texts are embedded as by default'
+        raise ValueError(message)
+    _encodable(role, "a role")
+    return str.__add__(role, "")  # a member of an enum is written as its value
+
+
+def checked_roles(roles: object, who: str) -> tuple[Role, ...]:
+    """Return the roles beside "document"; raise TypeError or ValueError unless they are several strings."""
+    if isinstance(roles, str) or not isinstance(roles, Collection):
+        message = f'{who}.roles must be a collection of strings, as in ("query",), not {type(roles).__name__}'
+        raise TypeError(message)
+    return tuple(role for role in map(checked_role, roles) if role != DOCUMENT)
+
+
+def known_role(role: object, roles: Collection[Role], who: str) -> Role:
+    """Return what a model with these roles embeds a text as that is asked for in a role.
+
+    "document", whatever is asked for, where it tells none apart. Raises ValueError for a role that
+    is not among them: a typo is no document.
+    """
+    role = checked_role(role)
+    if role == DOCUMENT or not roles:
+        return DOCUMENT
+    if role in roles:
+        return role
+    message = f"{who} embeds texts as {', '.join(map(repr, (DOCUMENT, *roles)))}, not as {role!r}"
+    raise ValueError(message)
 
 
 def _canonical(fields: Mapping[str, Any], kind: str) -> str:

@@ -67,7 +67,7 @@ class LangChainCachedEmbeddings(Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a search query."""
-        return self.cached.embed_queries_sync([text])[0]
+        return self.cached.embed_sync([text], role="query")[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents without blocking the event loop."""
@@ -75,7 +75,7 @@ class LangChainCachedEmbeddings(Embeddings):
 
     async def aembed_query(self, text: str) -> list[float]:
         """Embed a search query without blocking the event loop."""
-        return (await self.cached.embed_queries([text]))[0]
+        return (await self.cached.embed([text], role="query"))[0]
 
     def __repr__(self) -> str:
         """Name the model and the cache."""

@@ -101,7 +101,7 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
 
     def _get_query_embedding(self, query: str) -> list[float]:
         self._limit([query], "query")
-        return self.cached.embed_queries_sync([query])[0]
+        return self.cached.embed_sync([query], role="query")[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
@@ -112,7 +112,7 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         await self._alimit([query], "query")
-        return (await self.cached.embed_queries([query]))[0]
+        return (await self.cached.embed([query], role="query"))[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
         return (await self._aget_text_embeddings([text]))[0]

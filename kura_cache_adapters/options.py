@@ -38,9 +38,10 @@ _CURES = {
     "document_embedding_cache": "the cache itself is cache=...",
     "key_encoder": "keys are SHA-256 already; CacheOptions(key_secret=...) makes them HMAC",
     **dict.fromkeys(
-        ("symmetric", "use_async"),
+        ("roles", "use_async"),
         "give it to the source: LangChainEmbeddingModel(embedder, ...) or LlamaIndexEmbeddingModel(...)",
     ),
+    "symmetric": "give the source roles=(), as in LangChainEmbeddingModel(embedder, roles=())",
 }
 
 

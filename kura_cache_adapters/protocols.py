@@ -37,9 +37,17 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class BaseEmbeddingModel(Protocol):
     """Kura's embedding model: subclass it, or hand over any object of this shape.
 
-    The cache also wants the attribute `model_name: str`, and uses when present: `embed_sync`,
-    `embed_queries`, `embed_queries_sync`, `identity`, `symmetric`, `state` (see the protocols below),
-    and `asked_for(text) -> str`, which says as what a text is embedded by a model that edits it first.
+    The cache also wants the attribute `model_name: str`, and uses when present: `embed_sync` (called
+    in a worker thread instead of `embed`), `roles`, `identity`, `state` (see the protocols below), and
+    `asked_for(text) -> str`, which says as what a text is embedded by a model that edits it first.
+
+    `roles: Collection[str]` names the roles that the model tells apart beside "document": `("query",)`,
+    `("classification", "clustering")`, any strings. Without it, or empty, the model embeds everything
+    alike, is never told a role, and all roles share their entries. With it each role has entries of its
+    own, `embed` and `embed_sync` are called with `role=` for texts of these roles (and without for
+    documents, as Kura calls them), and a role that it does not name is a ValueError before anything is
+    looked up. Adapters of frameworks ask for "query": name it, if they are to. Roles change no more often
+    than the identity.
 
     Awaited from an event loop, the model runs in the task that awaits the cache, so that sessions,
     clients and semaphores may belong to that loop. `runs_on = "background"` says that it always
@@ -87,7 +95,10 @@ class MayChange(Protocol):
 
 @runtime_checkable
 class StreamsBatches(Protocol):
-    """A model that hands over each batch as it is finished, in any order."""
+    """A model that hands over each batch as it is finished, in any order.
+
+    It is always told the role: one of its `roles`, or "document".
+    """
 
     def embed_batches(
         self,

@@ -81,7 +81,7 @@ class Ours(System):
     def open(self, embed: Embed, model_name: str, **parameters: Any) -> None:
         source = CallableEmbeddingModel(
             lambda texts: embed(texts, "document"),
-            query_fn=lambda texts: embed(texts, "query"),
+            roles={"query": lambda texts: embed(texts, "query")},
             model_name=model_name,
         )
         self.put_around(source, **parameters)
@@ -106,7 +106,7 @@ class Ours(System):
         return self.model.embed_sync(texts)
 
     def query(self, text: str) -> Any:
-        return self.model.embed_queries_sync([text])[0]
+        return self.model.embed_sync([text], role="query")[0]
 
     async def adocuments(self, texts: list[str]) -> Any:
         return await self.model.embed(texts)

@@ -28,7 +28,7 @@ class Case:
     queries: list[dict[str, Any]] = field(default_factory=list)  # those of queries only
     documents: list[dict[str, Any]] = field(default_factory=list)  # those of documents only
     same: list[dict[str, Any]] = field(default_factory=list)
-    symmetric: bool = False
+    roles: tuple[str, ...] = ("query",)
     unbuilt: bool = False  # its constructor would download a model: fields only
     finish: Callable[[Any], object] = lambda embedder: embedder  # what its constructor would do then
 
@@ -133,7 +133,7 @@ LANGCHAIN = [
             {"base_url": None},
             {"base_url": f"https://user:{SECRET}@api.openai.com/v1?key={SECRET}"},
         ],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="langchain_openai:AzureOpenAIEmbeddings",
@@ -149,7 +149,7 @@ LANGCHAIN = [
             {"default_query": {"api-version": "2024-01-01"}},
             {"azure_ad_token": SECRET},
         ],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="langchain_huggingface:HuggingFaceEndpointEmbeddings",
@@ -166,7 +166,7 @@ LANGCHAIN = [
             {"model": None, "repo_id": "org/one"},
             {"model_kwargs": {}},
         ],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="langchain_cohere:CohereEmbeddings",
@@ -216,7 +216,7 @@ LANGCHAIN = [
             *({"client_kwargs": {"headers": told}} for told in ({"Authorization": SECRET}, {})),
             {"client_kwargs": {"timeout": 3}},
         ],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="langchain_google_genai:GoogleGenerativeAIEmbeddings",
@@ -260,7 +260,7 @@ LANGCHAIN = [
             {"aws_session_token": SECRET},
             {"endpoint_url": "https://bedrock-runtime.us-west-2.amazonaws.com"},
         ],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="langchain_mistralai:MistralAIEmbeddings",
@@ -278,14 +278,14 @@ LANGCHAIN = [
             {"model": "mistral-embed"},
             {"endpoint": "https://api.mistral.ai/v1"},
         ],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="langchain_community.embeddings:JinaEmbeddings",
         base={"model_name": "jina-v3", "jina_api_key": SECRET},
         changes=[{"model_name": "jina-v2"}],
         same=[{"jina_api_key": "another"}],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="langchain_community.embeddings:FastEmbedEmbeddings",
@@ -312,7 +312,7 @@ LANGCHAIN = [
         path="langchain_core.embeddings:DeterministicFakeEmbedding",
         base={"size": 3},
         changes=[{"size": 4}],
-        symmetric=True,
+        roles=(),
     ),
 ]
 
@@ -347,7 +347,7 @@ LLAMA_INDEX = [
             {"api_base": f"https://user:{SECRET}@api.openai.com/v1?key={SECRET}"},
             *headers("default_headers"),
         ],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="llama_index.embeddings.azure_openai:AzureOpenAIEmbedding",
@@ -368,7 +368,7 @@ LLAMA_INDEX = [
             {"additional_kwargs": {"user": "x"}},
             *headers("default_headers"),
         ],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="llama_index.embeddings.huggingface_api:HuggingFaceInferenceAPIEmbedding",
@@ -432,7 +432,7 @@ LLAMA_INDEX = [
             {"ollama_additional_kwargs": {"num_thread": 2}},
             {"base_url": f"http://user:{SECRET}@127.0.0.1:9"},
         ],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="llama_index.embeddings.google_genai:GoogleGenAIEmbedding",
@@ -467,14 +467,14 @@ LLAMA_INDEX = [
             {"application_inference_profile_arn": "arn:aws:bedrock:us-east-1:1:profile/x"},
         ],
         same=[{"region_name": "eu-west-1"}, {"aws_secret_access_key": "another"}, {"max_retries": 2}],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="llama_index.embeddings.mistralai:MistralAIEmbedding",
         base={"api_key": SECRET},
         changes=[{"model_name": "codestral-embed"}],
         same=[{"api_key": "another"}, {"embed_batch_size": 7}, {"model_name": "mistral-embed"}],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="llama_index.embeddings.jinaai:JinaEmbedding",
@@ -492,7 +492,7 @@ LLAMA_INDEX = [
             {"encoding_queries": "float"},
             {"late_chunking": False},
         ],
-        symmetric=True,
+        roles=(),
     ),
     Case(
         path="llama_index.embeddings.fastembed:FastEmbedEmbedding",
@@ -530,7 +530,7 @@ LLAMA_INDEX = [
         base={"embed_dim": 3},
         changes=[{"embed_dim": 4}],
         same=[{"embed_batch_size": 7}],
-        symmetric=True,
+        roles=(),
     ),
 ]
 

@@ -36,17 +36,17 @@ def beneath(record: Provider) -> list[str]:
 def told(record: Provider) -> list[str]:
     refused = "" if record.refuses.__name__ == "nothing" else words(record.refuses, "Refuse ")
     if record.local:
-        symmetric = "if encoded alike"
+        alike = "if encoded alike"
         decides = "the live model (weights, modules, tokenizer, prompts) and how it encodes"
-        return [decides, "how it encodes queries", "", symmetric, refused]
+        return [decides, "how it encodes queries", "", alike, refused]
     decides = listed(f"{record.name} {record.decides}")
     adds = [what for what, named in asks(record).items() if named]
     whole = ", ".join(part for part in (decides, *adds) if part)
     if record.inner:
         whole = f"what is in `{record.inner}`"
-    asked = {"always": "yes", "never": "no"}.get(record.symmetric.__name__)
-    symmetric = asked or words(record.symmetric, "Tell whether ", "if ")
-    return [whole, listed(record.queries), listed(record.documents), symmetric, refused]
+    told_apart = "no" if record.alike.__name__ == "never" else words(record.alike, "Tell whether ", "if ")
+    alike = told_apart if record.roles else "yes"
+    return [whole, listed(record.queries), listed(record.documents), alike, refused]
 
 
 def asks(record: Provider) -> dict[str, str]:

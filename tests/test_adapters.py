@@ -38,7 +38,7 @@ def face(request: pytest.FixtureRequest) -> Face:
 
 @pytest.fixture
 def spy() -> Spy:
-    return Spy(FakeEmbeddingModel(symmetric=False))
+    return Spy(FakeEmbeddingModel(roles=("query",)))
 
 
 @pytest.fixture
@@ -297,24 +297,24 @@ def test_vectors_of_numpy_numbers_become_plain_floats(
 
 def test_a_source_keeps_roles_and_serves_a_cache_of_any_kind(face: Face, spy: Spy, tmp_path: Path) -> None:
     source = face.source(face.embedder(spy))
-    assert (source.model_name, source.symmetric) == ("fake", False)
+    assert (source.model_name, source.roles) == ("fake", ("query",))
     model = CachedEmbeddingModel(source, tmp_path)
     for _ in range(2):
         assert model.embed_sync(TEXTS) == spy.fake.lists(TEXTS)
-        assert model.embed_queries_sync(TEXTS) == spy.fake.lists(TEXTS, "query")
+        assert model.embed_sync(TEXTS, role="query") == spy.fake.lists(TEXTS, "query")
     assert len(spy.texts) == 2 * len(set(TEXTS))
 
 
 async def test_a_source_alone_is_an_embedding_model(face: Face, spy: Spy) -> None:
     source = face.source(face.embedder(spy))
     assert await source.embed(TEXTS) == spy.fake.lists(TEXTS)
-    assert await source.embed_queries(["q"]) == spy.fake.lists(["q"], "query")
+    assert await source.embed(["q"], role="query") == spy.fake.lists(["q"], "query")
     assert await source.embed([]) == []
     assert "Recorded" in source.slug()
 
 
-def test_symmetric_says_that_a_query_is_a_document(face: Face, spy: Spy, tmp_path: Path) -> None:
-    source = face.source(face.embedder(spy), symmetric=True)
+def test_no_roles_say_that_a_query_is_a_document(face: Face, spy: Spy, tmp_path: Path) -> None:
+    source = face.source(face.embedder(spy), roles=())
     adapter = face.wrap(source, tmp_path)
     assert face.query(adapter, "a") == face.documents(adapter, ["a"])[0]
     assert spy.calls == [("document", ["a"])]
@@ -376,7 +376,7 @@ def test_the_core_wraps_embedders_itself(face: Face, spy: Spy, tmp_path: Path) -
     model = CachedEmbeddingModel(face.embedder(spy), tmp_path, model_name="fake")
     adapter = face.wrap(face.embedder(spy), tmp_path)
     assert model.embed_sync(TEXTS) == face.documents(adapter, TEXTS) == spy.fake.lists(TEXTS)
-    assert model.embed_queries_sync(["q"])[0] == face.query(adapter, "q")
+    assert model.embed_sync(["q"], role="query")[0] == face.query(adapter, "q")
     assert len(spy.texts) == len({*TEXTS}) + 1
 
 
@@ -423,7 +423,7 @@ def test_a_wrapper_that_does_more_than_cache_is_not_seen_through(
 
 async def test_adapters_in_adapters_do_not_run_out_of_threads(face: Face, spy: Spy, tmp_path: Path) -> None:
     inner = face.wrap(face.embedder(spy), tmp_path / "inner")
-    outer_spy = Spy(FakeEmbeddingModel("outer", symmetric=False))
+    outer_spy = Spy(FakeEmbeddingModel("outer", roles=("query",)))
 
     def ask_inner(texts: list[str]) -> None:
         pause(texts)
@@ -438,10 +438,10 @@ async def test_adapters_in_adapters_do_not_run_out_of_threads(face: Face, spy: S
 
 def test_one_directory_serves_kura_and_both_frameworks(tmp_path: Path) -> None:
     langchain, llama_index = LangChain(), LlamaIndex()
-    fake = FakeEmbeddingModel(symmetric=False)
+    fake = FakeEmbeddingModel(roles=("query",))
     model = CachedEmbeddingModel(fake, tmp_path)
     asyncio.run(model.embed(TEXTS))
-    asyncio.run(model.embed_queries(["q"]))
+    asyncio.run(model.embed(["q"], role="query"))
     asked = len(fake.texts)
     for face in (langchain, llama_index):
         for served in (model, CachedEmbeddingModel(fake, tmp_path)):
@@ -455,7 +455,7 @@ def test_one_directory_serves_kura_and_both_frameworks(tmp_path: Path) -> None:
 def test_one_cache_through_four_doors_asks_once(tmp_path: Path, at_once: bool) -> None:  # noqa: FBT001
     kura = pytest.importorskip("kura_cache_adapters.kura", exc_type=ImportError)
     langchain, llama_index = LangChain(), LlamaIndex()
-    fake = FakeEmbeddingModel(symmetric=False)
+    fake = FakeEmbeddingModel(roles=("query",))
     shared = CachedEmbeddingModel(fake, tmp_path)
     doors = [
         shared if at_once else CachedEmbeddingModel(fake, tmp_path),
@@ -467,7 +467,7 @@ def test_one_cache_through_four_doors_asks_once(tmp_path: Path, at_once: bool) -
     def ask(number: int) -> Any:
         door = doors[number % 4]
         if number % 4 < 2:
-            return asyncio.run(door.embed(TEXTS)), asyncio.run(door.embed_queries(["q"]))[0]
+            return asyncio.run(door.embed(TEXTS)), asyncio.run(door.embed(["q"], role="query"))[0]
         face = langchain if number % 4 == 2 else llama_index
         return face.documents(door, TEXTS), face.query(door, "q")
 

@@ -67,10 +67,10 @@ async def test_all_methods_agree(cached: Any, model: Any) -> None:
         cached.embed_sync(texts),
         (await cached.embed_array(texts)).tolist(),
         cached.embed_array_sync(texts).tolist(),
-        await cached.embed_queries(texts),
-        cached.embed_queries_sync(texts),
-        (await cached.embed_queries_array(texts)).tolist(),
-        cached.embed_queries_array_sync(texts).tolist(),
+        await cached.embed(texts, role="query"),
+        cached.embed_sync(texts, role="query"),
+        (await cached.embed_array(texts, role="query")).tolist(),
+        cached.embed_array_sync(texts, role="query").tolist(),
     ):
         assert answer == model.lists(texts)
         assert isinstance(answer[0][0], float)
@@ -79,11 +79,11 @@ async def test_all_methods_agree(cached: Any, model: Any) -> None:
 
 
 async def test_queries_are_not_documents_where_the_model_tells_them_apart(tmp_path: Path) -> None:
-    model = FakeEmbeddingModel(symmetric=False)
+    model = FakeEmbeddingModel(roles=("query",))
     cached = CachedEmbeddingModel(model, tmp_path)
     for _ in range(2):
         assert await cached.embed(["x"]) == model.lists(["x"])
-        assert await cached.embed_queries(["x"]) == model.lists(["x"], "query")
+        assert await cached.embed(["x"], role="query") == model.lists(["x"], "query")
     assert len(model.calls) == 2
 
 
@@ -216,8 +216,8 @@ class Answering(FakeEmbeddingModel):
 
     answer: Any = None
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        await super().embed(texts)
+    async def embed(self, texts: list[str], *, role: str = "document") -> list[list[float]]:
+        await super().embed(texts, role=role)
         answer: list[list[float]] = self.answer(texts) if callable(self.answer) else self.answer
         return answer
 

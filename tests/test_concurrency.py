@@ -32,8 +32,8 @@ TEXTS = [[f"text {number % 40}" for number in range(at, at + 20)] for at in rang
 class Slow(FakeEmbeddingModel):
     """A model that takes a moment, so that calls overlap."""
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        answer = await super().embed(texts)
+    async def embed(self, texts: list[str], *, role: str = "document") -> list[list[float]]:
+        answer = await super().embed(texts, role=role)
         await asyncio.sleep(0.02)
         return answer
 
@@ -69,9 +69,9 @@ async def test_tasks_and_threads_mixed_embed_each_text_once(cached: Any, model: 
 
 
 async def test_a_query_and_a_document_in_flight_are_not_mixed(tmp_path: Path) -> None:
-    model = FakeEmbeddingModel(symmetric=False)
+    model = FakeEmbeddingModel(roles=("query",))
     cached = CachedEmbeddingModel(model, tmp_path)
-    document, query = await asyncio.gather(cached.embed(["x"]), cached.embed_queries(["x"]))
+    document, query = await asyncio.gather(cached.embed(["x"]), cached.embed(["x"], role="query"))
     assert document == model.lists(["x"])
     assert query == model.lists(["x"], "query")
 
@@ -160,12 +160,12 @@ def test_a_client_bound_to_a_loop_survives_many(tmp_path: Path) -> None:
         lock: asyncio.Lock | None = None
         loops: set[Any]
 
-        async def embed(self, texts: list[str]) -> list[list[float]]:
+        async def embed(self, texts: list[str], *, role: str = "document") -> list[list[float]]:
             self.lock = self.lock or asyncio.Lock()
             self.loops.add(asyncio.get_running_loop())
             async with self.lock:
                 await asyncio.sleep(0.001)
-                return await super().embed(texts)
+                return await super().embed(texts, role=role)
 
     model = Bound()
     model.loops = set()

@@ -13,7 +13,7 @@ import pytest
 
 from kura_cache_adapters import IdentityError
 from kura_cache_adapters._identity.fingerprint import fingerprint, state
-from kura_cache_adapters._identity.providers import RECORDS, record_of
+from kura_cache_adapters._identity.providers import RECORDS, known
 from kura_cache_adapters._identity.reading import held
 from kura_cache_adapters.identity import ModelIdentity
 from tests import provider_table
@@ -40,12 +40,12 @@ def keys(embedder: Any) -> tuple[bytes, bytes]:
     """Return what is hashed before a document, and before a query."""
     seen = fingerprint(embedder)
     document = seen.identity.head("document")
-    return document, document if seen.symmetric else seen.identity.head("query")
+    return document, seen.identity.head("query") if seen.roles else document
 
 
 def told(embedder: Any) -> str:
     seen = fingerprint(embedder)
-    return json.dumps([seen.name, seen.fields, seen.roles])
+    return json.dumps([seen.name, seen.fields, seen.of_roles])
 
 
 def offered(case: Case, change: dict[str, Any]) -> bool:
@@ -57,7 +57,7 @@ def test_what_changes_the_vector_moves_its_keys_and_nothing_else_does(case: Case
     embedder = case.build()
     plain = keys(embedder)
     assert keys(case.build()) == plain
-    assert fingerprint(embedder).symmetric is case.symmetric
+    assert fingerprint(embedder).roles == case.roles
     assert not fingerprint(embedder).local
     assert SECRET not in told(embedder)
     seen: dict[Any, Any] = {plain: "the plain one"}
@@ -88,9 +88,9 @@ def test_what_is_for_one_role_leaves_the_others_keys_alone(case: Case) -> None:
 @named
 def test_every_field_is_placed_exactly_once(case: Case) -> None:
     embedder = case.build()
-    known = record_of(embedder)
-    assert known, f"{case.path} has no record"
-    assert_placed(embedder, known[1])
+    record = known(embedder).record
+    assert record, f"{case.path} has no record"
+    assert_placed(embedder, record)
 
 
 def assert_placed(embedder: Any, record: Any) -> None:
@@ -112,9 +112,8 @@ def test_every_record_has_a_case() -> None:
 
 @named
 def test_a_fact_that_is_gone_is_an_error_and_never_a_silent_none(case: Case) -> None:
-    known = record_of(case.build())
-    assert known
-    record = known[1]
+    record = known(case.build()).record
+    assert record
     for names in (record.name, record.decides, record.queries, record.documents, record.addresses):
         for name in names.split():
             if name.endswith("?") or "." in name:
@@ -227,11 +226,11 @@ def test_settings_that_are_changed_live_are_seen_at_a_glance() -> None:
         (LLAMA_OPENAI.build(), {"api_base": LOCAL}),
         (LLAMA_INDEX[7].build(), {"additional_kwargs": {"normalize": True}}),
     ):
-        before, key = state(embedder), keys(embedder)
-        assert state(embedder) == before
+        before, key = state(known(embedder)), keys(embedder)
+        assert state(known(embedder)) == before
         for name, value in change.items():
             setattr(embedder, name, value)
-        assert state(embedder) != before, change
+        assert state(known(embedder)) != before, change
         assert keys(embedder) != key, change
 
 
@@ -285,20 +284,18 @@ def test_a_method_that_was_replaced_on_one_embedder_is_the_users_own(method: str
 
 
 def test_wrappers_are_placed_and_seen_through() -> None:
-    from kura_cache_adapters._identity.fingerprint import bare
-
     beneath = OPENAI.build()
     base = pytest.importorskip("llama_index.embeddings.langchain").LangchainEmbedding
     wrapped = base(beneath)
-    assert bare(wrapped) is beneath
+    assert known(wrapped).embedder is beneath
     assert_placed(wrapped, RECORDS["llama_index.embeddings.langchain:LangchainEmbedding"])
     classic = pytest.importorskip("langchain_classic.embeddings").CacheBackedEmbeddings
     backed = classic(beneath, None)
-    assert bare(backed) is beneath
+    assert known(backed).embedder is beneath
     assert_placed(backed, RECORDS["langchain_classic:CacheBackedEmbeddings"])
     object.__setattr__(wrapped, "_get_text_embedding", lambda _: [0.0])
     with pytest.raises(IdentityError, match="replaced by code of your own"):
-        fingerprint(bare(wrapped))
+        fingerprint(wrapped)
 
 
 def adapter(base: Any, folder: Path, scale: float = 1.0, **options: Any) -> Any:
@@ -329,11 +326,11 @@ def test_an_adapter_is_its_base_its_weights_and_not_its_path(tmp_path: Path) -> 
 def test_an_adapter_that_is_trained_live_is_seen(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="adapters need torch")
     embedder = adapter(LLAMA_INDEX[-1].build(), tmp_path)
-    before, key = state(embedder), keys(embedder)
-    assert state(embedder) == before
+    before, key = state(known(embedder)), keys(embedder)
+    assert state(known(embedder)) == before
     with torch.no_grad():
         embedder._adapter.linear.weight.mul_(3)
-    assert state(embedder) != before
+    assert state(known(embedder)) != before
     assert keys(embedder)[0] == key[0]
     assert keys(embedder)[1] != key[1]
 
@@ -364,7 +361,7 @@ def test_a_local_models_identity_is_what_embeds_through_langchain(minilm: Path, 
     assert_placed(embedder, RECORDS["langchain_huggingface:HuggingFaceEmbeddings"])
     plain = keys(embedder)
     assert fingerprint(embedder).local
-    assert fingerprint(embedder).symmetric
+    assert fingerprint(embedder).roles == ()
     changes: list[dict[str, Any]] = [
         {"model_kwargs": {"truncate_dim": 64}},
         {"encode_kwargs": {"normalize_embeddings": True}},
@@ -405,7 +402,7 @@ def test_and_through_llama_index(minilm: Path) -> None:
     embedder = make()
     assert_placed(embedder, RECORDS["llama_index.embeddings.huggingface:HuggingFaceEmbedding"])
     plain = keys(embedder)
-    assert fingerprint(embedder).symmetric
+    assert fingerprint(embedder).roles == ()
     query = make(query_instruction="query: ")
     assert keys(query)[0] == plain[0], "a query's instruction is not the documents'"
     assert keys(query)[1] != plain[1]

@@ -53,11 +53,11 @@ def make(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
 def test_any_of_kuras_managers_keeps_vectors_to_the_bit(
     make: Callable[[Any], Any], dtype: Any, tmp_path: Path, caplog: Any
 ) -> None:
-    model = FakeEmbeddingModel("BAAI/odd name:v1", dtype=dtype, dimension=33, symmetric=False)
+    model = FakeEmbeddingModel("BAAI/odd name:v1", dtype=dtype, dimension=33, roles=("query",))
     for _ in range(2):
         cached = CachedEmbeddingModel(model, make(tmp_path))
         assert cached.embed_sync(TEXTS) == model.lists(TEXTS)
-        assert cached.embed_queries_sync(TEXTS[:2]) == model.lists(TEXTS[:2], "query")
+        assert cached.embed_sync(TEXTS[:2], role="query") == model.lists(TEXTS[:2], "query")
     assert model.calls == [TEXTS, TEXTS[:2]]
     assert cached.embed_array_sync(TEXTS).dtype == dtype
     assert [record for record in caplog.records if record.name.startswith("kura_cache_adapters")] == []

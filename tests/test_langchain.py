@@ -42,7 +42,7 @@ TEXTS = ["the cat sat", "on the mat", "and purred", "until noon"]
 
 @pytest.fixture
 def spy() -> Spy:
-    return Spy(FakeEmbeddingModel(symmetric=False))
+    return Spy(FakeEmbeddingModel(roles=("query",)))
 
 
 @pytest.fixture

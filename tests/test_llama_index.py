@@ -44,7 +44,7 @@ TEXTS = ["the cat sat", "on the mat", "and purred", "until noon"]
 
 @pytest.fixture
 def spy() -> Spy:
-    return Spy(FakeEmbeddingModel(symmetric=False))
+    return Spy(FakeEmbeddingModel(roles=("query",)))
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ class Collected(BaseEventHandler):
 
 
 async def test_it_emits_the_events_of_any_embedding(tmp_path: Path) -> None:
-    fake = FakeEmbeddingModel(symmetric=False)
+    fake = FakeEmbeddingModel(roles=("query",))
     debug = LlamaDebugHandler(print_trace_on_end=False)
     adapter = LlamaIndexCachedEmbedding(
         model=CachedEmbeddingModel(fake, tmp_path), callback_manager=CallbackManager([debug])
@@ -261,7 +261,7 @@ class Limiter:
 
 async def test_a_rate_limiter_is_asked_only_for_what_reaches_the_model(tmp_path: Path) -> None:
     limiter = Limiter()
-    model = CachedEmbeddingModel(FakeEmbeddingModel(symmetric=False), tmp_path)
+    model = CachedEmbeddingModel(FakeEmbeddingModel(roles=("query",)), tmp_path)
     adapter = LlamaIndexCachedEmbedding(model=model, rate_limiter=limiter)
     for asked in (1, 1):
         adapter.get_text_embedding_batch(["a", "b"])

@@ -43,12 +43,12 @@ class Watching(FakeEmbeddingModel):
         super().__init__("ours")
         self.before, self.tasks, self.loops = before, [], []  # type: ignore[var-annotated]
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
+    async def embed(self, texts: list[str], *, role: str = "document") -> list[list[float]]:
         self.tasks.append(asyncio.current_task())
         self.loops.append(asyncio.get_running_loop())
         if self.before is not None:
             await self.before()
-        return await super().embed(texts)
+        return await super().embed(texts, role=role)
 
 
 class Streaming(StreamingEmbeddingModel):
@@ -136,8 +136,8 @@ async def test_a_session_of_the_applications_loop_serves_its_model(server: str, 
             return FAKE.lists([await get(text) for text in texts])
 
         class Model(FakeEmbeddingModel):
-            async def embed(self, texts: list[str]) -> list[list[float]]:
-                return await embed(texts)
+            async def embed(self, texts: list[str], *, role: str = "document") -> list[list[float]]:
+                return await embed(texts) if role == "document" else []
 
         for number, model in enumerate((Model(), CallableEmbeddingModel(embed, model_name="session"))):
             cached = CachedEmbeddingModel(model, tmp_path / str(number), options=CacheOptions(chunk_size=2))
@@ -374,9 +374,9 @@ async def test_a_buffer_that_is_used_again_is_copied_before_another_call_is_answ
     buffer = np.zeros((1, 8), np.float32)
 
     class Reusing(FakeEmbeddingModel):
-        async def embed(self, texts: list[str]) -> Any:
+        async def embed(self, texts: list[str], *, role: str = "document") -> Any:
             await asyncio.sleep(0)
-            buffer[:] = FAKE.array(texts)
+            buffer[:] = FAKE.array(texts, role)
             return buffer
 
     cached = CachedEmbeddingModel(Reusing(), tmp_path)

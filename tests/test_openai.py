@@ -451,7 +451,7 @@ def test_a_role_is_asked_with_what_is_its_own(openai_server: OpenAIServer, tmp_p
     cached = CachedEmbeddingModel(model, tmp_path)
     for _ in range(2):
         assert cached.embed_sync(["a"]) == openai_server.lists(["a"])
-        assert cached.embed_queries_sync(["a"]) == openai_server.lists(["query: a"])
+        assert cached.embed_sync(["a"], role="query") == openai_server.lists(["query: a"])
     sent = [
         (request["input"], request["input_type"], request["truncate"]) for request in openai_server.requests
     ]
@@ -459,7 +459,7 @@ def test_a_role_is_asked_with_what_is_its_own(openai_server: OpenAIServer, tmp_p
     assert [headers.get("x-q") for headers in openai_server.headers] == [None, "1"]
     assert {headers["x-team"] for headers in openai_server.headers} == {"search"}
     uncached = CachedEmbeddingModel(model)
-    assert uncached.embed_queries_sync(["a"]) == openai_server.lists(["query: a"])
+    assert uncached.embed_sync(["a"], role="query") == openai_server.lists(["query: a"])
 
 
 @pytest.mark.usefixtures("openai_server")
@@ -489,8 +489,8 @@ def test_what_only_queries_use_stands_apart() -> None:
         {"extra_body": {"input_type": "query"}},
     ]
     models = [OpenAIEmbeddingModel(roles={"query": options}) for options in asked]
-    assert plain.symmetric
-    assert not any(model.symmetric for model in models)
+    assert plain.roles == ()
+    assert {model.roles for model in models} == {("query",)}
     for model, options in zip(models, asked, strict=True):
         assert model.identity() == {**plain.identity(), "roles": {"query": options}}
     assert len({key_of(model, "query") for model in [plain, *models]}) == 4
@@ -499,7 +499,7 @@ def test_what_only_queries_use_stands_apart() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"roles": {"queries": {}}}, "'document' and 'query'"),
+        ({"roles": {"": {}}}, "not empty"),
         ({"roles": {"query": {"prompt": "q"}}}, "prefix, extra_body and extra_headers"),
         ({"roles": {"query": {"prefix": 3}}}, "must be a str"),
         ({"roles": {"query": "query: "}}, "must be a mapping"),

@@ -318,7 +318,7 @@ def test_another_model_is_noticed_whoever_asks_and_however(
         cached = pickle.loads(pickle.dumps(cached))
     openai_server.answers_as = "qwen.gguf"
     ask = {
-        "a query": lambda: cached.embed_queries_sync(TEXTS[:1]),
+        "a query": lambda: cached.embed_sync(TEXTS[:1], role="query"),
         "another loop": lambda: asyncio.run(cached.embed(["more"])),
     }.get(how, lambda: cached.embed_array_sync([*TEXTS, "more"]))
     with pytest.raises(IdentityError, match=r"'qwen.gguf' and before as 'llama-3.gguf'"):

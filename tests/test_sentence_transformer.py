@@ -63,10 +63,10 @@ async def test_prompts_make_queries_and_documents_differ(minilm: Path, tmp_path:
     model = SentenceTransformerEmbeddingModel(path=minilm, prompts=prompts)
     cached = CachedEmbeddingModel(model, tmp_path)
     for _ in range(2):
-        document, query = await cached.embed(["cat"]), await cached.embed_queries(["cat"])
+        document, query = await cached.embed(["cat"]), await cached.embed(["cat"], role="query")
         assert np.abs(np.array(document) - model.model.encode(["passage: cat"])).max() < 1e-6
         assert np.abs(np.array(query) - model.model.encode(["query: cat"])).max() < 1e-6
-    assert not model.symmetric
+    assert model.roles == ("query",)
     assert cached.stats.misses == 2
 
 
@@ -75,7 +75,7 @@ def test_what_changes_the_vector_changes_the_key_and_nothing_else_does(model: An
         return CachedEmbeddingModel(SentenceTransformerEmbeddingModel(path=minilm, **options)).cache_key("x")
 
     plain = CachedEmbeddingModel(model).cache_key("x")
-    assert model.symmetric
+    assert model.roles == ()
     assert plain == key(model_batch_size=3) == key(model_name="found elsewhere") == key(revision="main")
     keys = {
         plain,

@@ -292,7 +292,7 @@ def test_a_secret_is_removed_wherever_it_turns_up(theirs: Any) -> None:
         {"model": "m", "list": [{"apiKey": SECRET}]},
     ):
         seen = fingerprint(theirs.Plain(**{"model": "m", **held}))
-        assert SECRET not in json.dumps([seen.name, seen.fields, seen.roles]), held
+        assert SECRET not in json.dumps([seen.name, seen.fields, seen.of_roles]), held
     assert "use ***" in json.dumps(fingerprint(theirs.Plain(api_key=SECRET, note=f"use {SECRET}")).fields)
 
 
@@ -513,8 +513,8 @@ def a_subclass_of_openai(openai_server: Any, _: Any, **options: Any) -> Any:
     from kura_cache_adapters import OpenAIEmbeddingModel
 
     class Mine(OpenAIEmbeddingModel):
-        async def embed(self, texts: list[str]) -> list[list[float]]:
-            return await super().embed([f"passage: {text}" for text in texts])
+        async def embed(self, texts: list[str], *, role: str = "document") -> list[list[float]]:
+            return await super().embed([f"passage: {text}" for text in texts], role=role)
 
     assert openai_server.url
     return Mine(**options), OpenAIEmbeddingModel()

@@ -614,7 +614,7 @@ async def test_any_column_or_sequence_of_strings_is_a_list_of_texts(kind: str, t
     for _ in range(2):
         assert cached.embed_sync(make()) == model.lists(WORDS)
     assert await cached.embed(make()) == await bare.embed(make()) == model.lists(WORDS)
-    assert cached.embed_queries_array_sync(make()).tolist() == model.lists(WORDS)
+    assert cached.embed_array_sync(make(), role="query").tolist() == model.lists(WORDS)
     assert model.calls == [["b", "ä", ""], WORDS]
     assert {type(text) for text in model.texts} == {str}
     assert CachedEmbeddingModel(model, tmp_path / "added").add(make(), model.array(WORDS)) == len(WORDS)
@@ -680,7 +680,7 @@ async def test_what_is_no_sequence_of_strings_is_refused_with_the_cure_before_an
 ) -> None:
     (make, message), model = NO_TEXTS[kind], FakeEmbeddingModel()
     for cached in (CachedEmbeddingModel(model, tmp_path / "cache"), CachedEmbeddingModel(model)):
-        for ask in (cached.embed_sync, cached.embed_queries_array_sync, cached.missing):
+        for ask in (cached.embed_sync, cached.embed_array_sync, cached.missing):
             with pytest.raises(TypeError, match=message):
                 ask(make())
         with pytest.raises(TypeError, match=message):

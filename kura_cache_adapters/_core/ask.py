@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._core.vectors import counted
@@ -13,7 +14,7 @@ from kura_cache_adapters._runtime.detached import stop_if_left
 from kura_cache_adapters._runtime.home import each_at_home, each_away
 from kura_cache_adapters._runtime.loop import in_thread
 from kura_cache_adapters.errors import VectorCountError
-from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.identity import DOCUMENT, ModelIdentity, checked_role, checked_roles, known_role
 from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, MayChange, StreamsBatches
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """A model behind its optional abilities: streaming, sync methods, queries, a changing identity."""
+    """A model behind its optional abilities: streaming, sync methods, roles, a changing identity."""
 
     def __init__(
         self,
@@ -50,10 +51,12 @@ class Source:
         self._edit: Callable[[str], str] | None = getattr(model, "asked_for", None)
 
     @property
-    def symmetric(self) -> bool:
-        """Whether the model embeds queries as documents."""
-        queries = hasattr(self.model, "embed_queries") or hasattr(self.model, "embed_queries_sync")
-        return bool(getattr(self.model, "symmetric", not queries))
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that the model tells apart, beside "document"; none where it embeds all alike.
+
+        Raises TypeError if it says something else than several strings.
+        """
+        return checked_roles(getattr(self.model, "roles", ()), type(self.model).__name__)
 
     def identity(self, parameters: Mapping[str, Any]) -> ModelIdentity:
         """Build the model's identity from its name, its own declaration and key parameters."""
@@ -96,8 +99,10 @@ class Source:
         return texts if self._edit is None else [*map(self._edit, texts)]
 
     def role(self, role: Role) -> Role:
-        """Return the role as the model sees it: "document" where it makes no difference."""
-        return "document" if role != "document" and self.symmetric else role
+        """Return the role as the model sees it, see `known_role`; raise ValueError if it has none such."""
+        if checked_role(role) == DOCUMENT:
+            return DOCUMENT  # without asking for its roles, which may take reading the model
+        return known_role(role, self.roles, self.name)
 
     def ask(
         self,
@@ -111,7 +116,7 @@ class Source:
         whatever the model raises. The model runs where it belongs.
         """
         answers = self._answers(texts, role, chunk_size)
-        match self._place(role):
+        match self._place():
             case "caller":
                 return each_at_home(answers)
             case "background":
@@ -119,8 +124,8 @@ class Source:
             case _:
                 return answers
 
-    def _place(self, role: Role) -> str:
-        in_thread = hasattr(self.model, f"{self._method(role)}_sync")
+    def _place(self) -> str:
+        in_thread = hasattr(self.model, "embed_sync")
         async_too = isinstance(self.model, StreamsBatches) or not in_thread
         place: str = getattr(self.model, "runs_on", "caller" if async_too else "anywhere")
         return place
@@ -150,13 +155,11 @@ class Source:
 
     async def embed(self, texts: list[str], role: Role) -> Any:  # noqa: ANN401 - whatever the model returns
         """Ask for all texts at once and return the model's answer as it is."""
-        method = self._method(role)
-        if sync := getattr(self.model, f"{method}_sync", None):
-            return await in_thread("model", sync, texts)
-        return await getattr(self.model, method)(texts)
-
-    def _method(self, role: Role) -> str:
-        return "embed_queries" if self.role(role) == "query" else "embed"
+        role = self.role(role)
+        told = {} if role == DOCUMENT else {"role": role}
+        if sync := getattr(self.model, "embed_sync", None):
+            return await in_thread("model", partial(sync, texts, **told))
+        return await self.model.embed(texts, **told)
 
     def _take(self, left: set[int], positions: Sequence[int], asked: int) -> None:
         before = len(left)

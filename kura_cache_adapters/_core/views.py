@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kura_cache_adapters._core.fail_open import FailOpenSpace
 from kura_cache_adapters._core.fill import Filler
 from kura_cache_adapters._identity.keys import TextKeys
+from kura_cache_adapters.identity import DOCUMENT, known_role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,10 +28,14 @@ class View:
     """One identity of a model; without a cache it has no space."""
 
     identity: ModelIdentity
-    symmetric: bool
+    roles: tuple[Role, ...]
     keys: dict[Role, TextKeys]
     space: FailOpenSpace | None = None
     filler: Filler | None = None
+
+    def keys_of(self, texts: list[str], role: Role) -> list[bytes]:
+        """Compute the keys of texts in a role, see `known_role`."""
+        return self.keys[known_role(role, self.roles, self.identity.model_name)](texts)
 
     async def fill(self, missing: dict[bytes, str], role: Role, generation: int) -> list[Part]:
         """Embed texts by key, see `Filler.fill`; there is nothing to fill without a space."""
@@ -80,10 +85,10 @@ class Views:
         return state, view
 
     def _make(self, identity: ModelIdentity) -> View:
-        symmetric = self._source.symmetric
-        keys = self._keys_of(identity, symmetric=symmetric)
+        roles = self._source.roles
+        keys = self._keys_of(identity, roles)
         if self._store is None:
-            return View(identity, symmetric, keys)
+            return View(identity, roles, keys)
         options = self._options
         space = FailOpenSpace(self._store, identity.shared, self._counters, durable=options.durable)
         filler = Filler(
@@ -94,14 +99,13 @@ class Views:
             progress=options.progress,
             unchanged=lambda: self.now().identity == identity,
         )
-        return View(identity, symmetric, keys, space, filler)
+        return View(identity, roles, keys, space, filler)
 
-    def _keys_of(self, identity: ModelIdentity, *, symmetric: bool) -> dict[Role, TextKeys]:
-        """Make what computes the keys of each role: the documents', where it makes no difference."""
+    def _keys_of(self, identity: ModelIdentity, roles: tuple[Role, ...]) -> dict[Role, TextKeys]:
+        """Make what computes the keys of each role that the model tells apart."""
         remember: int = getattr(self._store, "remembered_characters", 0)
 
         def keys(role: Role) -> TextKeys:
             return TextKeys(identity.head(role), remember=remember, secret=self._options.secret_bytes)
 
-        documents = keys("document")
-        return {"document": documents, "query": documents if symmetric else keys("query")}
+        return {role: keys(role) for role in (DOCUMENT, *roles)}

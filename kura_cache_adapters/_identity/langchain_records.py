@@ -1,10 +1,11 @@
-"""What is known of LangChain's embedders."""
+"""What is known of LangChain: its dialect, and its embedders."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kura_cache_adapters._identity.record import Provider, always
+from kura_cache_adapters._identity.dialect import Dialect, Method
+from kura_cache_adapters._identity.record import Provider
 
 
 def _encodes(embedder: Any, _: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401
@@ -80,7 +81,7 @@ RECORDS: dict[str, Provider] = {
         regional=".amazonaws.com .amazonaws.com.cn",
         transport="client region_name credentials_profile_name config",
         secrets="aws_access_key_id aws_secret_access_key aws_session_token",
-        symmetric=_titan,
+        alike=_titan,
     ),
     "langchain_cohere:CohereEmbeddings": Provider(
         name="model",
@@ -94,10 +95,8 @@ RECORDS: dict[str, Provider] = {
         documents="doc_embed_type",
         transport="model cache_dir threads batch_size parallel providers",
     ),
-    "langchain_community:JinaEmbeddings": Provider(
-        transport="session", secrets="jina_api_key", symmetric=always
-    ),
-    "langchain_core:DeterministicFakeEmbedding": Provider(name="", decides="size", symmetric=always),
+    "langchain_community:JinaEmbeddings": Provider(transport="session", secrets="jina_api_key", roles=()),
+    "langchain_core:DeterministicFakeEmbedding": Provider(name="", decides="size", roles=()),
     "langchain_core:FakeEmbeddings": Provider(name="", decides="size", refuses=_random),
     "langchain_google_genai:GoogleGenerativeAIEmbeddings": Provider(
         name="model",
@@ -109,7 +108,7 @@ RECORDS: dict[str, Provider] = {
         parameters="client_args.params?",
         transport="client vertexai? project? location? client_args api_version? request_options transport?",
         secrets="google_api_key credentials",
-        symmetric=_by_one_task,
+        alike=_by_one_task,
     ),
     "langchain_huggingface:HuggingFaceEmbeddings": Provider(
         local="_client",
@@ -125,7 +124,7 @@ RECORDS: dict[str, Provider] = {
         decides="provider model_kwargs",
         transport="client async_client repo_id task",  # the model again, and the one task that there is
         secrets="huggingfacehub_api_token",
-        symmetric=always,
+        roles=(),
     ),
     "langchain_mistralai:MistralAIEmbeddings": Provider(
         name="model",
@@ -134,7 +133,7 @@ RECORDS: dict[str, Provider] = {
         parameters="client.params",
         transport="client async_client max_retries timeout wait_time max_concurrent_requests tokenizer",
         secrets="mistral_api_key",
-        symmetric=always,
+        roles=(),
     ),
     "langchain_nomic:NomicEmbeddings": Provider(
         name="model",
@@ -154,7 +153,7 @@ RECORDS: dict[str, Provider] = {
             "_client _async_client client_kwargs async_client_kwargs sync_client_kwargs keep_alive num_gpu "
             "num_thread validate_model_on_init"
         ),
-        symmetric=always,
+        roles=(),
     ),
     "langchain_openai:OpenAIEmbeddings": Provider(
         name="model",
@@ -165,7 +164,7 @@ RECORDS: dict[str, Provider] = {
         silent=_OPENAI_SILENT,
         transport=f"{_OPENAI_TRANSPORT} deployment",
         secrets="openai_api_key openai_proxy",
-        symmetric=always,
+        roles=(),
     ),
     "langchain_openai:AzureOpenAIEmbeddings": Provider(
         name="model",
@@ -178,7 +177,7 @@ RECORDS: dict[str, Provider] = {
         secrets=(
             "openai_api_key openai_proxy azure_ad_token azure_ad_token_provider azure_ad_async_token_provider"
         ),
-        symmetric=always,
+        roles=(),
     ),
     "langchain_voyageai:VoyageAIEmbeddings": Provider(
         name="model",
@@ -189,3 +188,12 @@ RECORDS: dict[str, Provider] = {
         refuses=_contextual,
     ),
 }
+
+DIALECT = Dialect(
+    name="langchain",
+    methods={
+        "document": Method("embed_documents", "aembed_documents"),
+        "query": Method("embed_query", "aembed_query", one_text=True),
+    },
+    records=RECORDS,
+)

@@ -1,10 +1,11 @@
-"""What is known of LlamaIndex's embedders."""
+"""What is known of LlamaIndex: its dialect, and its embedders."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kura_cache_adapters._identity.record import Provider, always
+from kura_cache_adapters._identity.dialect import Dialect, Method
+from kura_cache_adapters._identity.record import Provider
 
 _BASE = "embed_batch_size callback_manager num_workers embeddings_cache rate_limiter?"
 """Transport of every `BaseEmbedding`; an embeddings_cache is refused."""
@@ -74,11 +75,11 @@ RECORDS: dict[str, Provider] = {
     "kura_cache_adapters:LlamaIndexCachedEmbedding": Provider(
         name="", around="cached", transport=f"{_BASE} model_name fingerprint _limiter"
     ),
-    "llama_index:MockEmbedding": Provider(decides="embed_dim", transport=_BASE, symmetric=always),
+    "llama_index:MockEmbedding": Provider(decides="embed_dim", transport=_BASE, roles=()),
     "llama_index.embeddings.adapter:AdapterEmbeddingModel": Provider(
         inner="_base_embed_model",
         queries="_adapter _transform_query",
-        symmetric=_leaves_queries,
+        alike=_leaves_queries,
         transport=f"{_BASE} _device? _target_device",
     ),
     "llama_index.embeddings.azure_openai:AzureOpenAIEmbedding": Provider(
@@ -91,7 +92,7 @@ RECORDS: dict[str, Provider] = {
         silent=f"{_OPENAI_SILENT} api-version",
         transport=f"{_OPENAI_TRANSPORT} use_azure_ad",
         secrets="api_key azure_ad_token_provider? _azure_ad_token",
-        symmetric=_one_engine,
+        alike=_one_engine,
     ),
     "llama_index.embeddings.bedrock:BedrockEmbedding": Provider(
         decides="additional_kwargs application_inference_profile_arn?",
@@ -102,7 +103,7 @@ RECORDS: dict[str, Provider] = {
             "_config _client _asession"
         ),
         secrets="aws_access_key_id aws_secret_access_key aws_session_token",
-        symmetric=_titan,
+        alike=_titan,
     ),
     "llama_index.embeddings.cohere:CohereEmbedding": Provider(
         decides="truncate input_type embedding_type",
@@ -111,7 +112,7 @@ RECORDS: dict[str, Provider] = {
         parameters="_httpx_client.params",
         transport=f"{_BASE} max_retries? _client _async_client _timeout _httpx_client _httpx_async_client",
         secrets="api_key",
-        symmetric=_one_type,
+        alike=_one_type,
     ),
     "llama_index.embeddings.fastembed:FastEmbedEmbedding": Provider(
         decides="_model.model._model_dir",
@@ -153,7 +154,7 @@ RECORDS: dict[str, Provider] = {
         addresses="_api.api_url",
         transport=f"{_BASE} model_name _api _late_chunking",
         secrets="api_key",
-        symmetric=_one_encoding,
+        alike=_one_encoding,
         refuses=_late_chunking,
     ),
     "llama_index.embeddings.langchain:LangchainEmbedding": Provider(
@@ -164,14 +165,14 @@ RECORDS: dict[str, Provider] = {
     "llama_index.embeddings.mistralai:MistralAIEmbedding": Provider(
         addresses="_client.sdk_configuration.server_url",
         transport=f"{_BASE} _client",
-        symmetric=always,
+        roles=(),
     ),
     "llama_index.embeddings.nomic:NomicEmbedding": Provider(
         decides="dimensionality inference_mode",
         queries="query_task_type",
         documents="document_task_type",
         transport=f"{_BASE} vision_model_name device",
-        symmetric=_one_task,
+        alike=_one_task,
     ),
     "llama_index.embeddings.ollama:OllamaEmbedding": Provider(
         decides="ollama_additional_kwargs",
@@ -182,7 +183,7 @@ RECORDS: dict[str, Provider] = {
         parameters="_client._client.params",
         silent="num_thread num_gpu",
         transport=f"{_BASE} keep_alive? _client _async_client",
-        symmetric=_one_instruction,
+        alike=_one_instruction,
     ),
     "llama_index.embeddings.openai:OpenAIEmbedding": Provider(
         decides=_OPENAI,
@@ -194,7 +195,7 @@ RECORDS: dict[str, Provider] = {
         silent=_OPENAI_SILENT,
         transport=_OPENAI_TRANSPORT,
         secrets="api_key",
-        symmetric=_one_engine,
+        alike=_one_engine,
     ),
     "llama_index.embeddings.voyageai:VoyageEmbedding": Provider(
         decides="truncation output_dtype output_dimension",
@@ -203,3 +204,15 @@ RECORDS: dict[str, Provider] = {
         refuses=_contextual,
     ),
 }
+
+DIALECT = Dialect(
+    name="llama_index",
+    methods={
+        "document": Method("get_text_embedding_batch", "aget_text_embedding_batch"),
+        "query": Method("get_query_embedding", "aget_query_embedding", one_text=True),
+    },
+    records=RECORDS,
+    spread="llama_index.embeddings",
+    own_cache="embeddings_cache",
+    forgets=True,
+)

@@ -47,6 +47,12 @@ def own_class(thing: object) -> type | None:
     return next((kind for kind in type(thing).__mro__ if _is_own(kind)), None)
 
 
+def replaced_method(thing: object) -> str | None:
+    """Name a method that was replaced on this object alone; None if there is none."""
+    mine = getattr(thing, "__dict__", {})
+    return next((name for name in mine if callable(getattr(type(thing), name, None))), None)
+
+
 def class_path(thing: object) -> str:
     """Return module and name of a thing's class, the same in a spawned process."""
     module = type(thing).__module__

@@ -1,29 +1,115 @@
-"""Looks up what is known of an embedder's class."""
+"""Looks up what is known of an embedder: its framework's dialect, and the record of its class."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._identity import langchain_records, llama_index_records
+from kura_cache_adapters._identity.dialect import Dialect
+from kura_cache_adapters._identity.facts import fact
+from kura_cache_adapters._identity.origin import class_path, replaced_method
+from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
-    from kura_cache_adapters._identity.record import Provider
+    from collections.abc import Callable, Iterable
 
-RECORDS: dict[str, Provider] = {**langchain_records.RECORDS, **llama_index_records.RECORDS}
+    from kura_cache_adapters._identity.record import Provider
+    from kura_cache_adapters.identity import Role
+
+DIALECTS = (langchain_records.DIALECT, llama_index_records.DIALECT)
+"""The frameworks that are known here."""
+
+GROUP = "kura_cache_adapters.dialects"
+"""Entry points of other distributions: each is a `Dialect`."""
+
+RECORDS: dict[str, Provider] = {
+    path: known for dialect in DIALECTS for path, known in dialect.records.items()
+}
 """By distribution's package and class; a subclass may do more, and has none of these."""
 
 
-def record_of(embedder: object) -> tuple[str, Provider] | None:
-    """Return what is known of an embedder's class: what it is called here, and its record."""
-    kind = type(embedder)
-    return _record(kind.__module__, kind.__qualname__)
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """A live embedder, what its class is called, and what is known of both: looked up once, handed on."""
+
+    embedder: Any
+    path: str
+    dialect: Dialect | None = None
+    record: Provider | None = None
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that it can be asked in, beside "document"."""
+        return () if self.dialect is None else self.dialect.roles
+
+    def __reduce__(self) -> tuple[Callable[[Any], Known], tuple[Any]]:
+        """Pickle the embedder alone: the other side looks it up again."""
+        return known, (self.embedder,)
 
 
-@lru_cache(maxsize=256)
-def _record(module: str, name: str) -> tuple[str, Provider] | None:
-    package = module.split(".")
-    depth = 3 if package[0] == "llama_index" and package[1:2] == ["embeddings"] else 1
-    path = f"{'.'.join(package[:depth])}:{name}"
-    record = RECORDS.get(path)
-    return None if record is None else (path, record)
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The dialects of other distributions, and what is wrong with those that cannot be used."""
+
+    dialects: tuple[Dialect, ...]
+    broken: tuple[str, ...]
+
+
+def known(thing: Any) -> Known:  # noqa: ANN401 - of any framework
+    """Look an embedder up, beneath wrappers that only adapt or cache; one that was changed does more."""
+    found = _look_up(thing)
+    if found.record is None or not found.record.around or replaced_method(thing) is not None:
+        return found
+    return known(fact(thing, found.record.around))
+
+
+def dialect_of(thing: object) -> Dialect | None:
+    """Return the dialect of an embedder; None for what is none, and for a model of this package's shape.
+
+    Those of other distributions are loaded when none of this package's fits.
+    """
+    found = _spoken(thing, DIALECTS)
+    if found is not None or isinstance(thing, BaseEmbeddingModel):
+        return found
+    return _spoken(thing, registered().dialects)
+
+
+@lru_cache(maxsize=1)
+def registered() -> Registered:
+    """Load the dialects of other distributions, in the order of their names."""
+    dialects: list[Dialect] = []
+    broken: list[str] = []
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, _home(point))):
+        try:
+            dialects.append(_loaded(point))
+        except Exception as error:  # noqa: BLE001 - whatever foreign code raises: it breaks no other dialect
+            broken.append(f"{GROUP} {point.name!r} of {_home(point)} cannot be used: {error!r}")
+    return Registered(tuple(dialects), tuple(broken))
+
+
+def _loaded(point: EntryPoint) -> Dialect:
+    dialect = point.load()
+    if isinstance(dialect, Dialect):
+        return dialect
+    message = f"{point.value} is a {type(dialect).__name__}, and no Dialect"
+    raise TypeError(message)
+
+
+def _home(point: EntryPoint) -> str:
+    return "an unknown distribution" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+
+
+def _spoken(thing: object, dialects: Iterable[Dialect]) -> Dialect | None:
+    return next((dialect for dialect in dialects if dialect.fits(thing)), None)
+
+
+def _look_up(thing: object) -> Known:
+    dialect = dialect_of(thing)
+    if dialect is None:
+        return Known(thing, class_path(thing))
+    path = dialect.path_of(type(thing))
+    record = dialect.records.get(path)
+    return Known(thing, class_path(thing) if record is None else path, dialect, record)

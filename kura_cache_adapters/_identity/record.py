@@ -10,13 +10,8 @@ if TYPE_CHECKING:
 
 
 def never(_: Any) -> bool:  # noqa: ANN401 - an embedder
-    """Tell that queries have vectors of their own."""
+    """Tell that its roles are told apart."""
     return False
-
-
-def always(_: Any) -> bool:  # noqa: ANN401 - an embedder
-    """Tell that a query is embedded as a document is."""
-    return True
 
 
 def nothing(_: Any) -> None:  # noqa: ANN401 - an embedder
@@ -56,8 +51,10 @@ class Provider:
     """Names inside mappings that change no vector."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """What a field, or a name inside a mapping, says when it says nothing."""
-    symmetric: Callable[[Any], bool] = never
-    """Whether queries are embedded as documents are."""
+    roles: tuple[str, ...] = ("query",)
+    """The roles that it tells apart, beside "document"."""
+    alike: Callable[[Any], bool] = never
+    """Whether this embedder is set to embed them all alike."""
     refuses: Callable[[Any], str | None] = nothing
     """Why this embedder cannot be cached, if it cannot."""
     local: str = ""

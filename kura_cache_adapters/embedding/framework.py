@@ -1,51 +1,35 @@
-"""Embedders of LangChain and LlamaIndex as sources: told apart by their methods, not by imports."""
+"""Embedders of LangChain, LlamaIndex and the like as sources: asked in their framework's dialect."""
 
 from __future__ import annotations
 
 import json
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._core.ask import Source
 from kura_cache_adapters._core.vectors import counted
-from kura_cache_adapters._identity import local_models
-from kura_cache_adapters._identity.fingerprint import (
-    METHODS,
-    Fingerprint,
-    bare,
-    fingerprint,
-    is_embedder,
-    refuse_own,
-    state,
-    vouched_for,
-)
-from kura_cache_adapters._identity.providers import record_of
+from kura_cache_adapters._identity.fingerprint import fingerprint, read, state, vouched_for
+from kura_cache_adapters._identity.providers import known
 from kura_cache_adapters._identity.reading import held
 from kura_cache_adapters._runtime.home import at_home
 from kura_cache_adapters._runtime.loop import in_thread
-from kura_cache_adapters.embedding.sentence_transformer import (
-    KurasLocalModel,
-    SentenceTransformerEmbeddingModel,
-    is_kuras,
-    lock_of,
-)
+from kura_cache_adapters.embedding.sentence_transformer import lock_of
 from kura_cache_adapters.embedding.streaming import StreamingEmbeddingModel
 from kura_cache_adapters.errors import IdentityError
-from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.identity import DOCUMENT, ModelIdentity, checked_roles, known_role
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 
+    from kura_cache_adapters._identity.dialect import Dialect, Method
+    from kura_cache_adapters._identity.fingerprint import Fingerprint
+    from kura_cache_adapters._identity.providers import Known
     from kura_cache_adapters._runtime.fork import ModelLock
     from kura_cache_adapters.identity import Role
 
-_BATCH_SIZES = ("chunk_size", "embed_batch_size", "batch_size", "max_batch_size")
 _BATCH_SIZE = 64  # of an embedder that names none: the most that one failure may cost
-_OURS = "kura_cache_adapters.embedding"
-_READ = {f"{_OURS}.openai", f"{_OURS}.sentence_transformer", "kura.embedding"}  # where classes are read by us
 
 
 class FrameworkEmbeddingModel(StreamingEmbeddingModel):
@@ -65,7 +49,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
         model_name: str | None = None,
         *,
         identity: Mapping[str, Any] | None = None,
-        symmetric: bool | None = None,
+        roles: Collection[Role] | None = None,
         batch_size: int | None = None,
         use_async: bool = False,
     ) -> None:
@@ -76,23 +60,25 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
             model_name: replaces its name. Of a class of your own, whose code decides, nothing is
                 read: then this must name it, with a version, or `identity` describe it.
             identity: replaces all that is read.
-            symmetric: whether queries are embedded as documents are.
+            roles: the roles that it tells apart, in place of what is read: () embeds queries as documents.
             batch_size: texts in a call of it; its own without.
             use_async: call its async methods.
 
         Raises:
             IdentityError: it cannot be described.
-            ValueError: a `batch_size` below 1.
+            TypeError: it is of no known framework; roles that are no strings.
+            ValueError: a `batch_size` below 1; a role, or async methods, that its framework does not have.
 
         """
         if batch_size is not None and batch_size < 1:
             message = f"batch_size must be at least 1, not {batch_size}"
             raise ValueError(message)
-        self.embedder = bare(embedder)
+        self._known = known(embedder)
+        self.embedder = self._known.embedder
         self._use_async = use_async
         self._given = identity
         self._renamed = model_name
-        self._symmetric = symmetric
+        self._roles = None if roles is None else checked_roles(roles, type(self).__name__)
         self._lock: ModelLock | nullcontext[None] = nullcontext()
         self._source: Source | None = None
         self._edits: Callable[[str], str] | None = None
@@ -103,15 +89,34 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
             self._batch_size: int = self.embedder.options.chunk_size
             self.model_name: str = model_name or self.embedder.model_name
         else:
-            self._batch_size = _own_batch_size(self.embedder)
+            self._batch_size = _own_batch_size(self.embedder, self._dialect)
             self.model_name = model_name or type(self.embedder).__name__
         self._seen = self._look()
+        self._refuse_unasked()
         self._batch_size = self._batch_size if batch_size is None else batch_size
 
     @property
-    def symmetric(self) -> bool:
-        """Whether queries are embedded as documents are."""
-        return self._seen[2] if self._symmetric is None else self._symmetric
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that it tells apart, beside "document"."""
+        return self._seen[2] if self._roles is None else self._roles
+
+    @property
+    def _dialect(self) -> Dialect:
+        if self._known.dialect is None:
+            message = f"{type(self.embedder).__name__} is no embedder of a framework that is known here"
+            raise TypeError(message)
+        return self._known.dialect
+
+    def _refuse_unasked(self) -> None:
+        """Raise ValueError for a role, or async methods, that there is no way to ask for."""
+        if self._source is not None:
+            return
+        for role in (DOCUMENT, *self.roles):
+            method = self._dialect.methods.get(role)
+            if method is None or (self._use_async and not method.awaited):
+                kind = "async method" if self._use_async else "method"
+                message = f"embedders of {self._dialect.name} have no {kind} for the role {role!r}"
+                raise ValueError(message)
 
     def slug(self) -> str:
         """Return a name for people: the embedder's class and model."""
@@ -127,7 +132,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
         """Return at a glance what is equal for as long as the identity is."""
         if self._source is not None:
             return self.embedder.identity()
-        return state(self.embedder) if self._watched else None
+        return state(self._known) if self._watched else None
 
     def prepare(self) -> None:
         """Load what embeds."""
@@ -138,14 +143,14 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
         """Return a text as it is embedded: some embedders edit it first."""
         return text if self._edits is None else self._edits(text)
 
-    def _look(self) -> tuple[object, ModelIdentity, bool]:
+    def _look(self) -> tuple[object, ModelIdentity, tuple[Role, ...]]:
         """Read what decides the vectors, and how they are asked for."""
         now = self.state()
         if self._source is not None:
-            whole, symmetric = self.embedder.identity(), self._source.symmetric
+            whole, roles = self.embedder.identity(), self._source.roles
         else:
             seen = self._read()
-            whole, symmetric, self._edits = seen.identity, seen.symmetric, seen.edits
+            whole, roles, self._edits = seen.identity, seen.roles, seen.edits
             self._watched = self._watched and bool(seen.fields)  # nothing is read of what is vouched for
             self.model_name = self._renamed or seen.name
             self._lock = nullcontext() if seen.local is None else lock_of(seen.local)
@@ -153,12 +158,12 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
             whole = ModelIdentity.of(self.model_name, json.loads(whole.parameters), self._given)
         elif self._renamed is not None:
             whole = replace(whole, model_name=self._renamed)
-        return now if self._watched else None, whole, symmetric
+        return now if self._watched else None, whole, roles
 
     def _read(self) -> Fingerprint:
         if self._given is not None:
-            return vouched_for(self.embedder)
-        return fingerprint(self.embedder, named=self._renamed is not None)
+            return vouched_for(self._known)
+        return read(self._known, named=self._renamed is not None)
 
     async def embed_batches(
         self,
@@ -166,26 +171,28 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
         *,
         role: Role,
     ) -> AsyncGenerator[tuple[Sequence[int], Any], None]:
-        """Yield (positions, vectors) per batch, in order; a query is a batch of its own."""
+        """Yield (positions, vectors) per batch, in order; what is asked for one by one is a batch each."""
         if self._source is not None:
             async with aclosing(self._source.ask(texts, role, self._batch_size)) as answers:
                 async for answer in answers:
                     yield answer
             return
-        size = self._batch_size if role == "document" else 1
+        method = self._dialect.methods[known_role(role, self.roles, self.model_name)]
+        size = 1 if method.one_text else self._batch_size
         for start in range(0, len(texts), size):
             batch = texts[start : start + size]
-            answer = await self._call(role, batch if role == "document" else batch[0])
-            yield range(start, start + len(batch)), answer if role == "document" else [answer]
+            answer = await self._call(method, batch[0] if method.one_text else batch)
+            yield range(start, start + len(batch)), [answer] if method.one_text else answer
 
-    async def _call(self, role: Role, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
-        names = next(names for names in METHODS if hasattr(self.embedder, names[role]))
+    async def _call(self, method: Method, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
         if not self._use_async:
             try:
-                return await in_thread("model", self._alone, getattr(self.embedder, names[role]), asked)
+                return await in_thread("model", self._alone, getattr(self.embedder, method.name), asked)
             except NotImplementedError:  # an embedder with async methods only says so
+                if not method.awaited:
+                    raise
                 self._use_async = True
-        return await at_home(self._awaited(f"a{names[role]}", asked))
+        return await at_home(self._awaited(method.awaited, asked))
 
     async def _awaited(self, method: str, asked: list[str] | str) -> Any:  # noqa: ANN401 - the embedder's answer
         answer = await getattr(self.embedder, method)(asked)
@@ -199,7 +206,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the embedder; raise TypeError if it would come back as another one."""
-        if hasattr(self.embedder, "get_text_embedding_batch") and not _survives(self.embedder):
+        if self._source is None and self._dialect.forgets and not _survives(self._known):
             message = (
                 f"{type(self.embedder).__name__} does not survive pickling: it would come back with another "
                 "configuration, and other vectors. Build it, and its cache, in each process."
@@ -208,66 +215,27 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
         return self.__dict__
 
 
-def as_source(
-    model: Any,  # noqa: ANN401 - of any framework
-    *,
-    model_name: str | None = None,
-    identity: Mapping[str, Any] | None = None,
-) -> BaseEmbeddingModel:
-    """Make an embedder of a known framework, or a loaded model, a source; a source is returned as it is.
-
-    Raises TypeError, with the cure, for anything else; IdentityError for code of the user's own.
-    """
-    if isinstance(model, type):
-        message = f"{model.__name__} is a class; make a model of it: {model.__name__}(...)"
-        raise TypeError(message)
-    if local_models.is_local_model(model):
-        return SentenceTransformerEmbeddingModel(model, identity=identity)
-    if model_name is None and identity is None:
-        _refuse_own_code(model)
-    if is_kuras(model):
-        return KurasLocalModel(model)
-    if is_embedder(model):
-        return FrameworkEmbeddingModel(model, model_name, identity=identity)
-    if isinstance(model, BaseEmbeddingModel):
-        return model
-    cure = "pass a BaseEmbeddingModel, a LangChain Embeddings, or a LlamaIndex BaseEmbedding."
-    if callable(model):
-        cure = 'wrap a function: CallableEmbeddingModel(fn, model_name="my-model-v1").'
-    message = f"cannot embed with a {type(model).__name__}: {cure}"
-    raise TypeError(message)
-
-
-def _refuse_own_code(model: object) -> None:
-    """Refuse a subclass, or a replaced method, of which is known only what the class says of itself."""
-    kinds = type(model).__mro__
-    own = [*takewhile(lambda kind: kind.__module__ not in _READ, kinds)]
-    if len(own) == len(kinds) or getattr(model, "_given", None) is not None:
-        return
-    if not any("identity" in vars(kind) for kind in own):
-        refuse_own(model)
-
-
 def _is_cached(embedder: object) -> bool:
     """Tell whether a model is a cache around another one, which needs no second one."""
     return isinstance(embedder, BaseEmbeddingModel) and hasattr(embedder, "cache_manager")
 
 
-def _own_batch_size(embedder: object) -> int:
-    sizes = (getattr(embedder, name, None) for name in _BATCH_SIZES)
+def _own_batch_size(embedder: object, dialect: Dialect) -> int:
+    sizes = (getattr(embedder, name, None) for name in dialect.batch_sizes)
     return next((size for size in sizes if isinstance(size, int) and size > 0), _BATCH_SIZE)
 
 
-def _survives(embedder: Any) -> bool:  # noqa: ANN401 - LlamaIndex's, which drop in silence what cannot be pickled
+def _survives(seen: Known) -> bool:
+    """Tell whether an embedder comes back as it is: some drop in silence what cannot be pickled."""
+    embedder = seen.embedder
     twin = object.__new__(type(embedder))
     twin.__setstate__(embedder.__getstate__())
-    known = record_of(embedder)
-    transport = set() if known is None else known[1].transport.split()
+    transport = set() if seen.record is None else set(seen.record.transport.split())
     try:
         kept = all(
             _equal(getattr(twin, name), value) for name, value in held(embedder) if name not in transport
         )
-        return kept and fingerprint(twin, named=True) == fingerprint(embedder, named=True)
+        return kept and fingerprint(twin, named=True) == read(seen, named=True)
     except (AttributeError, IdentityError):
         return False
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from kura_cache_adapters._core.vectors import counted
 from kura_cache_adapters._runtime import loop
 from kura_cache_adapters._runtime.home import at_home
+from kura_cache_adapters.identity import DOCUMENT, known_role
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 class CallableEmbeddingModel(BaseEmbeddingModel):
     """Embed with any function from a list of texts to vectors, sync or async.
 
-    A sync function runs in a worker thread, an async one on the loop that awaits. `query_fn` embeds
-    queries where they differ, and `identity` says what else, beside the name, changes the vectors.
+    A sync function runs in a worker thread, an async one on the loop that awaits.
     """
 
     runs_on = "anywhere"
@@ -30,13 +30,27 @@ class CallableEmbeddingModel(BaseEmbeddingModel):
         fn: Callable[[list[str]], Any],
         *,
         model_name: str,
-        query_fn: Callable[[list[str]], Any] | None = None,
+        roles: Mapping[Role, Callable[[list[str]], Any]] | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take the function and the name that its vectors are found by."""
+        """Take a function, and the functions of roles that are embedded by another one.
+
+        Args:
+            fn: embeds documents, and everything where there are no roles.
+            model_name: what the vectors are found by.
+            roles: the function of each role that differs, as in `{"query": embed_query}`.
+            identity: what else, beside the name, changes the vectors.
+
+        Raises:
+            ValueError: a function for "document" among the roles: that is `fn`.
+
+        """
+        if DOCUMENT in (roles or {}):
+            message = "roles are those beside 'document', which is embedded by fn"
+            raise ValueError(message)
         self.model_name = model_name
-        self.symmetric = query_fn is None
-        self._functions = {"document": fn, "query": query_fn or fn}
+        self.roles = tuple(roles or ())
+        self._functions = {DOCUMENT: fn, **(roles or {})}
         self._identity = dict(identity or {})
 
     def slug(self) -> str:
@@ -47,16 +61,9 @@ class CallableEmbeddingModel(BaseEmbeddingModel):
         """Return what the constructor was given."""
         return self._identity
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents; return what the function returns."""
-        return await self._call("document", texts)
-
-    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
-        """Embed search queries; return what the function returns."""
-        return await self._call("query", texts)
-
-    async def _call(self, role: Role, texts: list[str]) -> list[list[float]]:
-        function = self._functions[role]
+    async def embed(self, texts: list[str], *, role: Role = "document") -> list[list[float]]:
+        """Return what the role's function returns; raise ValueError for a role that has none."""
+        function = self._functions[known_role(role, self.roles, self.model_name)]
         if _is_async(function):
             answer = function(texts)
         else:

@@ -14,6 +14,7 @@ from kura_cache_adapters.embedding._openai.batches import Batches, RequestSize
 from kura_cache_adapters.embedding._openai.endpoint import Endpoint, Usage
 from kura_cache_adapters.embedding.streaming import collect
 from kura_cache_adapters.errors import require
+from kura_cache_adapters.identity import DOCUMENT, checked_role, known_role
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
@@ -63,21 +64,18 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
             extra_body: further fields of each request, as in the SDK.
             extra_headers: further headers of each request, as in the SDK.
             roles: what else a role is asked with, `{"query": {"prefix": "query: "}}`: its prefix,
-                extra_body and extra_headers. Texts of roles that differ are cached apart.
+                extra_body and extra_headers. Where roles differ, each is cached apart.
             identity: replaces all that is read from the client and these options for the key; the
                 name that the API gives its model is then not compared.
 
         Raises:
-            ValueError: a number out of range, or an encoding or a role that there is not.
+            ValueError: a number out of range, or an encoding that there is not.
             TypeError: a client that is not async, or an option that a role does not take.
 
         """
         _check_numbers(model_batch_size, n_concurrent_jobs)
         if encoding_format not in {"base64", "float"}:
             message = f"encoding_format must be 'base64' or 'float', not {encoding_format!r}"
-            raise ValueError(message)
-        if unknown := set(roles or {}) - {"document", "query"}:
-            message = f"roles are 'document' and 'query', not {sorted(unknown)}"
             raise ValueError(message)
         if client is not None:
             _check_client(client)
@@ -90,7 +88,7 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         self._n_concurrent_jobs = n_concurrent_jobs
         self._asking = {
             role: Asking.of(role, (roles or {}).get(role, {}), extra_body, extra_headers)
-            for role in ("document", "query")
+            for role in map(checked_role, (DOCUMENT, "query", *(roles or {})))
         }
         self._given = None if identity is None else dict(identity)
         self._endpoint = Endpoint(client, n_concurrent_jobs, encoding_format, one_model=identity is None)
@@ -115,10 +113,10 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         self._endpoint.answers_as = name
 
     @property
-    def symmetric(self) -> bool:
-        """Tell whether queries are embedded like documents."""
-        document, query = self._deciding()
-        return document == query
+    def roles(self) -> tuple[Role, ...]:
+        """The roles, "query" among them; none where all are asked for alike."""
+        document, others = self._deciding()
+        return tuple(others) if any(told != document for told in others.values()) else ()
 
     def slug(self) -> str:
         """Return a name for people."""
@@ -128,18 +126,21 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         """Return what decides the vectors beside the model's name, secrets sealed.
 
         The API's address, the parameters and headers that the client adds, the dimensions, and what
-        documents are asked with; under `roles`, what queries are asked with where that differs.
+        documents are asked with; under `roles`, what others are asked with where that differs.
         """
         if self._given is not None:
             return dict(self._given)
-        document, query = self._deciding()
-        roles = {"roles": {"query": query}} if query not in ({}, document) else {}
-        return {**self._endpoint.address.deciding(), **self._dimensions(), **document, **roles}
+        document, others = self._deciding()
+        nothing = dict.fromkeys(document)  # what a role goes without is no part of its keys either
+        roles = {role: {**nothing, **told} for role, told in others.items() if told != document}
+        told = {**self._endpoint.address.deciding(), **self._dimensions(), **document}
+        return {**told, "roles": roles} if roles else told
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents from any event loop.
+    async def embed(self, texts: list[str], *, role: Role = "document") -> list[list[float]]:
+        """Embed each text, from any event loop.
 
         Raises:
+            ValueError: a role that it was given nothing for, where others are told apart.
             openai.OpenAIError: what the SDK raises.
             RefusedTextsError: some of the texts were refused.
             VectorCountError: the answer is not one vector a text.
@@ -147,11 +148,7 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
             IdentityError: another model answers than before.
 
         """
-        return await loop.hop(collect(self, texts, "document"))
-
-    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
-        """Embed search queries, see `embed`."""
-        return await loop.hop(collect(self, texts, "query"))
+        return await loop.hop(collect(self, texts, role))
 
     async def embed_batches(
         self,
@@ -165,7 +162,7 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         fails otherwise no new one is sent; those under way are yielded, then the error raised. When
         the caller is cancelled, what has been answered by then is yielded first.
         """
-        asking = self._asking[role]
+        asking = self._asking[known_role(role, self.roles, self.model_name)]
         texts = asking.prefixed(texts)
         batches = Batches(texts, self._size, self._n_concurrent_jobs, partial(self._endpoint.quoted, asking))
         options = {"model": self.model_name, **self._dimensions()}
@@ -203,10 +200,11 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
     def _dimensions(self) -> dict[str, int]:
         return {} if self.dimensions is None else {"dimensions": self.dimensions}
 
-    def _deciding(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what decides documents and what decides queries."""
+    def _deciding(self) -> tuple[dict[str, Any], dict[Role, dict[str, Any]]]:
+        """Return what decides documents, and what decides each other role."""
         headers = self._endpoint.address.headers
-        return self._asking["document"].deciding(headers), self._asking["query"].deciding(headers)
+        others = {role: asking.deciding(headers) for role, asking in self._asking.items()}
+        return others.pop(DOCUMENT), others
 
 
 def _check_numbers(model_batch_size: int, n_concurrent_jobs: int) -> None:

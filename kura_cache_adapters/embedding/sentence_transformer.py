@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from kura_cache_adapters._runtime import loop
 from kura_cache_adapters._runtime.fork import ModelLock
 from kura_cache_adapters.embedding.streaming import StreamingEmbeddingModel
 from kura_cache_adapters.errors import require
-from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.identity import DOCUMENT, ModelIdentity
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ _HOW_FOUND = {"cache_folder", "local_files_only", "token"}  # arguments that cha
 class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
     """Embed with a sentence-transformers model on this machine, outside the event loop.
 
-    A model with a query and a document prompt (or routes) embeds the two differently; one without
-    is `symmetric`. In the keys is what the model is, not where it was found. It is loaded by the
-    first miss; a run of hits needs no torch, once a run on this machine has loaded the same files.
-    Needs the extra `sentence-transformers`.
+    A model with a query and a document prompt (or routes) embeds the two differently, and each
+    further prompt of its own is a role by its name. In the keys is what the model is, not where it
+    was found. It is loaded by the first miss; a run of hits needs no torch, once a run on this
+    machine has loaded the same files. Needs the extra `sentence-transformers`.
     """
 
     runs_on = "anywhere"
@@ -95,20 +96,24 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
         return f"sentence-transformers:{self.model_name}"
 
     @property
-    def symmetric(self) -> bool:
-        """Whether queries and documents are embedded alike; a given identity leaves it open."""
+    def roles(self) -> tuple[Role, ...]:
+        """The roles, "query" among them; none where all are encoded alike.
+
+        A given identity leaves that open, and is of documents and queries.
+        """
         if self._given is not None:
-            return False
+            return ("query",)
         content = self._what_it_is()
-        return not content.routes and self._encoding(content, "query") == self._encoding(content, "document")
+        document, others = self._encodings(content)
+        differ = content.routes or any(encoding != document for encoding in others.values())
+        return tuple(others) if differ else ()
 
     def identity(self) -> ModelIdentity:
         """Return what decides the vectors: the model's content, and how it is asked."""
         if self._given is not None:
             return ModelIdentity.of(self.model_name, {}, self._given)
         content = self._what_it_is()
-        encodings = self._encoding(content, "document"), self._encoding(content, "query")
-        fields, roles = of_local_model(content, *encodings)
+        fields, roles = of_local_model(content, *self._encodings(content))
         return ModelIdentity.of(local_models.NAME, {}, fields, roles)
 
     def state(self) -> object:
@@ -135,20 +140,22 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
             yield batch, await loop.in_thread("model", self._encode, some, role)
 
     def _encode(self, texts: list[str], role: Role) -> Any:  # noqa: ANN401 - a float32 array, in stubs anything
-        encode = self.model.encode_query if role == "query" else self.model.encode_document
+        ways = {DOCUMENT: self.model.encode_document, "query": self.model.encode_query}
         with lock_of(self.model):
-            return encode(
+            return ways.get(role, partial(self.model.encode, prompt_name=role))(
                 texts,
                 batch_size=self._model_batch_size,
                 normalize_embeddings=self.normalize_embeddings,
                 show_progress_bar=False,
             )
 
-    def _encoding(self, content: local_models.Content, role: Role) -> dict[str, Any]:
-        """Tell what `encode_query`, or `encode_document`, does with these options."""
-        names = ("query",) if role == "query" else _DOCUMENTS
-        options = {"normalize_embeddings": self.normalize_embeddings}
-        return content.encoding(options, task=role, prompt_name=content.first_prompt(*names))
+    def _encodings(self, content: local_models.Content) -> tuple[dict[str, Any], dict[Role, dict[str, Any]]]:
+        """Tell what `encode_document` does with these options, and what is done in each other role."""
+        encoding = partial(content.encoding, {"normalize_embeddings": self.normalize_embeddings})
+        document = encoding(task=DOCUMENT, prompt_name=content.first_prompt(*_DOCUMENTS))
+        query = encoding(task="query", prompt_name=content.first_prompt("query"))
+        prompted = (name for name in content.prompts if name not in {"", DOCUMENT})
+        return document, {**{name: encoding(prompt_name=name) for name in prompted}, "query": query}
 
     def _what_it_is(self) -> local_models.Content:
         """Return the loaded model's content, or what is remembered of its files."""
@@ -173,7 +180,6 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
 class KurasLocalModel(BaseEmbeddingModel):
     """Kura's SentenceTransformerEmbeddingModel, whose `embed` would block the event loop."""
 
-    symmetric = True
     runs_on = "anywhere"
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 - Kura's
@@ -188,7 +194,7 @@ class KurasLocalModel(BaseEmbeddingModel):
     def identity(self) -> ModelIdentity:
         """Return what the loaded model is."""
         content = local_models.content(self._model.model)
-        fields, _ = of_local_model(content, content.encoding({}), content.encoding({}))
+        fields, _ = of_local_model(content, content.encoding({}), {})
         return ModelIdentity.of(local_models.NAME, {}, fields)
 
     def state(self) -> object:

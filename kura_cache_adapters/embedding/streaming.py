@@ -28,13 +28,9 @@ class StreamingEmbeddingModel(BaseEmbeddingModel):
     ) -> AsyncGenerator[tuple[Sequence[int], Any], None]:
         """Yield (positions in texts, their vectors) until each text has been answered once."""
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents; raises what the batches raise."""
-        return await collect(self, texts, "document")
-
-    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
-        """Embed search queries; raises what the batches raise."""
-        return await collect(self, texts, "query")
+    async def embed(self, texts: list[str], *, role: Role = "document") -> list[list[float]]:
+        """Embed each text; raises what the batches raise."""
+        return await collect(self, texts, role)
 
 
 async def collect(model: StreamsBatches, texts: list[str], role: Role) -> list[list[float]]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from kura_cache_adapters.identity import checked_roles, known_role
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from numpy.typing import NDArray
 
@@ -35,13 +36,13 @@ class FakeEmbeddingModel(BaseEmbeddingModel):
         *,
         dimension: int = 8,
         dtype: type[np.float32 | np.float64] = np.float32,
-        symmetric: bool = True,
+        roles: Collection[Role] = (),
     ) -> None:
-        """Choose the vectors' dimension and dtype, and whether queries differ from documents."""
+        """Choose the vectors' dimension and dtype, and the roles that have vectors of their own."""
         self.model_name = model_name
         self.dimension = dimension
         self.dtype = dtype
-        self.symmetric = symmetric
+        self.roles = checked_roles(roles, type(self).__name__)
         self.calls: list[list[str]] = []
         self.fault: Callable[[list[str]], object] | Literal["short", "long", "reversed", "stall"] | None
         self.fault = None
@@ -55,17 +56,14 @@ class FakeEmbeddingModel(BaseEmbeddingModel):
         """All texts that the model was asked for, in the order of asking."""
         return [text for call in self.calls for text in call]
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents."""
-        return await self._answer(texts, "document")
-
-    async def embed_queries(self, texts: list[str]) -> list[list[float]]:
-        """Embed search queries."""
-        return await self._answer(texts, "query")
+    async def embed(self, texts: list[str], *, role: Role = "document") -> list[list[float]]:
+        """Embed each text as what it is in its role."""
+        return await self._answer(texts, role)
 
     def array(self, texts: Iterable[str], role: Role = "document") -> NDArray[Any]:
         """Return the vectors that the model gives, shape (N, D), without counting as a call."""
-        rows = [self._vector(text, "document" if self.symmetric else role) for text in texts]
+        role = known_role(role, self.roles, self.model_name)
+        rows = [self._vector(text, role) for text in texts]
         return np.array(rows, self.dtype).reshape(-1, self.dimension)
 
     def lists(self, texts: Iterable[str], role: Role = "document") -> list[list[float]]:

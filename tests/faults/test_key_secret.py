@@ -28,7 +28,7 @@ def with_secret(secret: str | bytes | None) -> CacheOptions:
 
 
 def cached_by(secret: str | bytes | None, cache: Any = None, **options: Any) -> CachedEmbeddingModel:
-    model = FakeEmbeddingModel(symmetric=False)
+    model = FakeEmbeddingModel(roles=("query",))
     return CachedEmbeddingModel(model, cache, options=CacheOptions(key_secret=secret, **options))
 
 
@@ -81,14 +81,14 @@ def test_what_is_stored_under_another_secret_is_not_found(way: str, tmp_path: Pa
 @pytest.mark.parametrize("way", WAYS)
 def test_all_that_stores_and_finds_uses_the_secret(way: str, tmp_path: Path) -> None:
     cached = cached_by(SECRET, WAYS[way](tmp_path))
-    model = FakeEmbeddingModel(symmetric=False)
+    model = FakeEmbeddingModel(roles=("query",))
     cached.embed_sync(["embedded"])
-    cached.embed_queries_sync(["asked"])
+    cached.embed_sync(["asked"], role="query")
     cached.add(["added"], model.lists(["added"]))
     again = cached_by(SECRET, WAYS[way](tmp_path))
     outer = CachedEmbeddingModel(again, "memory://", options=with_secret(f"{SECRET} outside"))
     assert outer.embed_sync(["embedded", "added"]) == model.lists(["embedded", "added"])
-    assert outer.embed_queries_sync(["asked"]) == model.lists(["asked"], "query")
+    assert outer.embed_sync(["asked"], role="query") == model.lists(["asked"], "query")
     assert again.missing(["embedded", "new", "added"]) == [1]
     assert asked(again) == []
     keys = [cached.cache_key("embedded"), cached.cache_key("added"), cached.cache_key("asked", role="query")]

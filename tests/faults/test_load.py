@@ -45,7 +45,7 @@ class Silent(FakeEmbeddingModel):
     """A model that remembers no call, answers after a moment, and tells queries from documents."""
 
     def __init__(self) -> None:
-        super().__init__(dimension=384, symmetric=False)
+        super().__init__(dimension=384, roles=("query",))
 
     async def _answer(self, texts: list[str], role: Role) -> list[list[float]]:
         await asyncio.sleep(0.005)
@@ -100,16 +100,14 @@ class Traffic:
         self.wrong += not np.array_equal(np.asarray(vectors, np.float32), self.model.array(texts, role))
 
     def sync(self, thread: int) -> None:
-        methods = {"document": self.cached.embed_sync, "query": self.cached.embed_queries_sync}
         for texts, role, fresh in self.calls(thread):
             began = time.perf_counter()
-            self.note(texts, role, fresh, began, methods[role](texts))
+            self.note(texts, role, fresh, began, self.cached.embed_sync(texts, role=role))
 
     async def asynchronous(self, thread: int) -> None:
-        methods = {"document": self.cached.embed, "query": self.cached.embed_queries}
         for texts, role, fresh in self.calls(thread):
             began = time.perf_counter()
-            self.note(texts, role, fresh, began, await methods[role](texts))
+            self.note(texts, role, fresh, began, await self.cached.embed(texts, role=role))
 
     def serve(self, thread: int) -> None:
         try:

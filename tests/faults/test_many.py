@@ -82,10 +82,10 @@ class Slow(FakeEmbeddingModel):
         super().__init__()
         self.answered: Counter[str] = Counter()
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
+    async def embed(self, texts: list[str], *, role: str = "document") -> list[list[float]]:
         await asyncio.sleep(0.01)
         self.answered.update(texts)
-        return self.lists(texts)
+        return self.lists(texts, role)
 
 
 class SlowInThread(Slow):

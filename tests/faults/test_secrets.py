@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_use_and_failing_models_show_nothing(way: str, tmp_path: Path, witness: 
     for fault, answer in MISBEHAVIOURS.items():
         source = CallableEmbeddingModel(answer, model_name=fault if fault != "another dimension" else "fake")
         other = CachedEmbeddingModel(source, EVERY[way](tmp_path), options=options)
-        for embed in (other.embed_sync, other.embed_array_sync, other.embed_queries_sync):
+        for embed in (other.embed_sync, other.embed_array_sync, partial(other.embed_sync, role="query")):
             with witness.watching(other):
                 embed(TEXTS)
     assert len(leave_out_all_but_ours(witness.seen)) > 9
@@ -106,7 +107,7 @@ def test_texts_are_not_stored_in_any_form(way: str, tmp_path: Path) -> None:
     cached = CachedEmbeddingModel(FakeEmbeddingModel(), EVERY[way](tmp_path))
     for number in range(0, len(TEXTS), 2):  # so often that files are merged
         cached.embed_sync(TEXTS[number : number + 2])
-    cached.embed_queries_sync([f"query {text}" for text in TEXTS])
+    cached.embed_sync([f"query {text}" for text in TEXTS], role="query")
     stored = b"".join(str(file).encode() + file.read_bytes() for file in below(tmp_path))
     assert stored
     for form in forms("MARKED-text-"):
@@ -208,7 +209,7 @@ def test_wrong_arguments_are_not_quoted(wrong: str, tmp_path: Path, witness: Wit
         "a text": lambda: cached.embed_sync(TEXTS[0]),  # type: ignore[arg-type]
         "bytes": lambda: cached.embed_sync([TEXTS[0].encode()]),  # type: ignore[list-item]
         "a number": lambda: cached.missing([TEXTS[0], 1]),  # type: ignore[list-item]
-        "a hole": lambda: cached.embed_queries_sync([*TEXTS, None]),  # type: ignore[list-item]
+        "a hole": lambda: cached.embed_sync([*TEXTS, None], role="query"),  # type: ignore[list-item]
         "too few": lambda: cached.add(TEXTS, VECTORS[1:]),
         "NaN": lambda: cached.add(TEXTS, np.where(VECTORS > 0, np.nan, VECTORS)),
         "ragged": lambda: cached.add(TEXTS[:2], [VECTORS[0], VECTORS[0, :3]]),

@@ -48,7 +48,7 @@ class Lab:
         self.fake = FakeEmbeddingModel(
             f"{name} {configuration}",
             dtype=np.float64 if self.dtype == "float64" else np.float32,
-            symmetric=False,
+            roles=("query",),
         )
         fake = self.fake
 
