@@ -15,6 +15,7 @@ from kura_cache_adapters.errors import (
     KuraCacheError,
     MissingExtraError,
     RefusedTextsError,
+    RegistrationError,
     VectorCountError,
 )
 from kura_cache_adapters.options import CacheOptions
@@ -81,6 +82,7 @@ __all__ = [
     "ParquetCheckpointManager",
     "ParquetStore",
     "RefusedTextsError",
+    "RegistrationError",
     "SentenceTransformerEmbeddingModel",
     "TieredStore",
     "VectorCountError",

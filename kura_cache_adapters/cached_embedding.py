@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from kura_cache_adapters._core.views import View
     from kura_cache_adapters.identity import ModelIdentity, Role
     from kura_cache_adapters.options import Cache
-    from kura_cache_adapters.protocols import Vectors
+    from kura_cache_adapters.protocols import BaseEmbeddingModel, Vectors
 
 _T = TypeVar("_T")
 _AGAIN = 3  # times that a call looks up anew where its model has become another one meanwhile
 
-logger = logging.getLogger("kura_cache_adapters.cache")
+_logger = logging.getLogger("kura_cache_adapters.cache")
 
 
 class CachedEmbeddingModel:
@@ -91,9 +91,11 @@ class CachedEmbeddingModel:
         if not isinstance(options, CacheOptions):
             message = f"options must be CacheOptions(...), not {type(options).__name__}"
             raise TypeError(message)
-        self.cache_manager = one_cache(cache_manager, cache)
+        self.cache_manager: Cache = one_cache(cache_manager, cache)
         check_keywords(key_kwargs, cached=self.cache_manager is not None)
-        self.embedding_model = as_source(embedding_model, model_name=model_name, identity=identity)
+        self.embedding_model: BaseEmbeddingModel = as_source(
+            embedding_model, model_name=model_name, identity=identity
+        )
         self.options = options
         self._source = Source(self.embedding_model, model_name, identity)
         self._renamed, self._given = model_name, identity
@@ -303,9 +305,9 @@ class CachedEmbeddingModel:
 
     def _count(self, lookup: Lookup) -> None:
         self._counters.add(hits=len(lookup.hits.positions))
-        if logger.isEnabledFor(logging.INFO):
+        if _logger.isEnabledFor(logging.INFO):
             missing = len({lookup.keys[at] for at in lookup.missing})
-            logger.info("Found %d cached embeddings, %d need embedding", len(lookup.hits.positions), missing)
+            _logger.info("Found %d cached embeddings, %d need embedding", len(lookup.hits.positions), missing)
 
     async def _complete(self, lookup: Lookup) -> tuple[Kept, list[Part]]:
         """Embed what a look-up missed; return what was found, and the new parts to be merged with it."""
@@ -318,7 +320,7 @@ class CachedEmbeddingModel:
             refused = [at for at, key in enumerate(lookup.keys) if key in error.keys]
             raise RefusedTextsError(error.model_name, refused, error.message) from error.__cause__
         if len(dimensions := _dimensions(parts)) > 1:
-            logger.warning("%s returned vectors of dimensions %s in one call", self.model_name, dimensions)
+            _logger.warning("%s returned vectors of dimensions %s in one call", self.model_name, dimensions)
         found: Kept = lookup.hits.vectors
         if len(found) and dimensions - {lookup.hits.vectors.shape[1]}:
             found = await self._embed_again(lookup)
@@ -326,7 +328,7 @@ class CachedEmbeddingModel:
 
     async def _embed_again(self, lookup: Lookup) -> Kept:
         """Embed found texts too: the model has changed its dimension, and one result has one."""
-        logger.warning(
+        _logger.warning(
             "%s now returns vectors of another dimension than its %d-dimensional cache %r; embedding "
             "all texts of this call. Give the changed model another model_name or a parameter.",
             self.model_name,

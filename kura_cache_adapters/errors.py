@@ -89,6 +89,15 @@ class IdentityError(KuraCacheError, ValueError):
         super().__init__(f"{what} {why}. {cure}")
 
 
+class RegistrationError(KuraCacheError, ValueError):
+    """What another distribution adds to this package by an entry point cannot be used."""
+
+    def __init__(self, group: str, name: str, distributions: Sequence[str], why: str) -> None:
+        """Name the entry point, whose it is, and what is wrong with it."""
+        owners = " and ".join(distributions)
+        super().__init__(f"{name!r} of {owners} ({group}) {why}. Update or uninstall {owners}.")
+
+
 class DamagedSegmentError(KuraCacheError, OSError):
     """A segment's file is not what its writer left: cut, overwritten or foreign."""
 

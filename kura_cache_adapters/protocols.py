@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters.identity import ModelIdentity, Role
 
-logger = logging.getLogger("kura_cache_adapters.checkpoints")
+_logger = logging.getLogger("kura_cache_adapters.checkpoints")
 
 Vectors: TypeAlias = "NDArray[np.float32] | NDArray[np.float64]"
 """A matrix of vectors, shape (N, D), C-contiguous, float32 or float64."""
@@ -244,7 +244,7 @@ class BaseCheckpointManager(ABC):
         try:
             self._make_directory()
         except OSError as error:
-            logger.warning("No checkpoint directory %s: %s", self.checkpoint_dir, error)
+            _logger.warning("No checkpoint directory %s: %s", self.checkpoint_dir, error)
 
     def _make_directory(self) -> None:
         self.checkpoint_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

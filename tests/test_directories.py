@@ -54,7 +54,7 @@ def test_a_path_object_and_one_relative_to_the_home_of_the_process_do_too(
     assert len(model.calls) == 1
 
 
-@pytest.mark.parametrize("there", ["nothing", "an empty directory", "files of the user's", "a file"])
+@pytest.mark.parametrize("there", ["nothing", "an empty directory", "files of the user's"])
 def test_a_plain_path_without_segments_is_an_arrow_store(there: str, tmp_path: Path) -> None:
     path = tmp_path / "c"
     if there == "an empty directory":
@@ -63,8 +63,6 @@ def test_a_plain_path_without_segments_is_an_arrow_store(there: str, tmp_path: P
         (path / "data").mkdir(parents=True)
         (path / "data" / "000.parquet").write_text("mine")
         (path / "summaries.jsonl").write_text("{}")
-    if there == "a file":
-        path.write_text("in the way")
     assert isinstance(open_store(path), ArrowStore)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -11,12 +12,13 @@ from kura_cache_adapters._identity import langchain_records, llama_index_records
 from kura_cache_adapters._identity.dialect import Dialect
 from kura_cache_adapters._identity.facts import fact
 from kura_cache_adapters._identity.origin import class_path, replaced_method
+from kura_cache_adapters._identity.record import Provider
+from kura_cache_adapters._runtime import entry_points as outside
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from kura_cache_adapters._identity.record import Provider
     from kura_cache_adapters.identity import Role
 
 DIALECTS = (langchain_records.DIALECT, llama_index_records.DIALECT)
@@ -24,6 +26,9 @@ DIALECTS = (langchain_records.DIALECT, llama_index_records.DIALECT)
 
 GROUP = "kura_cache_adapters.dialects"
 """Entry points of other distributions: each is a `Dialect`."""
+
+PROVIDERS = "kura_cache_adapters.providers"
+"""Entry points of other distributions: a package's name, and records as below of its classes."""
 
 RECORDS: dict[str, Provider] = {
     path: known for dialect in DIALECTS for path, known in dialect.records.items()
@@ -111,5 +116,17 @@ def _look_up(thing: object) -> Known:
     if dialect is None:
         return Known(thing, class_path(thing))
     path = dialect.path_of(type(thing))
-    record = dialect.records.get(path)
+    record = dialect.records.get(path) or _from_outside(path.partition(":")[0]).get(path)
     return Known(thing, class_path(thing) if record is None else path, dialect, record)
+
+
+@lru_cache(maxsize=256)
+def _from_outside(package: str) -> Mapping[str, Provider]:
+    def fits(records: object) -> bool:
+        return isinstance(records, Mapping) and all(
+            isinstance(record, Provider) and str(path).startswith(f"{package}:")
+            for path, record in records.items()
+        )
+
+    what = f"a mapping of '{package}:ClassName' to Provider(...)"
+    return outside.registered(PROVIDERS, package, fits=fits, what=what) or {}

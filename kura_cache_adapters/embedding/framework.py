@@ -74,7 +74,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
             message = f"batch_size must be at least 1, not {batch_size}"
             raise ValueError(message)
         self._known = known(embedder)
-        self.embedder = self._known.embedder
+        self.embedder: Any = self._known.embedder
         self._use_async = use_async
         self._given = identity
         self._renamed = model_name

@@ -49,7 +49,7 @@ class CallableEmbeddingModel(BaseEmbeddingModel):
             message = "roles are those beside 'document', which is embedded by fn"
             raise ValueError(message)
         self.model_name = model_name
-        self.roles = tuple(roles or ())
+        self.roles: tuple[Role, ...] = tuple(roles or ())
         self._functions = {DOCUMENT: fn, **(roles or {})}
         self._identity = dict(identity or {})
 

@@ -71,7 +71,7 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
         if find_spec("sentence_transformers") is None:  # not imported: a run of hits does without it
             require("sentence_transformers", extra="sentence-transformers")
         loaded = local_models.is_local_model(model_name)
-        self.model_name = local_models.NAME if loaded else str(model_name)
+        self.model_name: str = local_models.NAME if loaded else str(model_name)
         self.normalize_embeddings = normalize_embeddings
         self._given = identity
         self._model_batch_size = model_batch_size

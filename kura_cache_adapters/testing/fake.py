@@ -42,7 +42,7 @@ class FakeEmbeddingModel(BaseEmbeddingModel):
         self.model_name = model_name
         self.dimension = dimension
         self.dtype = dtype
-        self.roles = checked_roles(roles, type(self).__name__)
+        self.roles: tuple[str, ...] = checked_roles(roles, type(self).__name__)
         self.calls: list[list[str]] = []
         self.fault: Callable[[list[str]], object] | Literal["short", "long", "reversed", "stall"] | None
         self.fault = None

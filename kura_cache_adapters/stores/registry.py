@@ -1,0 +1,133 @@
+"""Opens a store by path or URL: one table of our own stores, entry points for those of others."""
+
+from __future__ import annotations
+
+import logging
+import os
+from importlib import import_module
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any
+
+from kura_cache_adapters._runtime.entry_points import names_in, registered
+from kura_cache_adapters._segments.marks import formats_in
+from kura_cache_adapters.protocols import EmbeddingStore, OpensStore, SupportsCheckpoints
+from kura_cache_adapters.stores.neighbours import neighbour_in
+from kura_cache_adapters.stores.url_options import read_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_logger = logging.getLogger("kura_cache_adapters.store")
+
+STORES = {
+    "arrow": ("arrow", "ArrowStore"),
+    "parquet": ("parquet", "ParquetStore"),
+    "jsonl": ("jsonl", "JSONLStore"),
+    "hf": ("hf_dataset", "HFDatasetStore"),
+    "memory": ("memory", "MemoryStore"),
+}
+"""By URL scheme, a module of this package and the class in it. A new store is its file and a line here."""
+
+GROUP = "kura_cache_adapters.stores"
+"""Entry points of other distributions: a scheme, and the class behind it."""
+
+_BY_POSITION = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
+
+
+def open_store(path_or_url: str | os.PathLike[str]) -> EmbeddingStore:
+    """Open a store by a plain path or by scheme, as in `parquet://./cache?compression=zstd`.
+
+    A plain path opens the format of the segments that are there, and an ArrowStore where there are none.
+    Where there are several formats it is the first of arrow, parquet, jsonl and hf, and a warning.
+
+    Args:
+        path_or_url: a plain path, or `scheme://path?option=value&...`. Schemes: arrow, parquet, jsonl,
+            hf, memory (`memory://`, without a path), and those that other distributions register.
+            Options: the keyword-only parameters of the store's class. A path is taken as it is, but
+            for a `~` or `~user` at its start; names and values of options may be percent-encoded.
+
+    Raises:
+        ValueError: there is no such scheme or option, or a value is none of its type; a plain path is
+            a file, or a directory of another tool; RegistrationError, one, where the store of another
+            distribution is broken.
+
+    """
+    text = os.fspath(path_or_url)
+    scheme, separator, rest = text.partition("://")
+    if not separator or "/" in scheme or not isinstance(path_or_url, str):
+        path = os.path.expanduser(text)  # noqa: PTH111 - Path would drop what is in a name
+        return _open(_scheme_at(path), path)
+    path, question, query = rest.partition("?")
+    return _open(scheme, os.path.expanduser(path), query if question else None)  # noqa: PTH111
+
+
+def as_store(cache: object) -> EmbeddingStore | None:
+    """Turn what a user calls a cache into a store; None when it is switched off.
+
+    A store stays itself; a path or URL is opened; a manager that has a native store opens it; any
+    other checkpoint manager keeps one checkpoint per entry. Raises TypeError for anything else.
+    """
+    if cache is None or (isinstance(cache, SupportsCheckpoints) and not cache.is_enabled()):
+        return None
+    if isinstance(cache, (str, os.PathLike)):
+        return open_store(cache)
+    if isinstance(cache, OpensStore):
+        return cache.open_store()
+    if isinstance(cache, EmbeddingStore):
+        return cache
+    if isinstance(cache, SupportsCheckpoints):
+        wrapped: EmbeddingStore = _ours("checkpoint", "CheckpointStore")(cache)
+        return wrapped
+    message = f"{type(cache).__name__} is no cache: pass a directory, a checkpoint manager, a store, or None"
+    raise TypeError(message)
+
+
+def _open(scheme: str, path: str, query: str | None = None) -> EmbeddingStore:
+    store_class = _class_of(scheme)
+    options = read_options(scheme, store_class, query)
+    where = [each for each in signature(store_class).parameters.values() if each.kind in _BY_POSITION]
+    if path and not where:
+        message = f"{scheme}:// takes no path"
+        raise ValueError(message)
+    if where and where[0].default is Parameter.empty and not path:
+        message = f"{scheme}:// needs a path behind it"
+        raise ValueError(message)
+    store = store_class(*[path] * bool(path), **options)
+    if isinstance(store, EmbeddingStore):
+        return store
+    message = f"{scheme}:// makes a {type(store).__name__}, which is no EmbeddingStore: it needs its methods"
+    raise ValueError(message)
+
+
+def _class_of(scheme: str) -> Callable[..., Any]:
+    if scheme in STORES:
+        return _ours(*STORES[scheme])
+    found: Callable[..., Any] | None = registered(GROUP, scheme, fits=callable, what="a store's class")
+    if found is None:
+        message = f"no store for {scheme}://; there are {', '.join(sorted({*STORES, *names_in(GROUP)}))}"
+        raise ValueError(message)
+    return found
+
+
+def _ours(module: str, name: str) -> Callable[..., Any]:
+    ours: Callable[..., Any] = getattr(import_module(f"{__package__}.{module}"), name)
+    return ours
+
+
+def _scheme_at(path: str) -> str:
+    """Tell which format a plain path has; raise ValueError where it is something else than a cache."""
+    if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112 - no Path is needed
+        message = f'{path} is a file, and a cache is a directory: pass another path, as in cache="./cache"'
+        raise ValueError(message)
+    found = formats_in(path)
+    there = [scheme for scheme in STORES if scheme in found]
+    if len(there) > 1:
+        message = "%s holds %s: opened as %s. Say which you mean, as in %s://%s, or delete what is old"
+        _logger.warning(message, path, ", ".join(there), there[0], there[1], path)
+    if not there and (neighbour := neighbour_in(path)) is not None:
+        message = (
+            f"{path} looks like {neighbour}: give the cache a directory of its own, as in "
+            f'cache="./vectors". To put it there all the same, say so: cache="arrow://{path}"'
+        )
+        raise ValueError(message)
+    return there[0] if there else "arrow"
