@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from kura_cache_adapters.checkpoints.kura_format import Fields
     from kura_cache_adapters.protocols import ModelT
 
-logger = logging.getLogger("kura_cache_adapters.checkpoints")
+_logger = logging.getLogger("kura_cache_adapters.checkpoints")
 
 
 def to_fields(models: Sequence[BaseModel], path: Path) -> list[Fields]:
     """Turn models into records for a checkpoint; raise CheckpointError for one that JSON cannot hold."""
-    log = OnceLog(logger)
+    log = OnceLog(_logger)
     return [_record(model, at, path, log) for at, model in enumerate(models)]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters.protocols import Vectors
 
-logger = logging.getLogger("kura_cache_adapters.store")
+_logger = logging.getLogger("kura_cache_adapters.store")
 
 ValueT = TypeVar("ValueT")
 
@@ -61,7 +61,7 @@ class KeyValueSpace(Generic[ValueT]):
         self._codec = codec
         self._where = where
         self._dimension: int | None = None
-        self._log = OnceLog(logger)
+        self._log = OnceLog(_logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Read values and decode them; one that does not fit its key or the space is invalid."""
@@ -115,7 +115,7 @@ class KeyValueSpace(Generic[ValueT]):
 
     def _report(self, error: Exception) -> None:
         self._log.report("read", "Could not read an entry from %r: %s", self._where, describe(error))
-        logger.debug("It could not be read because of this", exc_info=error)
+        _logger.debug("It could not be read because of this", exc_info=error)
 
     def _fits(self, vector: Vectors) -> bool:
         if not len(vector) or not np.isfinite(vector).all():

@@ -42,6 +42,7 @@ from kura_cache_adapters import (
     ParquetCheckpointManager,
     ParquetStore,
     RefusedTextsError,
+    RegistrationError,
     SentenceTransformerEmbeddingModel,
     TieredStore,
     VectorCountError,
@@ -297,6 +298,8 @@ def hear_of_errors(model: CachedEmbeddingModel) -> None:
     except MissingExtraError as error:
         as_import: ImportError = error
         logger.warning("%s", as_import)
+    except RegistrationError as error:
+        assert_type(str(error), str)
     except KuraCacheError:
         logger.exception("version %s", kura_cache_adapters.__version__)
 
