@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._observe.counters import CacheStats
+from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
 from kura_cache_adapters._runtime.lazy import lazy
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.errors import (
@@ -68,22 +69,28 @@ __all__ = [
     "CallableEmbeddingModel",
     "CheckpointError",
     "DimensionMismatchError",
+    "Embedded",
     "EmbeddingStore",
+    "Event",
+    "Failed",
     "HFDatasetCheckpointManager",
     "HFDatasetStore",
     "IdentityError",
     "JSONLCheckpointManager",
     "JSONLStore",
     "KuraCacheError",
+    "LookedUp",
     "MemoryStore",
     "MissingExtraError",
     "MultiCheckpointManager",
+    "Observer",
     "OpenAIEmbeddingModel",
     "ParquetCheckpointManager",
     "ParquetStore",
     "RefusedTextsError",
     "RegistrationError",
     "SentenceTransformerEmbeddingModel",
+    "Stored",
     "TieredStore",
     "VectorCountError",
     "VectorSpace",

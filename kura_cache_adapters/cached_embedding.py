@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 import json
-import logging
-from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._core.ask import Source
-from kura_cache_adapters._core.lookup import Lookup, checked_texts, merge
-from kura_cache_adapters._core.vectors import (
-    as_lists,
-    as_matrix,
-    counted,
-    finite_rows,
-    matrix_or_list,
-    merged,
-    uncached,
-)
-from kura_cache_adapters._core.views import Views
-from kura_cache_adapters._observe.counters import CacheStats, Counters
-from kura_cache_adapters._runtime import loop
+from kura_cache_adapters._core.calls import Bare, Cached
+from kura_cache_adapters._core.lookup import checked_texts
+from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
+from kura_cache_adapters._observe.observers import Observers
 from kura_cache_adapters.embedding.wrap import as_source
-from kura_cache_adapters.errors import RefusedTextsError
 from kura_cache_adapters.options import CacheOptions, check_keywords, one_cache
-from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.stores import as_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
     from typing_extensions import Self
 
-    from kura_cache_adapters._core.vectors import Kept, Part
-    from kura_cache_adapters._core.views import View
+    from kura_cache_adapters._core.vectors import Kept
+    from kura_cache_adapters._observe.counters import CacheStats
     from kura_cache_adapters.identity import ModelIdentity, Role
     from kura_cache_adapters.options import Cache
     from kura_cache_adapters.protocols import BaseEmbeddingModel, Vectors
-
-_T = TypeVar("_T")
-_AGAIN = 3  # times that a call looks up anew where its model has become another one meanwhile
-
-_logger = logging.getLogger("kura_cache_adapters.cache")
 
 
 class CachedEmbeddingModel:
@@ -100,8 +80,12 @@ class CachedEmbeddingModel:
         self._source = Source(self.embedding_model, model_name, identity)
         self._renamed, self._given = model_name, identity
         self._store = as_store(self.cache_manager)
-        self._counters = Counters()
-        self._views = Views(self._source, self._store, options, self._counters, key_kwargs)
+        self._observe = Observers(options.observers, progress=options.progress)
+        self._calls: Bare | Cached = (
+            Bare(self._source, key_kwargs, options)
+            if self._store is None
+            else Cached(self._source, key_kwargs, options, self._store, self._observe)
+        )
 
     @property
     def model_name(self) -> str:
@@ -111,11 +95,11 @@ class CachedEmbeddingModel:
     @property
     def roles(self) -> tuple[Role, ...]:
         """The roles that the model tells apart, beside "document"; none where it embeds all alike."""
-        return self._views.now().roles
+        return self._calls.keys().roles
 
     def identity(self) -> ModelIdentity:
         """Return what, beside role and text, is in every key; a cache around this one has it too."""
-        return self._views.now().identity
+        return self._calls.keys().identity
 
     def state(self) -> object:
         """Return what is equal for as long as the identity is: a cache around this one looks at it."""
@@ -132,7 +116,7 @@ class CachedEmbeddingModel:
     @property
     def stats(self) -> CacheStats:
         """What has been done so far."""
-        return self._counters.stats
+        return self._observe.stats
 
     def slug(self) -> str:
         """Return the model's slug, behind `cached:` when a cache is on."""
@@ -141,37 +125,36 @@ class CachedEmbeddingModel:
 
     def cache_key(self, text: str, *, role: Role = "document") -> str:
         """Compute a text's key: 64 hexadecimal characters."""
-        return self._keys(self._views.now(), [text], role)[0].hex()
+        return self._calls.keys()([text], role)[0].hex()
 
-    def missing(self, texts: list[str], *, role: Role = "document") -> list[int]:
+    def missing(self, texts: Iterable[str], *, role: Role = "document") -> list[int]:
         """Return the positions of the texts that embedding would send to the model now.
 
-        Nothing is embedded or counted; a repeated text is named once.
+        Nothing is embedded; a repeated text is named once.
         """
-        texts, view = checked_texts(texts), self._views.now()
-        keys = self._keys(view, texts, role)
-        found = set() if view.space is None else set(view.space.load(keys, count=False).positions.tolist())
-        first = {key: at for at, key in reversed([*enumerate(keys)])}
-        return sorted(at for at in first.values() if at not in found)
+        return self._calls.missing(checked_texts(texts), role)
 
-    def add(self, texts: list[str], vectors: Any, *, role: Role = "document") -> int:  # noqa: ANN401 - as a model answers
-        """Store vectors that this model has returned elsewhere; return how many were stored.
+    def add(self, texts: Iterable[str], vectors: Any, *, role: Role = "document") -> int:  # noqa: ANN401 - as a model answers
+        """Store vectors that this model has returned elsewhere.
 
-        Takes the texts that `embed` takes and the vectors that a model may answer with. Raises
-        VectorCountError unless there is one for each text, DimensionMismatchError unless they make
-        one matrix, ValueError for NaN and infinities. Without a cache, none is stored.
+        Args:
+            texts: as `embed` takes them.
+            vectors: one for each text, in any form in which a model may answer.
+            role: what the texts were embedded as.
+
+        Returns:
+            How many were stored; none without a cache, or where the store fails.
+
+        Raises:
+            VectorCountError: not one vector for each text.
+            DimensionMismatchError: they make no matrix.
+            ValueError: NaN or infinity among them; a role that the model does not know.
+
         """
-        texts, view = checked_texts(texts), self._views.now()
-        answer, keys = counted(vectors, len(texts), self.model_name), self._keys(view, texts, role)
-        if not texts or view.space is None:
-            return 0
-        matrix = as_matrix(matrix_or_list(answer))
-        if not (finite := finite_rows(matrix)).all():
-            message = f"the vector of texts[{int(np.argmin(finite))}] has NaN or infinity in it"
-            raise ValueError(message)
-        return len(texts) if view.space.save(keys, matrix) else 0
+        texts = checked_texts(texts)
+        return self._calls.add(texts, counted(vectors, len(texts), self.model_name), role)
 
-    async def embed(self, texts: list[str], *, role: Role = "document") -> list[list[float]]:
+    async def embed(self, texts: Iterable[str], *, role: Role = "document") -> list[list[float]]:
         """Embed each text: one list of floats per text, in their order; [] for no text.
 
         Args:
@@ -186,14 +169,14 @@ class CachedEmbeddingModel:
         What the model raises arrives as it is.
 
         """
-        return await self._answer(texts, role, as_lists)
+        return await self._calls.answer(texts, role, as_lists)
 
-    async def embed_array(self, texts: list[str], *, role: Role = "document") -> Vectors:
+    async def embed_array(self, texts: Iterable[str], *, role: Role = "document") -> Vectors:
         """Embed each text as a row of a matrix, shape (N, D), float32, or float64 where that is needed.
 
         Raises what `embed` raises, and DimensionMismatchError if the vectors make no matrix.
         """
-        return await self._answer(texts, role, as_matrix)
+        return await self._calls.answer(texts, role, as_matrix)
 
     async def embed_batches(
         self,
@@ -202,15 +185,15 @@ class CachedEmbeddingModel:
         role: Role,
     ) -> AsyncGenerator[tuple[Sequence[int], Any], None]:
         """Yield all texts' vectors in one batch: what a cache around this one asks for."""
-        yield range(len(texts)), await self._answer(texts, role, _as_it_is)
+        yield range(len(texts)), await self._calls.answer(texts, role, _as_it_is)
 
-    def embed_sync(self, texts: list[str], *, role: Role = "document") -> list[list[float]]:
+    def embed_sync(self, texts: Iterable[str], *, role: Role = "document") -> list[list[float]]:
         """Embed from sync code, see `embed`."""
-        return self._answer_sync(texts, role, as_lists)
+        return self._calls.answer_sync(texts, role, as_lists)
 
-    def embed_array_sync(self, texts: list[str], *, role: Role = "document") -> Vectors:
+    def embed_array_sync(self, texts: Iterable[str], *, role: Role = "document") -> Vectors:
         """Embed from sync code, see `embed_array`."""
-        return self._answer_sync(texts, role, as_matrix)
+        return self._calls.answer_sync(texts, role, as_matrix)
 
     def close(self) -> None:
         """Close the store, unless it was handed in open; the next use opens it again."""
@@ -236,113 +219,6 @@ class CachedEmbeddingModel:
         keywords |= {"options": self.options, "model_name": self._renamed, "identity": self._given}
         make = partial(type(self), **keywords)
         return make, (self.embedding_model, self.cache_manager)
-
-    async def _answer(
-        self,
-        texts: list[str],
-        role: Role,
-        convert: Callable[[Kept], _T],
-    ) -> _T:
-        if self._store is None:
-            return convert(await self._bare(texts, role))
-        found = await loop.in_thread("store", self._found, texts, role, convert)
-        for _ in range(_AGAIN if self._source.may_change else 0):
-            if not isinstance(found, Lookup) or await loop.in_thread(
-                "model", self._views.settled, found.view
-            ):
-                break
-            found = await loop.in_thread("store", self._found, texts, role, convert)
-        if not isinstance(found, Lookup):
-            return found
-        parts = await loop.hop(self._complete(found))
-        return await loop.in_thread("store", lambda: convert(merge(found, *parts)))
-
-    def _answer_sync(
-        self,
-        texts: list[str],
-        role: Role,
-        convert: Callable[[Kept], _T],
-    ) -> _T:
-        if self._store is None:
-            return convert(loop.run(self._bare(texts, role)))
-        found = self._found(texts, role, convert)
-        for _ in range(_AGAIN if self._source.may_change else 0):
-            if not isinstance(found, Lookup) or self._views.settled(found.view):
-                break
-            found = self._found(texts, role, convert)
-        if not isinstance(found, Lookup):
-            return found
-        return convert(merge(found, *loop.run(self._complete(found))))
-
-    def _found(
-        self,
-        texts: list[str],
-        role: Role,
-        convert: Callable[[Kept], _T],
-    ) -> _T | Lookup:
-        """Answer when everything is found, in one go: each change of threads costs a hit its time."""
-        lookup = self._look_up(self._views.now(), texts, role)
-        if not lookup.complete:
-            return lookup
-        self._count(lookup)
-        return convert(lookup.hits.vectors)
-
-    async def _bare(self, texts: list[str], role: Role) -> Kept:
-        """Ask the model as if there were no cache; the answer is of the type that a cache's has."""
-        texts, role = checked_texts(texts), self._source.role(role)
-        answer = await self._source.embed(texts, role) if texts else []
-        return uncached(answer, len(texts), self.model_name)
-
-    def _keys(self, view: View, texts: list[str], role: Role) -> list[bytes]:
-        return view.keys_of(self._source.edited(texts), role)
-
-    def _look_up(self, view: View, texts: list[str], role: Role) -> Lookup:
-        texts, space = checked_texts(texts), view.space
-        keys = self._keys(view, texts, role)
-        generation = 0 if space is None else space.generation
-        hits = space.load(keys) if space is not None and keys else Hits.none()
-        return Lookup(texts, role, keys, hits, generation, view)
-
-    def _count(self, lookup: Lookup) -> None:
-        self._counters.add(hits=len(lookup.hits.positions))
-        if _logger.isEnabledFor(logging.INFO):
-            missing = len({lookup.keys[at] for at in lookup.missing})
-            _logger.info("Found %d cached embeddings, %d need embedding", len(lookup.hits.positions), missing)
-
-    async def _complete(self, lookup: Lookup) -> tuple[Kept, list[Part]]:
-        """Embed what a look-up missed; return what was found, and the new parts to be merged with it."""
-        self._count(lookup)
-        texts = {lookup.keys[at]: lookup.texts[at] for at in lookup.missing}
-        self._counters.add(duplicates=len(lookup.missing) - len(texts))
-        try:
-            parts = await lookup.view.fill(texts, lookup.role, lookup.generation)
-        except RefusedTextsError as error:
-            refused = [at for at, key in enumerate(lookup.keys) if key in error.keys]
-            raise RefusedTextsError(error.model_name, refused, error.message) from error.__cause__
-        if len(dimensions := _dimensions(parts)) > 1:
-            _logger.warning("%s returned vectors of dimensions %s in one call", self.model_name, dimensions)
-        found: Kept = lookup.hits.vectors
-        if len(found) and dimensions - {lookup.hits.vectors.shape[1]}:
-            found = await self._embed_again(lookup)
-        return found, parts
-
-    async def _embed_again(self, lookup: Lookup) -> Kept:
-        """Embed found texts too: the model has changed its dimension, and one result has one."""
-        _logger.warning(
-            "%s now returns vectors of another dimension than its %d-dimensional cache %r; embedding "
-            "all texts of this call. Give the changed model another model_name or a parameter.",
-            self.model_name,
-            lookup.hits.vectors.shape[1],
-            self._store,
-        )
-        texts = [lookup.texts[at] for at in lookup.hits.positions]
-        answers = self._source.ask(texts, lookup.role, self.options.chunk_size)
-        async with aclosing(answers):
-            return merged(len(texts), [(at, matrix_or_list(some)) async for at, some in answers])
-
-
-def _dimensions(parts: list[Part]) -> set[int]:
-    return {vectors.shape[1] for _, vectors in parts if isinstance(vectors, np.ndarray)}
 
 
 def _as_it_is(vectors: Kept) -> Kept:

@@ -11,7 +11,9 @@ from kura_cache_adapters._identity.secrets import is_secret_name
 from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from kura_cache_adapters._observe.events import Observer
 
 _logger = logging.getLogger("kura_cache_adapters.identity")
 
@@ -54,13 +56,16 @@ class CacheOptions:
             that streams chooses its own).
         durable: what is stored outlives a power cut; without, it outlives the process only, and storing
             is faster.
-        progress: show a progress bar.
+        progress: show a bar for each call that embeds: what was found, then what is embedded. What is done
+            at once shows none.
+        observers: called with each event (`LookedUp`, `Embedded`, `Stored`, `Failed`), in the thread in
+            which it happens; one that fails is logged once and costs nothing else.
         key_secret: at least 16 bytes (a str counts as UTF-8) that make the keys HMAC-SHA-256, so that who
             can read the cache, but not the secret, cannot tell whether a text is in it. What was stored
             under another secret, or under none, is not found.
 
     Raises:
-        TypeError: a `key_secret` that is neither str nor bytes.
+        TypeError: a `key_secret` that is neither str nor bytes; observers that are no collection.
         ValueError: a `chunk_size` below 1, or a `key_secret` that is too short.
 
     """
@@ -68,10 +73,12 @@ class CacheOptions:
     chunk_size: int = 256
     durable: bool = True
     progress: bool = False
+    observers: Sequence[Observer] = ()
     key_secret: str | bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
+        object.__setattr__(self, "observers", tuple(self.observers))
         if self.chunk_size < 1:
             message = f"chunk_size must be at least 1, not {self.chunk_size}"
             raise ValueError(message)

@@ -115,12 +115,14 @@ class Hits:
 
     `positions` has shape (k,) and rises: which of the keys asked for were found. `vectors` has
     shape (k, D), float32 or float64, and belongs to the caller. `invalid` counts entries that
-    were there and were not fit to use (damaged, foreign); they are misses.
+    were there and were not fit to use (damaged, foreign); they are misses. `tiers` says how many were
+    found in each tier of a store that has tiers.
     """
 
     positions: NDArray[np.intp]
     vectors: Vectors
     invalid: int = 0
+    tiers: tuple[int, ...] = ()
 
     @classmethod
     def none(cls, invalid: int = 0) -> Hits:

@@ -375,14 +375,6 @@ async def test_options_and_tuning_leave_the_key_alone(model: Any, tmp_path: Path
     assert len(model.calls) == 2
 
 
-async def test_progress_shows_a_bar_for_what_is_missing(model: Any, tmp_path: Path, capfd: Any) -> None:
-    cached = CachedEmbeddingModel(model, tmp_path, options=CacheOptions(progress=True))
-    await cached.embed(["a", "b"])
-    assert "fake: 100%" in capfd.readouterr().err
-    await cached.embed(["a", "b"])
-    assert capfd.readouterr().err == ""
-
-
 async def test_awkward_texts_come_back(cached: Any, model: Any) -> None:
     texts = [
         "",

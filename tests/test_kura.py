@@ -196,7 +196,7 @@ def test_adding_vectors_is_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"texts\[1\]"):
         model.add(["c", "d"], [[1.0, 2.0], [3.0, float("nan")]])
     with pytest.raises(TypeError):
-        model.add("c", [[1.0, 2.0]])  # type: ignore[arg-type]
+        model.add("c", [[1.0, 2.0]])
     assert CachedEmbeddingModel(fake).add(["a"], [[1.0, 2.0]]) == 0
     assert model.missing(["a", "c", "d"]) == [1, 2]
 

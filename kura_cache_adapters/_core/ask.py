@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._core.vectors import counted
 from kura_cache_adapters._identity.secrets import deciding_headers, deciding_query, plain_url
+from kura_cache_adapters._runtime import home
 from kura_cache_adapters._runtime.detached import stop_if_left
 from kura_cache_adapters._runtime.home import each_at_home, each_away
 from kura_cache_adapters._runtime.loop import in_thread
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from kura_cache_adapters.identity import Role
+
+    _Answers = AsyncGenerator[tuple[Sequence[int], Sequence[Any]], None]
 
 
 class Source:
@@ -109,14 +112,18 @@ class Source:
         texts: list[str],
         role: Role,
         chunk_size: int,
-    ) -> AsyncGenerator[tuple[Sequence[int], Sequence[Any]], None]:
+    ) -> _Answers:
         """Yield (positions in texts, one vector each) until every text has its vector.
 
         Raises VectorCountError for an answer that leaves texts out or has too many vectors, and
         whatever the model raises. The model runs where it belongs.
         """
-        answers = self._answers(texts, role, chunk_size)
-        match self._place():
+        place = self._place()
+        if not isinstance(self.model, StreamsBatches):
+            answers = self._chunks(texts, role, chunk_size, at_home=place == "caller")
+            return each_away(answers) if place == "background" else answers
+        answers = self._batches(texts, role)
+        match place:
             case "caller":
                 return each_at_home(answers)
             case "background":
@@ -130,28 +137,26 @@ class Source:
         place: str = getattr(self.model, "runs_on", "caller" if async_too else "anywhere")
         return place
 
-    async def _answers(
-        self,
-        texts: list[str],
-        role: Role,
-        chunk_size: int,
-    ) -> AsyncGenerator[tuple[Sequence[int], Sequence[Any]], None]:
-        if isinstance(self.model, StreamsBatches):
-            stream = self.model.embed_batches(texts, role=self.role(role))
-            async with aclosing(stream) as batches:
-                left = set(range(len(texts)))
-                async for positions, answer in batches:
-                    vectors = counted(answer, len(positions), self.name)
-                    self._take(left, positions, len(texts))
-                    yield positions, vectors
-            if left:
-                raise VectorCountError(self.name, len(texts), len(texts) - len(left))
-            return
-        for start in range(0, len(texts), chunk_size):
-            chunk = texts[start : start + chunk_size]
+    async def _batches(self, texts: list[str], role: Role) -> _Answers:
+        stream = self.model.embed_batches(texts, role=self.role(role))  # type: ignore[attr-defined] # it streams
+        async with aclosing(stream) as batches:
+            left = set(range(len(texts)))
+            async for positions, answer in batches:
+                vectors = counted(answer, len(positions), self.name)
+                self._take(left, positions, len(texts))
+                yield positions, vectors
+        if left:
+            raise VectorCountError(self.name, len(texts), len(texts) - len(left))
+
+    async def _chunks(self, texts: list[str], role: Role, size: int, *, at_home: bool) -> _Answers:
+        for start in range(0, len(texts), size):
+            chunk = texts[start : start + size]
             stop_if_left()
-            answer = await self.embed(chunk, role)
-            yield range(start, start + len(chunk)), counted(answer, len(chunk), self.name)
+            answer = self._counted(chunk, role)
+            yield range(start, start + len(chunk)), await (home.at_home(answer) if at_home else answer)
+
+    async def _counted(self, texts: list[str], role: Role) -> Sequence[Any]:
+        return counted(await self.embed(texts, role), len(texts), self.name)
 
     async def embed(self, texts: list[str], role: Role) -> Any:  # noqa: ANN401 - whatever the model returns
         """Ask for all texts at once and return the model's answer as it is."""

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
 
-from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._observe.events import Failed, Stored
+from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters.protocols import Hits, NotesAnswerer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kura_cache_adapters._observe.counters import Counters
+    from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
 
-logger = logging.getLogger("kura_cache_adapters.store")
-
-_MESSAGE = "Could not %s the cache %r: %s; going on without"
-
 
 class FailOpenSpace:
-    """A space of any store that never raises: what fails is a miss, or is not stored.
-
-    The first failure of a kind is a warning; its repetitions are not, until it has worked again.
-    """
+    """A space of any store that never raises: what fails is a miss, or is not stored."""
 
     def __init__(
         self,
         store: EmbeddingStore,
         identity: ModelIdentity,
-        counters: Counters,
+        observe: Observer,
         *,
         durable: bool,
     ) -> None:
@@ -39,25 +33,18 @@ class FailOpenSpace:
         self.generation = 0  # changes with every batch stored
         self._store = store
         self._identity = identity
-        self._counters = counters
+        self._observe = observe
         self._durable = durable
         self._opened: VectorSpace | None = None
         self._answerer = ""
-        self._log = OnceLog(logger)
 
-    def load(self, keys: Sequence[bytes], *, count: bool = True) -> Hits:
-        """Look keys up; nothing is found where the store fails. OnceLog counts in the stats."""
+    def load(self, keys: Sequence[bytes]) -> Hits | None:
+        """Look keys up; None where the store fails."""
         try:
-            hits = self._space().get_many(keys).checked(len(keys))
-        except Exception as error:  # any store's any trouble: the model answers instead
-            self._counters.add(load_failures=int(count))
-            self._log.report("read", _MESSAGE, "read", self._store, describe(error))
-            logger.debug("It could not be read because of this", exc_info=error)
-            return Hits.none()
-        self._log.over("read")
-        if hits.invalid and count:
-            self._counters.add(invalid_entries=hits.invalid)
-        return hits
+            return self._space().get_many(keys).checked(len(keys))
+        except Exception as error:  # noqa: BLE001 - any store's any trouble: the model answers instead
+            self._report("read", error)
+            return None
 
     def answerer(self) -> str:
         """Return the name under which a server has answered for these vectors before, if it is known."""
@@ -68,15 +55,14 @@ class FailOpenSpace:
 
     def save(self, keys: Sequence[bytes], vectors: Vectors, *, answerer: str = "") -> bool:
         """Store a batch, if the store can; tell whether it did. `answerer` is kept beside it."""
+        begun = perf_counter()
         try:
             self._space().put_many(keys, vectors, durable=self._durable)
-        except Exception as error:  # any store's any trouble: the caller has the vectors
-            self._counters.add(save_failures=1)
-            self._log.report("write", _MESSAGE, "write", self._store, describe(error))
-            logger.debug("It could not be written because of this", exc_info=error)
+        except Exception as error:  # noqa: BLE001 - any store's any trouble: the caller has the vectors
+            self._report("write", error)
             return False
-        self._log.over("write")
-        self._counters.add(stored=len(keys))
+        name = self._identity.model_name
+        self._observe(Stored(name, len(keys), vectors.nbytes, perf_counter() - begun))
         self.generation += 1
         if answerer and answerer != self.answerer() and isinstance(self._opened, NotesAnswerer):
             with suppress(OSError):
@@ -84,7 +70,15 @@ class FailOpenSpace:
                 self._answerer = answerer
         return True
 
+    def __repr__(self) -> str:
+        """Name the store."""
+        return repr(self._store)
+
     def _space(self) -> VectorSpace:
         if self._opened is None:
             self._opened = self._store.space(self._identity)
         return self._opened
+
+    def _report(self, action: Literal["read", "write"], error: Exception) -> None:
+        name, reason = self._identity.model_name, describe(error)
+        self._observe(Failed(action, name, repr(self), reason, error=error))

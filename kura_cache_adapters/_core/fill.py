@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from kura_cache_adapters._core.flights import Flights
 from kura_cache_adapters._core.vectors import exact_matrix, finite_rows, matrix_or_list
+from kura_cache_adapters._observe.events import Embedded
 from kura_cache_adapters._runtime.detached import detached
 from kura_cache_adapters._runtime.home import inside, when_still
 from kura_cache_adapters._runtime.loop import in_thread
@@ -23,56 +21,46 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._core.ask import Source
     from kura_cache_adapters._core.fail_open import FailOpenSpace
+    from kura_cache_adapters._core.lookup import Lookup
     from kura_cache_adapters._core.vectors import Kept, Part
-    from kura_cache_adapters._observe.counters import Counters
-    from kura_cache_adapters.identity import Role
+    from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters.protocols import Vectors
+
+    Finish = Callable[[list[Part]], None]
 
 logger = logging.getLogger("kura_cache_adapters.cache")
 
 
-class _Bar(tqdm):  # type: ignore[misc]
-    """A progress bar with a lock of its own: the one that all bars share could be held in a fork."""
+class Fill:
+    """Fills a space from a source, one flight per key: what a call does about what it missed."""
 
-    monitor_interval = 0  # no thread that watches the bar
-
-
-def _renew_bar_lock() -> None:
-    _Bar.set_lock(threading.RLock())
-
-
-_renew_bar_lock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_bar_lock)
-
-
-class Filler:
-    """Fills a space from a source, one flight per key."""
-
-    def __init__(  # noqa: PLR0913 - each is a room of its own
+    def __init__(
         self,
         source: Source,
         space: FailOpenSpace,
-        counters: Counters,
+        observe: Observer,
         *,
         chunk_size: int,
-        progress: bool,
-        unchanged: Callable[[], bool] = lambda: True,
+        unchanged: Callable[[], bool],
     ) -> None:
         """Take where vectors come from and where they go; `unchanged` says that the two still fit."""
+        self.chunk_size = chunk_size
         self._unchanged = unchanged
         self._source = source
         self._space = space
-        self._counters = counters
-        self._chunk_size = chunk_size
-        self._progress = progress
+        self._observe = observe
         self._flights = Flights()
 
-    async def fill(self, missing: dict[bytes, str], role: Role, generation: int) -> list[Part]:
+    async def __call__(
+        self,
+        missing: dict[bytes, str],
+        lookup: Lookup,
+        finish: Finish,
+    ) -> list[Part]:
         """Embed texts by key, on the background loop; return them in parts, in any order.
 
-        `generation` is the space's from before the look-up that missed them. Raises what the model
-        raises; what it had returned by then is stored.
+        `finish` is called with them where the last of them is stored, if that is in one go. Raises what
+        the model raises; what it had returned by then is stored.
         """
         parts: list[Part] = []
         left = missing
@@ -83,11 +71,12 @@ class Filler:
             others = {key: self._flights.wait(key) for key in theirs}
             if mine:
                 owed = {key: left[key] for key in mine} if others else dict(left)
-                parts += await detached(self._lead(owed, role, generation))
+                alone = finish if len(mine) == len(missing) else None
+                parts += await detached(self._lead(lookup, owed, alone))
             vectors = {key: await future for key, future in others.items()}
             shared = {key: vector for key, vector in vectors.items() if vector is not None}
             if shared:
-                self._counters.add(duplicates=len(shared))
+                self._tell(lookup, shared=len(shared))
                 parts.append(([*shared], matrix_or_list([*shared.values()])))
             left = {key: left[key] for key, vector in vectors.items() if vector is None}
         return parts
@@ -101,61 +90,76 @@ class Filler:
                 )
                 raise RuntimeError(message)
 
-    async def _lead(self, owed: dict[bytes, str], role: Role, generation: int) -> list[Part]:
+    async def _lead(self, lookup: Lookup, owed: dict[bytes, str], finish: Finish | None) -> list[Part]:
         """Embed claimed keys; each leaves `owed` as it lands, and what is left in the end is released."""
         parts: list[Part] = []
         inside.set((*inside.get(), (self._flights, owed)))
         when_still(partial(self._flights.release, owed))  # a waiter takes over
         try:
-            if self._space.generation != generation:
-                parts += await self._found_since(owed)
+            if self._space.generation != lookup.generation:
+                parts += await self._found_since(lookup, owed)
             if owed:
-                parts += await self._embed(owed, role)
+                parts += await self._embed(lookup, owed, None if parts else finish)
         finally:
             self._flights.release(owed)
             owed.clear()
         return parts
 
-    async def _found_since(self, owed: dict[bytes, str]) -> list[Part]:
+    async def _found_since(self, lookup: Lookup, owed: dict[bytes, str]) -> list[Part]:
         """Look again for what another call may have stored between our look-up and our claim."""
         keys = [*owed]
         hits = await in_thread("store", self._space.load, keys)
+        if hits is None or not len(hits.positions):
+            return []
         found = [keys[at] for at in hits.positions]
-        self._counters.add(duplicates=len(found))
+        self._tell(lookup, shared=len(found))
         for key in found:
             del owed[key]
         self._flights.land(found, hits.vectors)
-        return [(found, hits.vectors)] if found else []
+        return [(found, hits.vectors)]
 
-    async def _embed(self, owed: dict[bytes, str], role: Role) -> list[Part]:
+    async def _embed(self, lookup: Lookup, owed: dict[bytes, str], finish: Finish | None) -> list[Part]:
         keys = [*owed]
         try:
-            return await self._stream(keys, owed, role)
+            return await self._stream(lookup, keys, owed, finish)
         except RefusedTextsError as error:
             error.keys = [keys[at] for at in error.positions]
             raise
 
-    async def _stream(self, keys: list[bytes], owed: dict[bytes, str], role: Role) -> list[Part]:
+    async def _stream(
+        self,
+        lookup: Lookup,
+        keys: list[bytes],
+        owed: dict[bytes, str],
+        finish: Finish | None,
+    ) -> list[Part]:
         parts: list[Part] = []
         if hasattr(self._source.model, "answers_as"):
             self._source.expect(await in_thread("store", self._space.answerer))
-        answers = self._source.ask([*owed.values()], role, self._chunk_size)
-        with self._bar(len(keys)) as bar:
-            async with aclosing(answers) as stream:
-                async for positions, vectors in stream:
-                    here = [keys[at] for at in positions]
-                    kept = await in_thread("store", self._store, here, vectors)
-                    self._flights.land(here, kept)
-                    for key in here:
-                        del owed[key]
-                    parts.append((here, kept))
-                    if bar is not None:
-                        bar.update(len(here))
+        asked = perf_counter()
+        async with aclosing(self._source.ask([*owed.values()], lookup.role, self.chunk_size)) as stream:
+            async for positions, vectors in stream:
+                self._tell(lookup, texts=len(positions), since=asked)
+                here = [keys[at] for at in positions]
+                last = finish if len(here) == len(owed) and not self._flights.awaited else None
+                parts.append((here, await in_thread("store", self._store, here, vectors, parts, last)))
+                self._flights.land(*parts[-1])
+                for key in here:
+                    del owed[key]
+                asked = perf_counter()
         return parts
 
-    def _store(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
+    def _store(
+        self, keys: list[bytes], vectors: Sequence[Any], before: list[Part], finish: Finish | None
+    ) -> Kept:
+        """Store a batch, and finish with it and those before it what can be finished here."""
+        kept = self._kept(keys, vectors)
+        if finish is not None:
+            finish([*before, (keys, kept)])
+        return kept
+
+    def _kept(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
         """Store what is fit to be stored; return a matrix, or the answer itself if it makes none."""
-        self._counters.add(misses=len(keys))
         matrix = matrix_or_list(vectors)
         if not self._unchanged():
             message = "%s was changed while it embedded %d texts; they are not stored"
@@ -191,5 +195,6 @@ class Filler:
     def _warn(self, what: str, count: int) -> None:
         logger.warning("%s returned %s for %d texts; not stored", self._source.name, what, count)
 
-    def _bar(self, total: int) -> _Bar | nullcontext[None]:
-        return _Bar(total=total, desc=self._source.name, unit="text") if self._progress else nullcontext()
+    def _tell(self, lookup: Lookup, *, texts: int = 0, shared: int = 0, since: float | None = None) -> None:
+        seconds = 0.0 if since is None else perf_counter() - since
+        self._observe(Embedded(lookup.call, self._source.name, texts, shared, seconds))

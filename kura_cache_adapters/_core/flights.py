@@ -38,6 +38,11 @@ class Flights:
         self._waiting.setdefault(key, []).append(future)
         return future
 
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for another's vector."""
+        return bool(self._waiting)
+
     def land(self, keys: Sequence[bytes], vectors: Kept) -> None:
         """Hand each key's vector to those who wait for it."""
         self._flying.difference_update(keys)

@@ -12,11 +12,10 @@ from kura_cache_adapters._core.arrays import misread_kind
 from kura_cache_adapters._core.vectors import merged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from kura_cache_adapters._core.arrays import Kind
     from kura_cache_adapters._core.vectors import Kept, Part
-    from kura_cache_adapters._core.views import View
     from kura_cache_adapters.identity import Role
     from kura_cache_adapters.protocols import Hits
 
@@ -38,7 +37,9 @@ class Lookup:
     keys: list[bytes]
     hits: Hits
     generation: int
-    view: View
+    call: int
+    readable: bool
+    seconds: float
 
     @property
     def complete(self) -> bool:
@@ -53,7 +54,7 @@ class Lookup:
         return [int(at) for at in np.flatnonzero(~found)]
 
 
-def checked_texts(texts: Sequence[str]) -> list[str]:
+def checked_texts(texts: Iterable[str]) -> list[str]:
     """Return texts as a list: a sequence, a column or an iterator of strings; raise TypeError for others.
 
     Refused are one string, what iterates over something else than texts (tables, mappings, bytes),

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
+from kura_cache_adapters._observe.events import Embedded, LookedUp, Stored
 from kura_cache_adapters._runtime.fork import ForkLock
+
+if TYPE_CHECKING:
+    from kura_cache_adapters._observe.events import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +32,28 @@ class CacheStats:
 
 
 class Counters:
-    """Stats that many threads add to."""
+    """An observer that adds events up."""
 
     def __init__(self) -> None:
         """Start at zero."""
         self._lock = ForkLock()
         self._counts = asdict(CacheStats())
 
-    def add(self, **counts: int) -> None:
-        """Add to the named stats."""
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        counts = self._counts
         with self._lock:
-            for name, count in counts.items():
-                self._counts[name] += count
+            if isinstance(event, LookedUp):
+                counts["hits"] += event.hits
+                counts["duplicates"] += event.repeated
+                counts["invalid_entries"] += event.invalid
+            elif isinstance(event, Embedded):
+                counts["misses"] += event.texts
+                counts["duplicates"] += event.shared
+            elif isinstance(event, Stored):
+                counts["stored"] += event.entries
+            elif event.action != "embed":
+                counts["load_failures" if event.action == "read" else "save_failures"] += 1
 
     @property
     def stats(self) -> CacheStats:

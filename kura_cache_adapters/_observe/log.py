@@ -1,10 +1,18 @@
-"""Warnings that do not repeat themselves."""
+"""Warnings that do not repeat themselves, and the log of a cached model."""
 
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
+from kura_cache_adapters._observe.events import Failed, LookedUp, Stored
 from kura_cache_adapters.errors import KuraCacheError
+
+if TYPE_CHECKING:
+    from kura_cache_adapters._observe.events import Event
+
+_cache = logging.getLogger("kura_cache_adapters.cache")
+_store = logging.getLogger("kura_cache_adapters.store")
 
 
 class OnceLog:
@@ -24,6 +32,28 @@ class OnceLog:
     def over(self, kind: str) -> None:
         """Note that it works again: the next failure is news."""
         self._known.discard(kind)
+
+
+class Log:
+    """An observer that logs what was found, and once what a store could not do, until it can again."""
+
+    def __init__(self) -> None:
+        """Start with no trouble known."""
+        self._once = OnceLog(_store)
+
+    def __call__(self, event: Event) -> None:
+        """Log an event, if it is worth a line."""
+        if isinstance(event, LookedUp):
+            if event.readable:
+                self._once.over("read")
+            if _cache.isEnabledFor(logging.INFO):
+                _cache.info("Found %d cached embeddings, %d need embedding", event.hits, event.missing)
+        elif isinstance(event, Stored):
+            self._once.over("write")
+        elif isinstance(event, Failed) and event.action != "embed":
+            message = "Could not %s the cache %s: %s; going on without"
+            self._once.report(event.action, message, event.action, event.cache, event.reason)
+            _store.debug("That was because of this", exc_info=event.error)
 
 
 def describe(error: BaseException) -> str:

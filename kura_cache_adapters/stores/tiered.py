@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,19 +85,17 @@ class TieredSpace:
         """Look in each tier for what those before it did not have."""
         wanted = list(keys)
         hits = self._ask(self._tiers[0], wanted)
-        if len(hits.positions) == len(wanted):
-            return hits
+        tiers = [len(hits.positions)]
         for index, tier in enumerate(self._tiers[1:], 1):
-            missing = np.setdiff1d(np.arange(len(wanted)), hits.positions, assume_unique=True)
-            if not len(missing):
+            if len(hits.positions) == len(wanted):
                 break
+            missing = np.setdiff1d(np.arange(len(wanted)), hits.positions, assume_unique=True)
             found = self._ask(tier, [wanted[at] for at in missing])
-            if not len(found.positions):
-                hits = Hits(hits.positions, hits.vectors, hits.invalid + found.invalid)
-                continue
-            self._fill(index, [wanted[missing[at]] for at in found.positions], found.vectors)
+            if len(found.positions):
+                self._fill(index, [wanted[missing[at]] for at in found.positions], found.vectors)
             hits = _joined(hits, Hits(missing[found.positions], found.vectors, found.invalid))
-        return hits
+            tiers.append(len(hits.positions) - sum(tiers))
+        return replace(hits, tiers=tuple(tiers))
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
         """Write to every tier, slowest first; one that fails does not keep the others from it.
@@ -185,11 +184,14 @@ class TieredSpace:
 
 
 def _joined(left: Hits, right: Hits) -> Hits:
+    invalid = left.invalid + right.invalid
     if not len(left.positions):
-        return Hits(right.positions, right.vectors, left.invalid + right.invalid)
+        return replace(right, invalid=invalid)
+    if not len(right.positions):
+        return replace(left, invalid=invalid)
     if left.vectors.shape[1] != right.vectors.shape[1]:
         return left
     positions = np.concatenate([left.positions, right.positions])
     order = np.argsort(positions)
     vectors = np.concatenate([left.vectors, right.vectors])[order]
-    return Hits(positions[order], vectors, left.invalid + right.invalid)
+    return Hits(positions[order], vectors, invalid)

@@ -18,8 +18,9 @@ from unittest.mock import patch
 
 import numpy as np
 
-from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel, cached_embedding
-from kura_cache_adapters._core.fill import Filler
+from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel
+from kura_cache_adapters._core import engine
+from kura_cache_adapters._core.fill import Fill
 from kura_cache_adapters._segments.merge import Merger
 from kura_cache_adapters._segments.rows import checksums_of
 from kura_cache_adapters._segments.search import Search
@@ -40,10 +41,10 @@ def hits(work: Work, directory: Path) -> dict[str, float]:
         cached = _cached(work, room)
         for _ in range(2):  # fill it, then open it
             cached.embed_array_sync(work.texts)
-        keys = cached._keys(cached._views.now(), work.texts, "document")
+        keys = cached._calls.keys()(work.texts, "document")
         matrix = key_matrix(keys)
-        guarded: Any = cached._views.now().space
-        space = guarded._space()
+        calls: Any = cached._calls
+        space = calls._engines.now()._space._space()
         matches = [(segment, *Search(matrix)._matches(segment)) for segment in space._listing.open.values()]
         found = np.empty_like(work.matrix)
 
@@ -58,7 +59,7 @@ def hits(work: Work, directory: Path) -> dict[str, float]:
         steps: dict[str, Callable[[], Any]] = {
             "(floor: SHA-256 of the texts alone)": partial(work.hash, work.texts),
             "(floor: gather from one matrix)": lambda: work.matrix[work.at],
-            "keys": lambda: cached._keys(cached._views.now(), work.texts, "document"),
+            "keys": lambda: cached._calls.keys()(work.texts, "document"),
             "look-up": lambda: space.get_many(keys),
             "... of that, gather from the segments": gather,
             "... of that, verify the checksums": verify,
@@ -68,11 +69,11 @@ def hits(work: Work, directory: Path) -> dict[str, float]:
 
 
 FILL = {
-    "keys and look-up": (CachedEmbeddingModel, "_look_up"),
-    "check and store": (Filler, "_store"),
+    "keys and look-up": (engine.Engine, "found"),
+    "check and store": (Fill, "_kept"),
     "... of that, write segments, merged ones too": (ArrowFormat, "write"),
     "... of that, merge": (Merger, "written"),
-    "put the parts together": (cached_embedding, "merge"),
+    "put the parts together": (engine, "merge"),
 }
 
 

@@ -206,7 +206,7 @@ def test_what_a_foreign_store_says_when_it_fails_is_not_repeated(cache: Any, wit
 def test_wrong_arguments_are_not_quoted(wrong: str, tmp_path: Path, witness: Witness) -> None:
     cached = CachedEmbeddingModel(FakeEmbeddingModel(), str(tmp_path))
     calls: dict[str, Callable[[], object]] = {
-        "a text": lambda: cached.embed_sync(TEXTS[0]),  # type: ignore[arg-type]
+        "a text": lambda: cached.embed_sync(TEXTS[0]),
         "bytes": lambda: cached.embed_sync([TEXTS[0].encode()]),  # type: ignore[list-item]
         "a number": lambda: cached.missing([TEXTS[0], 1]),  # type: ignore[list-item]
         "a hole": lambda: cached.embed_sync([*TEXTS, None], role="query"),  # type: ignore[list-item]

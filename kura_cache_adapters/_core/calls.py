@@ -1,0 +1,144 @@
+"""The calls of a model, with a cache and without one: what runs in which thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from kura_cache_adapters._core.engine import Engine, first_positions
+from kura_cache_adapters._core.engines import Engines
+from kura_cache_adapters._core.fail_open import FailOpenSpace
+from kura_cache_adapters._core.fill import Fill
+from kura_cache_adapters._core.keys import Keys
+from kura_cache_adapters._core.lookup import checked_texts
+from kura_cache_adapters._core.vectors import uncached
+from kura_cache_adapters._runtime.loop import hop, in_thread, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+
+    from kura_cache_adapters._core.ask import Source
+    from kura_cache_adapters._core.lookup import Lookup
+    from kura_cache_adapters._core.vectors import Kept
+    from kura_cache_adapters._observe.events import Observer
+    from kura_cache_adapters.identity import ModelIdentity, Role
+    from kura_cache_adapters.options import CacheOptions
+    from kura_cache_adapters.protocols import EmbeddingStore
+
+_T = TypeVar("_T")
+_AGAIN = 3  # times that a call looks up anew where its model has become another one meanwhile
+
+
+class Bare:
+    """The calls of a model without a cache: all goes to it, nothing is kept."""
+
+    def __init__(self, source: Source, parameters: Mapping[str, Any], options: CacheOptions) -> None:
+        """Take a model; raise what its identity raises."""
+        self._source = source
+        self._engines = Engines(
+            source, parameters, lambda identity: Keys(identity, source, secret=options.secret_bytes)
+        )
+
+    def keys(self) -> Keys:
+        """Return what computes keys now."""
+        return self._engines.now()
+
+    def missing(self, texts: list[str], role: Role) -> list[int]:
+        """Return the positions of the distinct texts."""
+        return first_positions(self.keys()(texts, role))
+
+    def add(self, texts: list[str], answer: Sequence[Any], role: Role) -> int:  # noqa: ARG002 - nothing is kept
+        """Store nothing."""
+        self.keys()(texts, role)  # raises for a role that the model does not know
+        return 0
+
+    async def answer(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
+        """Ask the model; the answer is of the type that a cache's has."""
+        asked, role = checked_texts(texts), self._source.role(role)
+        answer = await self._source.embed(asked, role) if asked else []
+        return convert(uncached(answer, len(asked), self._source.name))
+
+    def answer_sync(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
+        """Do the same from sync code."""
+        return run(self.answer(texts, role, convert))
+
+
+class _Begun(NamedTuple):
+    """A look-up that did not find everything, and who goes on with it."""
+
+    engine: Engine
+    lookup: Lookup
+
+    def rest(self, convert: Callable[[Kept], _T]) -> Coroutine[Any, Any, _T]:
+        return self.engine.rest(self.lookup, convert)
+
+
+class Cached:
+    """The calls of a model with a cache."""
+
+    def __init__(
+        self,
+        source: Source,
+        parameters: Mapping[str, Any],
+        options: CacheOptions,
+        store: EmbeddingStore,
+        observe: Observer,
+    ) -> None:
+        """Take a model and a store; raise what the model's identity raises."""
+        self._source = source
+        self._options = options
+        self._store = store
+        self._observe = observe
+        self._engines = Engines(source, parameters, self._engine)
+
+    def keys(self) -> Keys:
+        """Return what computes keys now."""
+        return self._engines.now().keys
+
+    def missing(self, texts: list[str], role: Role) -> list[int]:
+        """Return the positions of the texts that the model would be asked for, each text once."""
+        return self._engines.now().missing(texts, role)
+
+    def add(self, texts: list[str], answer: Sequence[Any], role: Role) -> int:
+        """Store vectors from elsewhere; return how many were stored."""
+        return self._engines.now().add(texts, answer, role)
+
+    async def answer(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
+        """Answer from the cache, and with what the model embeds of the rest."""
+        found = await in_thread("store", self._found, texts, role, convert)
+        for _ in range(_AGAIN if self._source.may_change else 0):
+            if not isinstance(found, _Begun) or await in_thread("model", self._engines.settled, found.engine):
+                break
+            found = await in_thread("store", self._found, found.lookup.texts, role, convert)
+        return await hop(found.rest(convert)) if isinstance(found, _Begun) else found
+
+    def answer_sync(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
+        """Do the same from sync code."""
+        found = self._found(texts, role, convert)
+        for _ in range(_AGAIN if self._source.may_change else 0):
+            if not isinstance(found, _Begun) or self._engines.settled(found.engine):
+                break
+            found = self._found(found.lookup.texts, role, convert)
+        return run(found.rest(convert)) if isinstance(found, _Begun) else found
+
+    def _found(
+        self,
+        texts: Iterable[str],
+        role: Role,
+        convert: Callable[[Kept], _T],
+    ) -> _T | _Begun:
+        """Answer when everything is found, in one go; else return the look-up and who goes on with it."""
+        engine = self._engines.now()
+        lookup = engine.found(checked_texts(texts), role)
+        return engine.whole(lookup, convert) if lookup.complete else _Begun(engine, lookup)
+
+    def _engine(self, identity: ModelIdentity) -> Engine:
+        source, observe, options = self._source, self._observe, self._options
+        remember: int = getattr(self._store, "remembered_characters", 0)
+        keys = Keys(identity, source, remember=remember, secret=options.secret_bytes)
+        space = FailOpenSpace(self._store, identity.shared, observe, durable=options.durable)
+
+        def unchanged() -> bool:
+            return self._engines.now().keys.identity == identity
+
+        fill = Fill(source, space, observe, chunk_size=options.chunk_size, unchanged=unchanged)
+        return Engine(keys, source, space, fill, observe)

@@ -1,0 +1,40 @@
+"""The keys of one identity's texts, role by role."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kura_cache_adapters._identity.keys import TextKeys
+from kura_cache_adapters.identity import known_role
+
+if TYPE_CHECKING:
+    from kura_cache_adapters._core.ask import Source
+    from kura_cache_adapters.identity import ModelIdentity, Role
+
+
+class Keys:
+    """Computes keys under one identity; roles that the model does not tell apart share theirs."""
+
+    def __init__(
+        self, identity: ModelIdentity, source: Source, *, remember: int = 0, secret: bytes = b""
+    ) -> None:
+        """Take what is in each key; of each role's texts so many characters are remembered."""
+        self.identity = identity
+        self.roles = source.roles
+        self._source = source
+        self._remember = remember
+        self._secret = secret
+        self._of_role: dict[Role, TextKeys] = {}  # under each name that was asked for
+
+    def __call__(self, texts: list[str], role: Role) -> list[bytes]:
+        """Return the 32-byte key of each text, as the model embeds it; raise as `known_role` does."""
+        keys = self._of_role.get(role) or self._made(role)
+        return keys(self._source.edited(texts))
+
+    def _made(self, role: Role) -> TextKeys:
+        told_apart = known_role(role, self.roles, self._source.name)
+        if told_apart != role and told_apart in self._of_role:
+            return self._of_role.setdefault(role, self._of_role[told_apart])
+        head = self.identity.head(told_apart)
+        keys = TextKeys(head, remember=self._remember, secret=self._secret)
+        return self._of_role.setdefault(role, self._of_role.setdefault(told_apart, keys))

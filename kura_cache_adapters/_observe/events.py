@@ -1,0 +1,76 @@
+"""What happens in a cache, as values that observers are called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """A call's texts were looked up, in `seconds`.
+
+    Of `texts`, `hits` were found; `missing` distinct ones are left to the model, and `repeated` texts are
+    the same as one of these. `invalid` entries were there and not fit to use. `tiers` says how many each
+    tier of a tiered store had, in their order. `readable` is false where the store failed. All events of
+    one call have its number, `call`.
+    """
+
+    call: int
+    model: str
+    texts: int
+    hits: int
+    missing: int
+    repeated: int
+    invalid: int
+    tiers: tuple[int, ...]
+    readable: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Some of a call's missing texts have their vectors: `texts` from the model, in `seconds` of waiting.
+
+    `shared` ones were embedded by another call at the same time.
+    """
+
+    call: int
+    model: str
+    texts: int
+    shared: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A batch was written: `entries` with `nbytes` of vectors, in `seconds`."""
+
+    model: str
+    entries: int
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The store could not `read` or `write` a batch, and the call goes on; or the model did not `embed`.
+
+    `reason` says why, without what was read or embedded, which `error` may quote. `call` is the number of
+    a call whose model failed, else 0.
+    """
+
+    action: Literal["read", "write", "embed"]
+    model: str
+    cache: str
+    reason: str
+    call: int = 0
+    error: BaseException | None = field(default=None, repr=False, compare=False)
+
+
+Event: TypeAlias = LookedUp | Embedded | Stored | Failed
+"""What an observer may be called with; later versions may add others."""
+
+Observer: TypeAlias = Callable[[Event], object]
+"""Called with each event, in the thread in which it happens: it must be quick, and call no cache."""
