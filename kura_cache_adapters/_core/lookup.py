@@ -28,7 +28,7 @@ _CURES: dict[Kind | None, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would cost a hit of one text a tenth of its time
 class Lookup:
     """A call after its look-up: what was asked, what was found, what is missing."""
 

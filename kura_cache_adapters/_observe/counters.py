@@ -45,8 +45,9 @@ class Counters:
         with self._lock:
             if isinstance(event, LookedUp):
                 counts["hits"] += event.hits
-                counts["duplicates"] += event.repeated
-                counts["invalid_entries"] += event.invalid
+                if event.repeated or event.invalid:
+                    counts["duplicates"] += event.repeated
+                    counts["invalid_entries"] += event.invalid
             elif isinstance(event, Embedded):
                 counts["misses"] += event.texts
                 counts["duplicates"] += event.shared

@@ -21,17 +21,17 @@ class OnceLog:
     def __init__(self, logger: logging.Logger) -> None:
         """Report to a logger."""
         self._logger = logger
-        self._known: set[str] = set()
+        self.known: set[str] = set()
 
     def report(self, kind: str, message: str, *args: object) -> None:
         """Log a message about a kind of trouble."""
-        level = logging.DEBUG if kind in self._known else logging.WARNING
-        self._known.add(kind)
+        level = logging.DEBUG if kind in self.known else logging.WARNING
+        self.known.add(kind)
         self._logger.log(level, message, *args)
 
     def over(self, kind: str) -> None:
         """Note that it works again: the next failure is news."""
-        self._known.discard(kind)
+        self.known.discard(kind)
 
 
 class Log:
@@ -44,7 +44,7 @@ class Log:
     def __call__(self, event: Event) -> None:
         """Log an event, if it is worth a line."""
         if isinstance(event, LookedUp):
-            if event.readable:
+            if self._once.known and event.readable:
                 self._once.over("read")
             if _cache.isEnabledFor(logging.INFO):
                 _cache.info("Found %d cached embeddings, %d need embedding", event.hits, event.missing)
