@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kura_cache_adapters._observe.counters import CacheStats
 from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
 from kura_cache_adapters._runtime.lazy import lazy
+from kura_cache_adapters.cache import Cache, open_cache
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.errors import (
     AnswerError,
@@ -62,6 +63,7 @@ __all__ = [
     "ArrowStore",
     "BaseCheckpointManager",
     "BaseEmbeddingModel",
+    "Cache",
     "CacheOptions",
     "CacheStats",
     "CachedEmbedding",
@@ -94,6 +96,7 @@ __all__ = [
     "TieredStore",
     "VectorCountError",
     "VectorSpace",
+    "open_cache",
     "open_store",
 ]
 

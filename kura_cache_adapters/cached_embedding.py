@@ -11,6 +11,7 @@ from kura_cache_adapters._core.calls import Bare, Cached
 from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
 from kura_cache_adapters._observe.observers import Observers
+from kura_cache_adapters.cache import Cache
 from kura_cache_adapters.embedding.wrap import as_source
 from kura_cache_adapters.options import CacheOptions, check_keywords, one_cache
 from kura_cache_adapters.stores import as_store
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters._core.vectors import Kept
     from kura_cache_adapters._observe.counters import CacheStats
     from kura_cache_adapters.identity import ModelIdentity, Role
-    from kura_cache_adapters.options import Cache
+    from kura_cache_adapters.options import CacheLike
     from kura_cache_adapters.protocols import BaseEmbeddingModel, Vectors
 
 
@@ -41,9 +42,9 @@ class CachedEmbeddingModel:
         self,
         /,
         embedding_model: Any,  # noqa: ANN401 - a BaseEmbeddingModel, or an embedder of a known framework
-        cache_manager: Cache = None,
+        cache_manager: CacheLike = None,
         *,
-        cache: Cache = None,
+        cache: CacheLike = None,
         options: CacheOptions = CacheOptions(),
         model_name: str | None = None,
         identity: Mapping[str, Any] | None = None,
@@ -71,7 +72,7 @@ class CachedEmbeddingModel:
         if not isinstance(options, CacheOptions):
             message = f"options must be CacheOptions(...), not {type(options).__name__}"
             raise TypeError(message)
-        self.cache_manager: Cache = one_cache(cache_manager, cache)
+        self.cache_manager: CacheLike = one_cache(cache_manager, cache)
         check_keywords(key_kwargs, cached=self.cache_manager is not None)
         self.embedding_model: BaseEmbeddingModel = as_source(
             embedding_model, model_name=model_name, identity=identity
@@ -80,6 +81,9 @@ class CachedEmbeddingModel:
         self._source = Source(self.embedding_model, model_name, identity)
         self._renamed, self._given = model_name, identity
         self._store = as_store(self.cache_manager)
+        self.cache: Cache | None = (
+            None if self._store is None else Cache(self._store, owned=self._store is not self.cache_manager)
+        )
         self._observe = Observers(options.observers, progress=options.progress)
         self._calls: Bare | Cached = (
             Bare(self._source, key_kwargs, options)
@@ -197,8 +201,8 @@ class CachedEmbeddingModel:
 
     def close(self) -> None:
         """Close the store, unless it was handed in open; the next use opens it again."""
-        if self._store is not None and self._store is not self.cache_manager:
-            self._store.close()
+        if self.cache is not None:
+            self.cache.close()
 
     def __enter__(self) -> Self:
         """Return the model itself."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kura.base_classes import BaseCheckpointManager, BaseEmbeddingModel, BaseSummaryModel
     from kura.types import Conversation, ConversationSummary
 
-    from kura_cache_adapters.options import Cache
+    from kura_cache_adapters.options import CacheLike
     from kura_cache_adapters.protocols import SupportsCheckpoints
 else:
     _classes = require("kura.base_classes", extra="kura")
@@ -46,9 +46,9 @@ class MultiCheckpointManager(checkpoints.MultiCheckpointManager, BaseCheckpointM
 
 def cached(
     embedding_model: ours.BaseEmbeddingModel | BaseEmbeddingModel,
-    cache: Cache = DEFAULT,
+    cache: CacheLike = DEFAULT,
     *,
-    cache_manager: Cache = None,
+    cache_manager: CacheLike = None,
     options: CacheOptions = CacheOptions(),
     **key_kwargs: Any,
 ) -> CachedEmbeddingModel:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from typing_extensions import Self
 
-    from kura_cache_adapters.options import Cache
+    from kura_cache_adapters.options import CacheLike
     from kura_cache_adapters.protocols import BaseEmbeddingModel
 else:
     Embeddings = require("langchain_core.embeddings", extra="langchain").Embeddings
@@ -46,9 +46,9 @@ class LangChainCachedEmbeddings(Embeddings):
     def from_embeddings(
         cls,
         embeddings: Embeddings | BaseEmbedding | BaseEmbeddingModel,
-        cache: Cache = DEFAULT,
+        cache: CacheLike = DEFAULT,
         *,
-        cache_manager: Cache = None,
+        cache_manager: CacheLike = None,
         options: CacheOptions = CacheOptions(),
         **key_kwargs: Any,
     ) -> Self:

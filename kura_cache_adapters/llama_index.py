@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kura_cache_adapters.identity import Role
-    from kura_cache_adapters.options import Cache
+    from kura_cache_adapters.options import CacheLike
 else:
     BaseEmbedding = require("llama_index.core.base.embeddings.base", extra="llama-index").BaseEmbedding
 
@@ -65,9 +65,9 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
     def from_embedding(
         cls,
         embedding: Any,  # noqa: ANN401 - of either framework, or a source
-        cache: Cache = DEFAULT,
+        cache: CacheLike = DEFAULT,
         *,
-        cache_manager: Cache = None,
+        cache_manager: CacheLike = None,
         options: CacheOptions = CacheOptions(),
         **key_kwargs: Any,
     ) -> Self:

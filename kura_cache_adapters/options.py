@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("kura_cache_adapters.identity")
 
-Cache: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None
+CacheLike: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None
 """What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None."""
 
 DEFAULT = "./cache"
@@ -115,7 +115,7 @@ def check_keywords(keywords: Mapping[str, Any], *, cached: bool) -> None:
         _logger.warning("Without a cache, %s= has no meaning: pass cache=...", "=, ".join(keywords))
 
 
-def one_cache(cache_manager: Cache, cache: Cache) -> Cache:
+def one_cache(cache_manager: CacheLike, cache: CacheLike) -> CacheLike:
     """Return the cache of two spellings; raise TypeError for two caches."""
     if cache is DEFAULT and cache_manager is not None:
         return cache_manager

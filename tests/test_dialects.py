@@ -230,7 +230,7 @@ def test_a_broken_entry_point_is_named_and_breaks_no_other(
     """)
     assert answers == [[3.0, 8.0, 1.0]]
     assert message.startswith("cannot embed with a object: pass a BaseEmbeddingModel")
-    assert "dialects 'a' of broken 1.0 cannot be used" in message
+    assert "'a' of broken 1.0 (kura_cache_adapters.dialects)" in message
     assert why in message
 
 

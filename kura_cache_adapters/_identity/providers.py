@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._identity import langchain_records, llama_index_records
@@ -14,6 +13,7 @@ from kura_cache_adapters._identity.facts import fact
 from kura_cache_adapters._identity.origin import class_path, replaced_method
 from kura_cache_adapters._identity.record import Provider
 from kura_cache_adapters._runtime import entry_points as outside
+from kura_cache_adapters.errors import RegistrationError
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
@@ -87,24 +87,16 @@ def registered() -> Registered:
     """Load the dialects of other distributions, in the order of their names."""
     dialects: list[Dialect] = []
     broken: list[str] = []
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, _home(point))):
+    for name in sorted(outside.names_in(GROUP)):
         try:
-            dialects.append(_loaded(point))
-        except Exception as error:  # noqa: BLE001 - whatever foreign code raises: it breaks no other dialect
-            broken.append(f"{GROUP} {point.name!r} of {_home(point)} cannot be used: {error!r}")
+            dialects.append(outside.registered(GROUP, name, fits=_is_dialect, what="a Dialect"))
+        except RegistrationError as error:  # it breaks no other dialect
+            broken.append(str(error))
     return Registered(tuple(dialects), tuple(broken))
 
 
-def _loaded(point: EntryPoint) -> Dialect:
-    dialect = point.load()
-    if isinstance(dialect, Dialect):
-        return dialect
-    message = f"{point.value} is a {type(dialect).__name__}, and no Dialect"
-    raise TypeError(message)
-
-
-def _home(point: EntryPoint) -> str:
-    return "an unknown distribution" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+def _is_dialect(thing: object) -> bool:
+    return isinstance(thing, Dialect)
 
 
 def _spoken(thing: object, dialects: Iterable[Dialect]) -> Dialect | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 
 class LookedUp(NamedTuple):  # one for each hit: a frozen dataclass takes three times as long to make
@@ -71,5 +70,9 @@ class Failed:
 Event: TypeAlias = LookedUp | Embedded | Stored | Failed
 """What an observer may be called with; later versions may add others."""
 
-Observer: TypeAlias = Callable[[Event], object]
-"""Called with each event, in the thread in which it happens: it must be quick, and call no cache."""
+
+class Observer(Protocol):
+    """Called with each event, in the thread in which it happens: it must be quick, and call no cache."""
+
+    def __call__(self, event: Event, /) -> object:
+        """Hear of an event."""

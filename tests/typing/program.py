@@ -17,6 +17,7 @@ from kura_cache_adapters import (
     ArrowStore,
     BaseCheckpointManager,
     BaseEmbeddingModel,
+    Cache,
     CachedEmbedding,
     CachedEmbeddingModel,
     CacheOptions,
@@ -24,7 +25,10 @@ from kura_cache_adapters import (
     CallableEmbeddingModel,
     CheckpointError,
     DimensionMismatchError,
+    Embedded,
     EmbeddingStore,
+    Event,
+    Failed,
     HFDatasetCheckpointManager,
     HFDatasetStore,
     IdentityError,
@@ -35,19 +39,23 @@ from kura_cache_adapters import (
     LangChainEmbeddingModel,
     LlamaIndexCachedEmbedding,
     LlamaIndexEmbeddingModel,
+    LookedUp,
     MemoryStore,
     MissingExtraError,
     MultiCheckpointManager,
+    Observer,
     OpenAIEmbeddingModel,
     ParquetCheckpointManager,
     ParquetStore,
     RefusedTextsError,
     RegistrationError,
     SentenceTransformerEmbeddingModel,
+    Stored,
     TieredStore,
     VectorCountError,
     VectorSpace,
     kura,
+    open_cache,
     open_store,
     summarise_conversations,
     testing,
@@ -283,6 +291,29 @@ async def use_kura(directory: Path, conversations: list[Any]) -> None:
     logger.info("%d %s", imported, kura.MultiCheckpointManager(twins))
     summaries = await summarise_conversations(conversations, embedding_model=model)
     logger.info("%d %s", len(summaries), kura.import_dimensionality().__name__)
+
+
+def watch(event: Event) -> None:
+    match event:
+        case LookedUp():
+            assert_type(event.tiers, tuple[int, ...])
+        case Embedded() | Stored():
+            assert_type(event.seconds, float)
+        case Failed():
+            assert_type(event.reason, str)
+
+
+def observe(model: CachedEmbeddingModel) -> None:
+    observer: Observer = watch
+    options = CacheOptions(observers=[observer], progress=True)
+    assert_type(CachedEmbeddingModel(model, "memory://", options=options).cache, Cache | None)
+
+
+def look_without_a_model() -> None:
+    with open_cache("./cache") as cache:
+        for identity in cache.spaces():
+            assert_type(cache.stats(identity), SpaceStats)
+            logger.info("%d", len(cache.missing(identity, cache.keys(identity))))
 
 
 def hear_of_errors(model: CachedEmbeddingModel) -> None:

@@ -50,7 +50,7 @@ def wrong_name() -> None:
 
 
 model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="lengths-v1"), "./cache")
-model.embed_sync("one text")  # error: arg-type
+model.embed_sync("one text")  # a str is an Iterable[str], too: refused when it runs
 model.embed_sync([b"bytes"])  # error: list-item
 model.embed_sync(["a"], "query")  # error: call-arg
 model.embed_array_sync(["a"]).tolists()  # error: union-attr
