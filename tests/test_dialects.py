@@ -209,7 +209,7 @@ def test_dialects_from_outside_are_not_loaded_for_what_is_known(run: Any) -> Non
         ("a = broken_dialect:DIALECT", "import nowhere_to_be_found", "nowhere_to_be_found"),
         ("a = broken_dialect:DIALECT", "raise SyntaxError('no')", "SyntaxError"),
         ("a = broken_dialect:DIALECT", "", "has no attribute 'DIALECT'"),
-        ("a = broken_dialect:DIALECT", "DIALECT = {}", "is a dict, and no Dialect"),
+        ("a = broken_dialect:DIALECT", "DIALECT = {}", "which is not a Dialect"),
         (
             "a = broken_dialect:DIALECT",
             "from kura_cache_adapters.embedding import Dialect\nDIALECT = Dialect(name='b', methods={})",
