@@ -1,4 +1,4 @@
-"""A call's plan: what was asked, what was found, and how found and fresh become one answer."""
+"""A call's look-up: what was asked, what was found, and how found and fresh become one answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides a foreign embedder's vectors, read from the live object; never a secret in the clear."""
+"""What decides an embedder's vectors, read from the live object; never a secret in the clear."""
 
 from __future__ import annotations
 
