@@ -65,7 +65,7 @@ class CacheOptions:
             under another secret, or under none, is not found.
 
     Raises:
-        TypeError: a `key_secret` that is neither str nor bytes; observers that are no collection.
+        TypeError: a `key_secret` that is neither str nor bytes; observers that are no list of callables.
         ValueError: a `chunk_size` below 1, or a `key_secret` that is too short.
 
     """
@@ -78,6 +78,9 @@ class CacheOptions:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
+        if not isinstance(self.observers, (list, tuple)) or not all(map(callable, self.observers)):
+            message = "observers must be a list of callables, each of which takes an event"
+            raise TypeError(message)
         object.__setattr__(self, "observers", tuple(self.observers))
         if self.chunk_size < 1:
             message = f"chunk_size must be at least 1, not {self.chunk_size}"

@@ -151,6 +151,12 @@ def test_an_observer_that_fails_costs_one_warning_and_nothing_else(tmp_path: Pat
     assert [record.name for record in caplog.records] == ["kura_cache_adapters.observers"]
 
 
+@pytest.mark.parametrize("observers", [print, ["print"], {print}, 1])
+def test_observers_are_a_list_of_callables(observers: Any) -> None:
+    with pytest.raises(TypeError, match="observers must be a list of callables"):
+        CacheOptions(observers=observers)
+
+
 def slow(texts: list[str]) -> list[list[float]]:
     time.sleep(0.08 * len(texts))
     return [[float(len(text))] for text in texts]
