@@ -111,7 +111,7 @@ class Engine:
     ) -> list[Part]:
         try:
             return await self._fill(missing, lookup, finish)
-        except BaseException as error:
+        except BaseException as error:  # a call that is cancelled has ended, too
             name = self._source.name
             self._observe(Failed("embed", name, repr(self._space), describe(error), lookup.call, error))
             if isinstance(error, RefusedTextsError):

@@ -24,17 +24,16 @@ class Keys:
         self._source = source
         self._remember = remember
         self._secret = secret
-        self._of_role: dict[Role, TextKeys] = {}  # under each name that was asked for
+        self._of_role: dict[Role, TextKeys] = {}
 
     def __call__(self, texts: list[str], role: Role) -> list[bytes]:
         """Return the 32-byte key of each text, as the model embeds it; raise as `known_role` does."""
-        keys = self._of_role.get(role) or self._made(role)
+        keys = self._of_role.get(role) or self._of(known_role(role, self.roles, self._source.name))
         return keys(self._source.edited(texts))
 
-    def _made(self, role: Role) -> TextKeys:
-        told_apart = known_role(role, self.roles, self._source.name)
-        if told_apart != role and told_apart in self._of_role:
-            return self._of_role.setdefault(role, self._of_role[told_apart])
-        head = self.identity.head(told_apart)
-        keys = TextKeys(head, remember=self._remember, secret=self._secret)
-        return self._of_role.setdefault(role, self._of_role.setdefault(told_apart, keys))
+    def _of(self, role: Role) -> TextKeys:
+        if role not in self._of_role:
+            head = self.identity.head(role)
+            made = TextKeys(head, remember=self._remember, secret=self._secret)
+            self._of_role.setdefault(role, made)  # one for all threads
+        return self._of_role[role]
