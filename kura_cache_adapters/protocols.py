@@ -189,6 +189,14 @@ class NotesAnswerer(Protocol):
 
 
 @runtime_checkable
+class TellsForgotten(Protocol):
+    """A space that tells what any process has forgotten here: faster tiers let go of that, too."""
+
+    def forgotten(self) -> frozenset[bytes]:
+        """Return the keys, the same object for as long as they are the same ones."""
+
+
+@runtime_checkable
 class EmbeddingStore(Protocol):
     """Where vectors live: one space per model identity.
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_TRIES = 1000  # a millisecond apart
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -20,7 +22,7 @@ except ImportError:  # Windows
 @contextmanager
 def patient_lock(directory: Path) -> Iterator[None]:
     """Hold the directory's lock while names are exchanged; wait a second for it, not for ever."""
-    for _ in range(1000):
+    for _ in range(_TRIES):
         with try_lock(directory) as alone:
             if alone:
                 yield

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._segments.format import ending_of, row_count
+from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("kura_cache_adapters.store")
 
+_FRESH = 1.0  # seconds: what another process has forgotten is found no longer than this, and what it takes
 _LISTINGS = 100  # how often a directory may change under a listing before it is taken as it is
 
 
@@ -37,18 +40,31 @@ class Listing:
         self.names: frozenset[str] = frozenset()  # of what could be opened, or was written here
         self.dimension: int | None = None
         self.itemsize = 8  # of the widest number seen
+        self.tombstones = Tombstones(path, shared=segment_format.shared)
         self._format = segment_format
         self._unusable: set[str] = set()
+        self._stale_at = 0.0
         self._lock = ForkLock()
         self._log = OnceLog(logger)
+
+    def recheck(self) -> bool:
+        """Do `refresh`, unless that was done a moment ago; tell whether it was done."""
+        if time.monotonic() < self._stale_at:
+            return False
+        self.refresh()
+        return True
 
     def refresh(self) -> None:
         """Open the segments that have appeared and drop those that are gone, largest first."""
         with self._lock:
+            self._stale_at = time.monotonic() + _FRESH  # also where this fails: not again at every look-up
             for _ in range(_LISTINGS):
-                names = sorted(self._list() - self._unusable, reverse=True)
+                listed = self._list()
+                tombstones = {*filter(is_tombstone, listed)}
+                names = sorted(listed - tombstones - self._unusable, reverse=True)
                 self.dimension = self.dimension if names else None
                 try:
+                    self.tombstones.read(tombstones)
                     opened = {name: self.open.get(name) or self._try(name) for name in names}
                 except FileNotFoundError:  # merged away since it was listed
                     continue
@@ -65,10 +81,10 @@ class Listing:
             self.dimension = dimension
             self.names |= {name}
 
-    def exchange(self, merged: Collection[str], name: str) -> None:
-        """Put the segment in which others were merged in their place."""
+    def exchange(self, merged: Collection[str], names: Collection[str]) -> None:
+        """Put the segment in which others were merged in their place; none where all was forgotten."""
         with self._lock:
-            self.names = self.names - set(merged) | {name}
+            self.names = self.names - set(merged) | set(names)
             self.open = {name: part for name, part in self.open.items() if name not in merged}
 
     def close(self) -> None:
@@ -77,19 +93,24 @@ class Listing:
             self.open = {}
 
     def _list(self) -> set[str]:
-        """List segment names. A name may move during a listing: two must agree."""
+        """List segments and tombstones. A name may move during a listing: two must agree."""
         reading.refuse_link(self.path)
         names: set[str] = set()
         for _ in range(_LISTINGS):
             before = names
             try:
                 found = (path.name for path in self.path.iterdir())
-                names = {name for name in found if ending_of(name) == self._format.suffix}
+                names = {
+                    name for name in found if ending_of(name) == self._format.suffix or is_tombstone(name)
+                }
             except FileNotFoundError:
                 return set()
             if names == before:
                 break
         return names
+
+    def _is_ours(self, name: str) -> bool:
+        return ending_of(name) == self._format.suffix or is_tombstone(name)
 
     def _try(self, name: str) -> Segment | None:
         """Open a segment; set a damaged or foreign one aside, in memory only."""

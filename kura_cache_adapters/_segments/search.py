@@ -97,6 +97,14 @@ class Search:
         """Tell whether every key has been found."""
         return not len(self._remaining)
 
+    def leave_out(self, which: list[bool]) -> None:
+        """Look no further for some of the keys."""
+        self._remaining = self._remaining[~np.array(which, bool)[self._remaining]]
+
+    def rows_in(self, segment: Segment) -> Positions:
+        """Return the rows of a segment that hold remaining keys."""
+        return self._matches(segment)[0]
+
     def visit(self, segments: Iterable[Segment]) -> None:
         """Look for what remains in segments, one after the other."""
         for segment in segments:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters._disk import reading
+from kura_cache_adapters._disk import locks, reading
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._segments import marks
 from kura_cache_adapters._segments.format import row_count
@@ -20,6 +20,7 @@ from kura_cache_adapters._segments.listing import Listing
 from kura_cache_adapters._segments.merge import Merger, as_bytes
 from kura_cache_adapters._segments.rows import Rows
 from kura_cache_adapters._segments.search import Search, find_one
+from kura_cache_adapters._segments.tombstones import KEPT_DAYS
 from kura_cache_adapters._segments.writer import Writer
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
@@ -49,15 +50,22 @@ class SegmentSpace:
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
         wanted = list(keys)
+        listed = self._recheck()
         listing = self._listing
-        known = listing.open  # once: another thread may replace it
-        if len(wanted) == 1 and (row := find_one(wanted[0], known.values())) is not None:
-            listing.dimension = row.shape[1]
-            return Hits(np.zeros(1, np.intp), row)
+        known, forgotten = listing.open, listing.tombstones.keys  # once: another thread may replace them
+        if len(wanted) == 1 and wanted[0] not in forgotten:
+            row = find_one(wanted[0], known.values())
+            if row is not None:
+                listing.dimension = row.shape[1]
+                return Hits(np.zeros(1, np.intp), row)
         search = Search(key_matrix(wanted))
+        if forgotten:
+            search.leave_out([key in forgotten for key in wanted])
         search.visit(known.values())
-        if not search.finished:
+        if not listed and not search.found.all():
             self._look_further(search, known)
+            if listing.tombstones.keys is not forgotten:
+                return self.get_many(wanted)
         if search.invalid:
             self._log.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
         hits = search.hits()
@@ -76,24 +84,42 @@ class SegmentSpace:
         check_dimension(self._listing.dimension, vectors, str(self.path))
         name = self._writer.write(Rows.build(matrix, vectors), durable=durable)
         self._listing.add(name, vectors.shape[1])
+        if self._listing.tombstones.keys:
+            self._lift({*map(bytes, matrix)})
         self._merger.written(name, durable=durable)
 
-    def delete_many(self, keys: Iterable[bytes]) -> int:
-        """Rewrite the segments that hold any of the keys; a merge elsewhere may undo it."""
-        doomed = set(keys)
-        self._listing.refresh()
-        found: set[bytes] = set()
-        for name, segment in self._listing.open.items():
-            if segment.intact():
-                found |= self._merger.drop(name, segment, doomed)
-        self._listing.refresh()
-        return len(found)
+    def delete_many(self, keys: Iterable[bytes], *, days: float = KEPT_DAYS) -> int:
+        """Forget keys, in every process within two seconds; return how many of them were there.
+
+        A tombstone of theirs stands for so many days: what a copy, a backup or a machine that was away
+        brings back until then is not found. Storing a key anew takes it off. Raises OSError where the
+        tombstone cannot be written; rows that cannot be rewritten are hidden by it.
+        """
+        doomed = {*map(bytes, key_matrix(keys))}
+        if not doomed or not self.path.is_dir():
+            return 0
+        listing = self._listing
+        listing.refresh()
+        there = self._merger.keys_among(doomed) - listing.tombstones.keys
+        listing.tombstones.add(doomed, days)
+        with locks.patient_lock(self.path):  # a merge would write the rows of before again
+            listing.refresh()
+            self._merger.drop(listing.tombstones.keys)
+            listing.tombstones.tidy()
+        listing.refresh()
+        return len(there)
+
+    def forgotten(self) -> frozenset[bytes]:
+        """Return the keys that are forgotten, as known a second ago or later."""
+        self._recheck()
+        return self._listing.tombstones.keys
 
     def keys(self) -> Iterator[bytes]:
         """Iterate over the distinct keys, in no order."""
         self._listing.refresh()
         segments = [segment for segment in self._listing.open.values() if segment.intact()]
-        return iter({key for segment in segments for key in as_bytes(segment)})
+        found = {key for segment in segments for key in as_bytes(segment)}
+        return iter(found - self._listing.tombstones.keys)
 
     def stats(self) -> SpaceStats:
         """Count rows, bytes and segments; no row is read."""
@@ -117,6 +143,21 @@ class SegmentSpace:
     def close(self) -> None:
         """Forget the open segments."""
         self._listing.close()
+
+    def _recheck(self) -> bool:
+        try:
+            return self._listing.recheck()
+        except OSError as error:  # what is open still answers; a miss tries again, and raises
+            self._log.report("list", "Could not list %s: %s", self.path, error)
+            return False
+
+    def _lift(self, keys: set[bytes]) -> None:
+        """Take keys off the tombstones; what another process has forgotten meanwhile stays so."""
+        if anew := keys & self._listing.tombstones.keys:
+            with locks.patient_lock(self.path):
+                self._listing.refresh()
+                self._listing.tombstones.lift(anew)
+            self._listing.refresh()
 
     def _look_further(self, search: Search, known: dict[str, Segment]) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._observe.log import OnceLog, describe
-from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats
+from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats, TellsForgotten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -79,11 +79,16 @@ class TieredSpace:
         """Order spaces from fast to slow."""
         self._tiers = tiers
         self._owed: list[set[bytes]] = [set() for _ in tiers]
+        self._forgetting = [(at, tier) for at, tier in enumerate(tiers) if isinstance(tier, TellsForgotten)]
+        self._forgotten: dict[int, frozenset[bytes]] = {at: frozenset() for at, _ in self._forgetting}
         self._log = OnceLog(_logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look in each tier for what those before it did not have."""
         wanted = list(keys)
+        for index, teller in self._forgetting:
+            if (forgotten := teller.forgotten()) is not self._forgotten[index]:
+                self._forget(index, forgotten)
         hits = self._ask(self._tiers[0], wanted)
         if len(hits.positions) == len(wanted):  # without dataclasses.replace: it takes as long as finding one
             return Hits(hits.positions, hits.vectors, hits.invalid, (len(wanted),))
@@ -127,11 +132,17 @@ class TieredSpace:
             self._catch_up(index, durable=True)
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
-        """Delete from every tier; return how many the fullest had."""
-        wanted = list(keys)
+        """Delete from every tier, slowest first; return how many the fullest had.
+
+        One that fails does not keep the others from it. Raises what a tier has raised.
+        """
+        wanted, counts = list(keys), [0]
         for owed in self._owed:
             owed.difference_update(wanted)
-        return max([tier.delete_many(wanted) for tier in self._tiers])
+        with ExitStack() as stack:
+            for tier in self._tiers:
+                stack.callback(_delete, tier, wanted, counts)
+        return max(counts)
 
     def keys(self) -> Iterator[bytes]:
         """Iterate over the distinct keys of all tiers."""
@@ -168,10 +179,25 @@ class TieredSpace:
                 self._tiers[index].put_many(found, hits.vectors, durable=durable)
         self._owed[index].difference_update(keys)
 
+    def _forget(self, index: int, forgotten: frozenset[bytes]) -> None:
+        """Let the tiers before one go of what that one has forgotten, whoever asked for it."""
+        news = list(forgotten - self._forgotten[index])
+        for owed in self._owed:
+            owed.difference_update(news)
+        for tier in self._tiers[:index]:
+            try:
+                tier.delete_many(news)
+            except Exception as error:  # noqa: BLE001 - a foreign store that cannot forget; the next one may
+                self._log.report(f"forget {tier!r}", "Could not delete from %r: %s", tier, describe(error))
+        self._forgotten[index] = forgotten
+
     def _fill(self, found_in: int, keys: list[bytes], vectors: Vectors) -> None:
         for tier in self._tiers[:found_in]:
             try:
                 tier.put_many(keys, vectors, durable=False)
+                for _, teller in self._forgetting:  # it may have forgotten them since they were found in it
+                    if late := teller.forgotten().intersection(keys):
+                        tier.delete_many(late)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot be filled is only slow
                 self._log.report(f"fill {tier!r}", "Could not fill %r: %s", tier, describe(error))
 
@@ -184,6 +210,10 @@ class TieredSpace:
         if self._log.known:
             self._log.over(f"read {tier!r}")
         return hits
+
+
+def _delete(tier: VectorSpace, keys: list[bytes], counts: list[int]) -> None:
+    counts.append(tier.delete_many(keys))
 
 
 def _joined(left: Hits, right: Hits) -> Hits:
