@@ -18,6 +18,7 @@ _SMALL = 1 << 30  # bytes
 _RATIO = 64
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_BLOCK = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not wait for its writer
+_NO_ACCESS = getattr(os, "O_NOATIME", 0)  # the time of access tells of hits, not of opening
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -88,7 +89,11 @@ def release(mapped: mmap.mmap | None) -> None:
 
 def _open_regular(path: Path) -> BinaryIO:
     refuse_link(path)
-    descriptor = os.open(path, os.O_RDONLY | _NO_BLOCK | _NO_FOLLOW)
+    flags = os.O_RDONLY | _NO_BLOCK | _NO_FOLLOW
+    try:
+        descriptor = os.open(path, flags | _NO_ACCESS)
+    except PermissionError:  # another user's: the system sets the time
+        descriptor = os.open(path, flags)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return cast("BinaryIO", os.fdopen(descriptor, "rb", buffering=0))
     os.close(descriptor)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._segments import ages
 from kura_cache_adapters._segments.format import ending_of, row_count
 from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
 from kura_cache_adapters.errors import DamagedSegmentError
@@ -37,12 +38,14 @@ class Listing:
         """Name the directory; it is listed by the first `refresh`."""
         self.path = path
         self.open: dict[str, Segment] = {}
+        self.written: dict[str, float] = {}  # when, of what is open
         self.names: frozenset[str] = frozenset()  # of what could be opened, or was written here
         self.dimension: int | None = None
         self.itemsize = 8  # of the widest number seen
         self.tombstones = Tombstones(path, shared=segment_format.shared)
         self._format = segment_format
         self._unusable: set[str] = set()
+        self._in_use: set[int] = set()  # segments that were said to be, since the last listing
         self._stale_at = 0.0
         self._lock = ForkLock()
         self._log = OnceLog(logger)
@@ -69,6 +72,8 @@ class Listing:
                 except FileNotFoundError:  # merged away since it was listed
                     continue
                 self.open = {name: part for name, part in opened.items() if part is not None}
+                self.written = {name: self.written[name] for name in self.open}
+                self._in_use = set()
                 self.names = frozenset(name for name, part in self.open.items() if self._mergeable(part))
                 self.itemsize = max((part.dtype.itemsize for part in self.open.values()), default=8)
                 return
@@ -86,6 +91,14 @@ class Listing:
         with self._lock:
             self.names = self.names - set(merged) | set(names)
             self.open = {name: part for name, part in self.open.items() if name not in merged}
+
+    def note_use(self, segment: Segment) -> None:
+        """Note that rows of a segment were found, at most once a day."""
+        if id(segment) in self._in_use:
+            return
+        self._in_use.add(id(segment))
+        for name in [name for name, part in self.open.items() if part is segment]:
+            ages.note_use(self.path / name)
 
     def close(self) -> None:
         """Forget the open segments."""
@@ -117,6 +130,7 @@ class Listing:
         try:
             segment = self._format.read(self.path / name)
             _check_count(segment, name)
+            self.written[name] = ages.age_of(self.path / name).written
         except DamagedSegmentError as error:
             self._unusable.add(name)
             logger.warning("Ignored the segment %s: %s", self.path / name, error)

@@ -12,6 +12,7 @@ import numpy as np
 
 from kura_cache_adapters._disk import atomic, locks
 from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._segments.ages import age_of, apart, youngest
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.rows import Rows, checksums_of
 from kura_cache_adapters._segments.search import Search
@@ -98,19 +99,22 @@ class Merger:
     def _rewrite(self, name: str, segment: Segment, forgotten: frozenset[bytes]) -> None:
         rows, (broken,) = intact_rows([segment], forgotten)
         if len(rows):
-            self._writer.write(rows, durable=True)
+            self._writer.write(rows, durable=True, age=age_of(self._listing.path / name))
         self._retire(name, broken=broken)
 
     def _due(self, *, durable: bool) -> list[str]:
         names = self._listing.names if durable else self._listing.names & self._volatile
-        return segments_due(names - self._merged, self._listing.dimension, itemsize=self._listing.itemsize)
+        dimension, itemsize = self._listing.dimension, self._listing.itemsize
+        tiers = apart(names - self._merged, self._listing.written)
+        return next(filter(None, (segments_due(tier, dimension, itemsize=itemsize) for tier in tiers)), [])
 
     def _merge(self, names: list[str], *, durable: bool) -> None:
         parts = {name: self._listing.open[name] for name in names}
         if not parts:
             return
         rows, damaged = intact_rows(list(parts.values()), self._listing.tombstones.keys)
-        merged = [self._writer.write(rows, durable=durable)] if len(rows) else []
+        age = youngest(age_of(self._listing.path / name) for name in parts)
+        merged = [self._writer.write(rows, durable=durable, age=age)] if len(rows) else []
         if not durable:
             self._volatile.update(merged)
         for name, broken in zip(parts, damaged, strict=True):

@@ -82,6 +82,7 @@ class Search:
         self.wanted = wanted
         self.found = np.zeros(len(wanted), bool)
         self.invalid = 0
+        self.used: list[Segment] = []
         self._prefixes = prefixes_of(wanted)
         # Searching in sorted order walks each segment once, instead of jumping all over it.
         self._remaining = np.argsort(self._prefixes)
@@ -127,6 +128,7 @@ class Search:
         if not len(at):
             return
         found = self._gather(segment, at, which)
+        self.used.append(segment)
         self.invalid += len(at) - len(found)
         self.found[found] = True
         self._remaining = self._remaining[~self.found[self._remaining]]
@@ -187,8 +189,8 @@ class Search:
         return self._vectors
 
 
-def find_one(key: bytes, segments: Iterable[Segment]) -> Vectors | None:
-    """Find one key, without the set-up that a batch costs; return shape (1, D), or None."""
+def find_one(key: bytes, segments: Iterable[Segment]) -> tuple[Segment, Vectors] | None:
+    """Find one key, without the set-up that a batch costs; return where, and its vector as shape (1, D)."""
     prefix = int.from_bytes(key[:8], "big")
     for segment in segments:
         if not segment.intact():
@@ -199,7 +201,7 @@ def find_one(key: bytes, segments: Iterable[Segment]) -> Vectors | None:
             found, checksum, vector = segment.row(row)
             if found == key and checksum_of(key, vector, segment.dtype.itemsize) == checksum:
                 one: Vectors = np.array([np.frombuffer(vector, segment.dtype)])
-                return one
+                return segment, one
             row += 1
     return None
 

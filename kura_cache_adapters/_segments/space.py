@@ -54,8 +54,10 @@ class SegmentSpace:
         listing = self._listing
         known, forgotten = listing.open, listing.tombstones.keys  # once: another thread may replace them
         if len(wanted) == 1 and wanted[0] not in forgotten:
-            row = find_one(wanted[0], known.values())
-            if row is not None:
+            found = find_one(wanted[0], known.values())
+            if found is not None:
+                segment, row = found
+                listing.note_use(segment)
                 listing.dimension = row.shape[1]
                 return Hits(np.zeros(1, np.intp), row)
         search = Search(key_matrix(wanted))
@@ -68,6 +70,8 @@ class SegmentSpace:
                 return self.get_many(wanted)
         if search.invalid:
             self._log.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
+        for segment in search.used:
+            listing.note_use(segment)
         hits = search.hits()
         if len(hits.positions):
             listing.dimension = hits.vectors.shape[1]
