@@ -92,7 +92,7 @@ class Engine:
         found = set() if hits is None else set(hits.positions.tolist())
         return [at for at in first_positions(keys) if at not in found]
 
-    def add(self, texts: list[str], answer: Sequence[Any], role: Role) -> int:
+    def add(self, texts: list[str], answer: Sequence[Any], role: Role, *, replace: bool) -> int:
         """Store vectors from elsewhere; return how many were stored, raise ValueError for unfit ones."""
         keys = self.keys(texts, role)
         if not keys:
@@ -101,7 +101,9 @@ class Engine:
         if not (finite := finite_rows(matrix)).all():
             message = f"the vector of texts[{int(np.argmin(finite))}] has NaN or infinity in it"
             raise ValueError(message)
-        return len(texts) if self._space.save(keys, matrix) else 0
+        if len(at := first_positions(keys)) < len(keys):
+            keys, matrix = [keys[each] for each in at], matrix[at]
+        return self._space.add(keys, matrix, replace=replace)
 
     async def _filled(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import reading
@@ -79,6 +80,15 @@ class Listing:
                 return
         message = f"{self.path} changes faster than it can be listed"
         raise BlockingIOError(message)
+
+    def prevailing(self) -> int | None:
+        """Return the dimension that vectors have here: as found or stored, else that of most rows."""
+        if self.dimension is not None:
+            return self.dimension
+        rows = Counter[int]()
+        for name, part in self.open.items():
+            rows[part.dimension] += row_count(name)
+        return max(rows, key=rows.__getitem__, default=None)
 
     def add(self, name: str, dimension: int) -> None:
         """Take in a segment that was written here; it is opened when something is looked for in vain."""

@@ -83,9 +83,9 @@ class SegmentSpace:
         check_shapes(matrix, vectors)
         if not len(matrix):
             return
-        if not self._listing.names:
+        if self._listing.dimension is None:
             self._listing.refresh()
-        check_dimension(self._listing.dimension, vectors, str(self.path))
+        check_dimension(self._listing.prevailing(), vectors, str(self.path))
         name = self._writer.write(Rows.build(matrix, vectors), durable=durable)
         self._listing.add(name, vectors.shape[1])
         if self._listing.tombstones.keys:
@@ -133,7 +133,7 @@ class SegmentSpace:
             rows=sum(map(row_count, parts)),
             nbytes=sum(reading.size(self.path / name) for name in parts),
             parts=len(parts),
-            dimension=self._listing.dimension or next((part.dimension for part in parts.values()), None),
+            dimension=self._listing.prevailing(),
         )
 
     def answerer(self) -> str:
@@ -147,6 +147,10 @@ class SegmentSpace:
     def close(self) -> None:
         """Forget the open segments."""
         self._listing.close()
+
+    def __repr__(self) -> str:
+        """Name the directory."""
+        return f"<the space {str(self.path)!r}>"
 
     def _recheck(self) -> bool:
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats, TellsForgotten
 
 if TYPE_CHECKING:
@@ -105,15 +106,21 @@ class TieredSpace:
         return replace(hits, tiers=tuple(tiers))
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
-        """Write to every tier, slowest first; one that fails does not keep the others from it.
+        """Write to every tier, slowest first; it is stored once the slowest has it.
 
         What a tier has refused, and another one still has, is written with its next batch, or by
-        `catch_up`: once a fast tier has it, nobody would bring it again. Raises what a tier has raised.
+        `catch_up`: once a fast tier has it, nobody would bring it again. Raises what the slowest has raised;
+        the others have it then, unless it is of another dimension.
         """
         wanted = list(keys)
         with ExitStack() as stack:
-            for index in range(len(self._tiers)):
-                stack.callback(self._put, index, wanted, vectors, durable=durable)
+            for index in range(len(self._tiers) - 1):
+                stack.callback(self._try_to_put, index, wanted, vectors, durable=durable)
+            try:
+                self._put(len(self._tiers) - 1, wanted, vectors, durable=durable)
+            except DimensionMismatchError:
+                stack.pop_all()
+                raise
 
     def answerer(self) -> str:
         """Return the name under which a server has answered, from the first tier that has noted one."""
@@ -156,10 +163,17 @@ class TieredSpace:
         owed = self._owed[index]
         try:
             self._tiers[index].put_many(keys, vectors, durable=durable)
-        except Exception:  # whatever it was: the caller hears of it, and it is owed
+        except Exception:  # whatever it was: it is told, and it is owed
             owed.update(keys[: max(0, _MOST_OWED - len(owed))])
             raise
         self._catch_up(index, durable=durable)
+
+    def _try_to_put(self, index: int, keys: list[bytes], vectors: Vectors, *, durable: bool) -> None:
+        try:
+            self._put(index, keys, vectors, durable=durable)
+        except Exception as error:  # noqa: BLE001 - a foreign store's; the slowest tier has it, or raises
+            tier = self._tiers[index]
+            self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
 
     def _catch_up(self, index: int, *, durable: bool) -> None:
         owed = list(self._owed[index])
