@@ -178,6 +178,17 @@ class VectorSpace(Protocol):
 
 
 @runtime_checkable
+class AnswersAtOnce(Protocol):
+    """A space that can answer on an event loop, without a thread, what it has at hand."""
+
+    def glance(self, keys: list[bytes]) -> Hits | None:
+        """Find all keys in memory, or in what is open and local; None, at once, where that is not all.
+
+        No directory is listed, no file opened, no server asked and no lock waited for.
+        """
+
+
+@runtime_checkable
 class NotesAnswerer(Protocol):
     """A space that keeps, beside its vectors, the name under which a server has answered for them."""
 

@@ -65,6 +65,18 @@ class SegmentSpace:
             listing.dimension = hits.vectors.shape[1]
         return hits
 
+    def glance(self, keys: list[bytes]) -> Hits | None:
+        """Find all keys in the open segments, if these are at hand; None otherwise."""
+        known = self._listing.open.values()
+        if not all(segment.at_hand for segment in known):
+            return None
+        if len(keys) == 1:
+            row = find_one(keys[0], known)
+            return None if row is None else Hits(np.zeros(1, np.intp), row)
+        search = Search(key_matrix(keys))
+        search.visit(known)
+        return None if search.invalid or not search.finished else search.hits()
+
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
         """Write one new segment; merge segments when enough have come together."""
         matrix = key_matrix(keys)
