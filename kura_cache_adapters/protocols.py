@@ -178,6 +178,17 @@ class VectorSpace(Protocol):
 
 
 @runtime_checkable
+class AnswersAtOnce(Protocol):
+    """A space that can answer on an event loop, without a thread, what it has at hand."""
+
+    def glance(self, keys: list[bytes]) -> Hits | None:
+        """Find all keys in memory, or in what is open and local; None, at once, where that is not all.
+
+        No directory is listed, no file opened, no server asked and no lock waited for.
+        """
+
+
+@runtime_checkable
 class NotesAnswerer(Protocol):
     """A space that keeps, beside its vectors, the name under which a server has answered for them."""
 
@@ -191,6 +202,10 @@ class NotesAnswerer(Protocol):
 @runtime_checkable
 class TellsForgotten(Protocol):
     """A space that tells what any process has forgotten here: faster tiers let go of that, too."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether `forgotten` answers at once, with what was known a moment ago."""
 
     def forgotten(self) -> frozenset[bytes]:
         """Return the keys, the same object for as long as they are the same ones."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kura_cache_adapters._core.engine import Engine, first_positions
 from kura_cache_adapters._core.engines import Engines
 from kura_cache_adapters._core.fail_open import FailOpenSpace
 from kura_cache_adapters._core.fill import Fill
+from kura_cache_adapters._core.glance import Pace, short, small
 from kura_cache_adapters._core.keys import Keys
 from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.vectors import uncached
-from kura_cache_adapters._runtime.loop import hop, in_thread, run
+from kura_cache_adapters._runtime.loop import hop, in_thread, on_a_loop, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -89,6 +92,7 @@ class Cached:
         self._store = store
         self._observe = observe
         self._engines = Engines(source, parameters, self._engine)
+        self._pace = Pace()
 
     def keys(self) -> Keys:
         """Return what computes keys now."""
@@ -104,6 +108,10 @@ class Cached:
 
     async def answer(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
         """Answer from the cache, and with what the model embeds of the rest."""
+        if (at_once := self._at_once(texts, role, convert)) is not None:
+            if self._pace.turn_is_over():
+                await asyncio.sleep(0)
+            return at_once
         found = await in_thread("store", self._found, texts, role, convert)
         for _ in range(_AGAIN if self._source.may_change else 0):
             if not isinstance(found, _Begun) or await in_thread("model", self._engines.settled, found.engine):
@@ -119,6 +127,17 @@ class Cached:
                 break
             found = self._found(found.lookup.texts, role, convert)
         return run(found.rest(convert)) if isinstance(found, _Begun) else found
+
+    def _at_once(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T | None:
+        """Answer without a thread what is small and at hand; None for all else."""
+        if not small(texts) or not self._pace.ready() or not on_a_loop():
+            return None
+        begun = perf_counter()
+        engine, asked = self._engines.unchanged(), checked_texts(texts)
+        lookup = engine.glance(asked, role) if engine is not None and short(asked) else None
+        answer = None if lookup is None or engine is None else engine.whole(lookup, convert)
+        self._pace.took(begun)
+        return answer
 
     def _found(
         self,

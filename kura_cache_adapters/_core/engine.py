@@ -59,6 +59,16 @@ class Engine:
         readable, hits = hits is not None, hits or Hits.none()
         return Lookup(texts, role, keys, hits, generation, next(_calls), readable, perf_counter() - begun)
 
+    def glance(self, texts: list[str], role: Role) -> Lookup | None:
+        """Look texts up without waiting; None unless all are found."""
+        begun = perf_counter()
+        keys = self.keys(texts, role)
+        hits = self._space.glance(keys)
+        if hits is None:
+            return None
+        generation = self._space.generation
+        return Lookup(texts, role, keys, hits, generation, next(_calls), True, perf_counter() - begun)  # noqa: FBT003 - readable
+
     def whole(self, lookup: Lookup, convert: Callable[[Kept], _T]) -> _T:
         """Return what was found; it is all that was asked for."""
         self._tell(lookup, missing=0)

@@ -37,6 +37,11 @@ class Engines(Generic[_E]):
             self._seen = _, engine = self._look()
         return engine
 
+    def unchanged(self) -> _E | None:
+        """Return what works for the model if it is the one that was seen last; it is not looked at anew."""
+        state, engine = self._seen
+        return engine if self._source.state() == state else None
+
     def settled(self, engine: _E) -> bool:
         """Load what embeds; tell whether the model is still the one that was looked up."""
         self._source.prepare()

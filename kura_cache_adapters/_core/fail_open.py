@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from kura_cache_adapters._core.glance import glance_of
 from kura_cache_adapters._observe.events import Failed, Stored
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters.checks import check_dimension
@@ -48,6 +49,15 @@ class FailOpenSpace:
             return self._space().get_many(keys).checked(len(keys))
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the model answers instead
             self._report("read", error)
+            return None
+
+    def glance(self, keys: list[bytes]) -> Hits | None:
+        """Find all keys without waiting; None where that cannot be, or fails: `load` will tell why."""
+        try:
+            glance = None if self._opened is None else glance_of(self._opened)
+            hits = None if glance is None else glance(keys)
+            return None if hits is None or len(hits.positions) < len(keys) else hits.checked(len(keys))
+        except Exception:  # noqa: BLE001 - any store's any trouble: it is looked up, and told, in a thread
             return None
 
     def answerer(self) -> str:

@@ -6,12 +6,15 @@ import os
 from _thread import RLock
 from collections import deque
 from itertools import repeat, starmap
-from typing import TYPE_CHECKING, ClassVar
+from operator import methodcaller
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_T = TypeVar("_T")
+_at_once = methodcaller("acquire", blocking=False)
 _known: WeakSet[ForkLock] = WeakSet()
 _taken: list[ForkLock] = []
 _forgetting: list[Callable[[], object]] = []
@@ -40,6 +43,17 @@ class ModelLock(ForkLock):  # type: ignore[misc]  # as above
     """A lock that is held for as long as a model computes: no fork waits, and the child's is free."""
 
     waited_for = False
+
+
+def if_free(lock: ForkLock, call: Callable[[], _T]) -> _T | None:
+    """Call under a lock; None, at once, where another thread holds it."""
+    held: list[ForkLock] = []
+    try:
+        held += filter(_at_once, (lock,))  # in C: Ctrl-C does not come between taking it and knowing that
+        return call() if held else None
+    finally:
+        for each in held:
+            each.release()
 
 
 def forget_in_child(forget: Callable[[], object]) -> None:

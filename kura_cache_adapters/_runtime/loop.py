@@ -90,6 +90,11 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
+def on_a_loop() -> bool:
+    """Tell whether this is asyncio's loop, in a process whose threads are real."""
+    return _running_loop() is not None and not patched()
+
+
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine on the background loop from sync code; a running loop may be around."""
     loop = _loop_for(work)

@@ -36,6 +36,10 @@ class Segment(Protocol):
     def dtype(self) -> np.dtype[np.float32] | np.dtype[np.float64]:
         """The vectors' dtype."""
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether rows are in local memory or a local file's map: no server is waited for."""
+
     def __len__(self) -> int:
         """Return N, without reading rows."""
 

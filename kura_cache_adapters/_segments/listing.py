@@ -51,9 +51,14 @@ class Listing:
         self._lock = ForkLock()
         self._log = OnceLog(logger)
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the directory was listed a moment ago."""
+        return time.monotonic() < self._stale_at
+
     def recheck(self) -> bool:
         """Do `refresh`, unless that was done a moment ago; tell whether it was done."""
-        if time.monotonic() < self._stale_at:
+        if self.fresh:
             return False
         self.refresh()
         return True

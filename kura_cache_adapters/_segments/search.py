@@ -48,6 +48,11 @@ class ArraySegment:
         """D."""
         return int(self.vector_bytes.shape[1] // self.dtype.itemsize)
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the columns are mapped."""
+        return self.map is not None
+
     def intact(self) -> bool:
         """Tell whether the mapped file still has its size."""
         return self.map is None or self.map.size() == len(self.map)

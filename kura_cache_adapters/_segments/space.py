@@ -53,13 +53,8 @@ class SegmentSpace:
         listed = self._recheck()
         listing = self._listing
         known, forgotten = listing.open, listing.tombstones.keys  # once: another thread may replace them
-        if len(wanted) == 1 and wanted[0] not in forgotten:
-            found = find_one(wanted[0], known.values())
-            if found is not None:
-                segment, row = found
-                listing.note_use(segment)
-                listing.dimension = row.shape[1]
-                return Hits(np.zeros(1, np.intp), row)
+        if len(wanted) == 1 and wanted[0] not in forgotten and (one := self._one(wanted[0], known)):
+            return one
         search = Search(key_matrix(wanted))
         if forgotten:
             search.leave_out([key in forgotten for key in wanted])
@@ -70,12 +65,21 @@ class SegmentSpace:
                 return self.get_many(wanted)
         if search.invalid:
             self._log.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
-        for segment in search.used:
-            listing.note_use(segment)
-        hits = search.hits()
-        if len(hits.positions):
-            listing.dimension = hits.vectors.shape[1]
-        return hits
+        return self._hits(search)
+
+    def glance(self, keys: list[bytes]) -> Hits | None:
+        """Find all keys in the open segments, if these are at hand; None otherwise."""
+        listing = self._listing
+        known, forgotten = listing.open, listing.tombstones.keys
+        if not listing.fresh or not all(segment.at_hand for segment in known.values()):
+            return None
+        if forgotten and not forgotten.isdisjoint(keys):
+            return None
+        if len(keys) == 1:
+            return self._one(keys[0], known)
+        search = Search(key_matrix(keys))
+        search.visit(known.values())
+        return None if search.invalid or not search.finished else self._hits(search)
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
         """Write one new segment; merge segments when enough have come together."""
@@ -112,6 +116,11 @@ class SegmentSpace:
             listing.tombstones.tidy()
         listing.refresh()
         return len(there)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether `forgotten` needs no listing of the directory now."""
+        return self._listing.fresh
 
     def forgotten(self) -> frozenset[bytes]:
         """Return the keys that are forgotten, as known a second ago or later."""
@@ -151,6 +160,22 @@ class SegmentSpace:
     def __repr__(self) -> str:
         """Name the directory."""
         return f"<the space {str(self.path)!r}>"
+
+    def _one(self, key: bytes, known: dict[str, Segment]) -> Hits | None:
+        if (found := find_one(key, known.values())) is None:
+            return None
+        segment, row = found
+        self._listing.note_use(segment)
+        self._listing.dimension = row.shape[1]
+        return Hits(np.zeros(1, np.intp), row)
+
+    def _hits(self, search: Search) -> Hits:
+        for segment in search.used:
+            self._listing.note_use(segment)
+        hits = search.hits()
+        if len(hits.positions):
+            self._listing.dimension = hits.vectors.shape[1]
+        return hits
 
     def _recheck(self) -> bool:
         try:

@@ -131,7 +131,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
     def state(self) -> object:
         """Return at a glance what is equal for as long as the identity is."""
         if self._source is not None:
-            return self.embedder.identity()
+            return self.embedder.state()
         return state(self._known) if self._watched else None
 
     def prepare(self) -> None:

@@ -134,6 +134,11 @@ class _LineSegment:
         """The rows' key prefixes, read from all lines at the first look-up."""
         return prefixes_of(_unhex(self._lines[:, _KEY_AT : _KEY_AT + 16]))
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the prefixes have been read."""
+        return "prefixes" in vars(self)
+
     def intact(self) -> bool:
         """Tell whether the mapped file still has its size."""
         return self._map.size() == len(self._map)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.fork import ForkLock, if_free
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
 
@@ -135,16 +136,26 @@ class MemorySpace:
         """Copy the found rows out, and mark them as used."""
         wanted = list(keys)
         with self._store.locked():
-            if len(wanted) == 1 and (slot := self.slots.get(wanted[0])) is not None:
-                self.stamps[slot] = self._store.tick()  # numpy on one key would cost more than all else
-                return Hits(np.zeros(1, np.intp), self._vectors[slot : slot + 1].copy())
-            at = np.fromiter(map(self.slots.get, wanted, repeat(-1)), np.intp, len(wanted))
-            positions = np.flatnonzero(at >= 0)
-            if not len(positions):
-                return Hits.none()
-            at = at if len(positions) == len(at) else at[positions]
-            self.stamps[at] = self._store.tick()
-            return Hits(positions, self._vectors.take(at, axis=0))
+            return self._found(wanted)
+
+    def glance(self, keys: list[bytes]) -> Hits | None:
+        """Copy all rows out; None if one is not here, or another thread is at work here."""
+        return if_free(self._store.locked(), partial(self._all_found, keys))
+
+    def _all_found(self, keys: list[bytes]) -> Hits | None:
+        return self._found(keys) if all(map(self.slots.__contains__, keys)) else None
+
+    def _found(self, wanted: list[bytes]) -> Hits:
+        if len(wanted) == 1 and (slot := self.slots.get(wanted[0])) is not None:
+            self.stamps[slot] = self._store.tick()  # numpy on one key would cost more than all else
+            return Hits(np.zeros(1, np.intp), self._vectors[slot : slot + 1].copy())
+        at = np.fromiter(map(self.slots.get, wanted, repeat(-1)), np.intp, len(wanted))
+        positions = np.flatnonzero(at >= 0)
+        if not len(positions):
+            return Hits.none()
+        at = at if len(positions) == len(at) else at[positions]
+        self.stamps[at] = self._store.tick()
+        return Hits(positions, self._vectors.take(at, axis=0))
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:  # noqa: ARG002 - RAM is not durable
         """Copy rows in, then evict what is too much."""

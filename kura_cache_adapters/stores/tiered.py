@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kura_cache_adapters._core.glance import glance_of
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats, TellsForgotten
@@ -104,6 +105,15 @@ class TieredSpace:
             hits = _joined(hits, Hits(missing[found.positions], found.vectors, found.invalid))
             tiers.append(len(hits.positions) - sum(tiers))
         return replace(hits, tiers=tuple(tiers))
+
+    def glance(self, keys: list[bytes]) -> Hits | None:
+        """Find all keys in the first tier, if that one answers at once; None otherwise."""
+        for index, teller in self._forgetting:
+            if not teller.fresh or teller.forgotten() is not self._forgotten[index]:
+                return None
+        glance = None if self._log.known else glance_of(self._tiers[0])
+        hits = None if glance is None else glance(keys)
+        return None if hits is None else Hits(hits.positions, hits.vectors, hits.invalid, (len(keys),))
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
         """Write to every tier, slowest first; it is stored once the slowest has it.
