@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kura_cache_adapters._identity.secrets import is_secret_name
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._observe.events import Observer
 
-_logger = logging.getLogger("kura_cache_adapters.identity")
+_logger = logger_of("identity")
 
 CacheLike: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None
 """What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import aclosing
 from functools import partial
 from time import perf_counter
@@ -13,6 +12,7 @@ from kura_cache_adapters._core.vectors import exact_matrix, finite_rows, matrix_
 from kura_cache_adapters._observe.events import Embedded
 from kura_cache_adapters._runtime.detached import detached
 from kura_cache_adapters._runtime.home import inside, when_still
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.loop import in_thread
 from kura_cache_adapters.errors import RefusedTextsError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Finish = Callable[[list[Part]], None]
 
-logger = logging.getLogger("kura_cache_adapters.cache")
+logger = logger_of("cache")
 
 
 class Fill:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments import ages
 from kura_cache_adapters._segments.format import ending_of, row_count
 from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._segments.format import Segment, SegmentFormat
 
-logger = logging.getLogger("kura_cache_adapters.store")
+logger = logger_of("store")
 
 _FRESH = 1.0  # seconds: what another process has forgotten is found no longer than this, and what it takes
 _LISTINGS = 100  # how often a directory may change under a listing before it is taken as it is

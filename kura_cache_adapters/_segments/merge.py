@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from bisect import bisect_right
 from itertools import accumulate
@@ -12,6 +11,7 @@ import numpy as np
 
 from kura_cache_adapters._disk import atomic, locks
 from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments.ages import age_of, apart, youngest
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.rows import Rows, checksums_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters._segments.writer import Writer
     from kura_cache_adapters.protocols import Vectors
 
-logger = logging.getLogger("kura_cache_adapters.store")
+logger = logger_of("store")
 
 MERGE_FACTOR = 8
 """Segments are merged where each of them becomes part of one that is so many times larger."""

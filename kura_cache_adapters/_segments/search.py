@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters._segments.format import Positions, Segment
     from kura_cache_adapters.protocols import Vectors
 
+_MOST_ALIKE = 64  # rows of one prefix, of 64 bits: a file with more was made by hand
 _MANY_BYTES = 32 << 20  # of vectors read from a segment: then its pages are let go
 
 
@@ -144,7 +145,9 @@ class Search:
         which, sought = self._remaining, self._prefixes[self._remaining]
         at = np.searchsorted(prefixes, sought)
         rows = np.full(len(self.wanted), -1, np.intp)
-        while len(which):
+        for _ in range(_MOST_ALIKE):
+            if not len(which):
+                break
             inside = at < len(prefixes)
             same = inside & (prefixes[np.where(inside, at, 0)] == sought)
             if not same.all():
@@ -202,7 +205,8 @@ def find_one(key: bytes, segments: Iterable[Segment]) -> tuple[Segment, Vectors]
             continue
         prefixes = segment.prefixes.data
         row = bisect_left(prefixes, prefix)
-        while row < len(prefixes) and prefixes[row] == prefix:
+        last = min(len(prefixes), row + _MOST_ALIKE)
+        while row < last and prefixes[row] == prefix:
             found, checksum, vector = segment.row(row)
             if found == key and checksum_of(key, vector, segment.dtype.itemsize) == checksum:
                 one: Vectors = np.array([np.frombuffer(vector, segment.dtype)])

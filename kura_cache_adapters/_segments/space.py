@@ -7,13 +7,13 @@ specification.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kura_cache_adapters._disk import locks, reading
 from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments import marks
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.listing import Listing
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Vectors
 
-logger = logging.getLogger("kura_cache_adapters.store")
+logger = logger_of("store")
 
 
 class SegmentSpace:

@@ -5,7 +5,6 @@ A file of keys, each with the time until which it stays forgotten; docs/format.m
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._disk import atomic, reading
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.checks import key_matrix
 from kura_cache_adapters.errors import DamagedSegmentError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-logger = logging.getLogger("kura_cache_adapters.store")
+logger = logger_of("store")
 
 KEPT_DAYS = 90.0
 """How long a tombstone stands against copies, backups and machines that were away, unless told."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 
 from kura_cache_adapters._core.glance import glance_of
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats, TellsForgotten
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
 
-_logger = logging.getLogger("kura_cache_adapters.store")
+_logger = logger_of("store")
 
 _MOST_OWED = 1_000_000  # keys remembered for a tier that refuses them
 _AT_ONCE = 1024  # of them are written at a time
