@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.logs import logger_of
-from kura_cache_adapters._segments import ages
+from kura_cache_adapters._segments import ages, pool
 from kura_cache_adapters._segments.format import ending_of, row_count
 from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
 from kura_cache_adapters.errors import DamagedSegmentError
@@ -50,6 +51,7 @@ class Listing:
         self._stale_at = 0.0
         self._lock = ForkLock()
         self._log = OnceLog(logger)
+        pool.join(self)
 
     @property
     def fresh(self) -> bool:
@@ -63,37 +65,50 @@ class Listing:
         self.refresh()
         return True
 
-    def refresh(self) -> None:
-        """Open the segments that have appeared and drop those that are gone, largest first."""
+    @property
+    def last_used(self) -> float:
+        """When this was last listed: what is looked into is listed each second."""
+        return self._stale_at
+
+    def refresh(self) -> dict[str, Segment]:
+        """Open the segments that have appeared, drop those that are gone; return them, largest first."""
         with self._lock:
-            self._stale_at = time.monotonic() + _FRESH  # also where this fails: not again at every look-up
-            for _ in range(_LISTINGS):
-                listed = self._list()
-                tombstones = {*filter(is_tombstone, listed)}
-                names = sorted(listed - tombstones - self._unusable, reverse=True)
-                self.dimension = self.dimension if names else None
-                try:
-                    self.tombstones.read(tombstones)
-                    opened = {name: self.open.get(name) or self._try(name) for name in names}
-                except FileNotFoundError:  # merged away since it was listed
-                    continue
-                self.open = {name: part for name, part in opened.items() if part is not None}
-                self.written = {name: self.written[name] for name in self.open}
-                self._in_use = set()
-                self.names = frozenset(name for name, part in self.open.items() if self._mergeable(part))
-                self.itemsize = max((part.dtype.itemsize for part in self.open.values()), default=8)
-                return
+            opened = self._refreshed()
+        pool.make_room(self)
+        return opened
+
+    def _refreshed(self) -> dict[str, Segment]:
+        self._stale_at = time.monotonic() + _FRESH  # also where this fails: not again at every look-up
+        for _ in range(_LISTINGS):
+            listed = self._list()
+            tombstones = {*filter(is_tombstone, listed)}
+            names = sorted(listed - tombstones - self._unusable, reverse=True)
+            self.dimension = self.dimension if names else None
+            try:
+                self.tombstones.read(tombstones)
+                opened = {name: self.open.get(name) or self._try(name) for name in names}
+            except FileNotFoundError:  # merged away since it was listed
+                continue
+            self.open = found = {name: part for name, part in opened.items() if part is not None}
+            self.written = {name: self.written[name] for name in found}
+            self._in_use = set()
+            self.names = frozenset(name for name, part in found.items() if self._mergeable(part))
+            self.itemsize = max((part.dtype.itemsize for part in found.values()), default=8)
+            return found
         message = f"{self.path} changes faster than it can be listed"
         raise BlockingIOError(message)
 
-    def prevailing(self) -> int | None:
-        """Return the dimension that vectors have here: as found or stored, else that of most rows."""
+    def prevailing(self, wanted: int | None = None) -> int | None:
+        """Return the dimension that vectors have here: as found or stored, else as most rows on disk have.
+
+        The wanted one, if any on disk have it: a file beside it may be another model's.
+        """
         if self.dimension is not None:
             return self.dimension
         rows = Counter[int]()
         for name, part in self.open.items():
             rows[part.dimension] += row_count(name)
-        return max(rows, key=rows.__getitem__, default=None)
+        return wanted if wanted in rows else max(rows, key=rows.__getitem__, default=None)
 
     def add(self, name: str, dimension: int) -> None:
         """Take in a segment that was written here; it is opened when something is looked for in vain."""
@@ -116,9 +131,8 @@ class Listing:
             ages.note_use(self.path / name)
 
     def close(self) -> None:
-        """Forget the open segments."""
-        with self._lock:
-            self.open = {}
+        """Forget the open segments. No lock: who looks into others may have to close these."""
+        self.open = {}
 
     def _list(self) -> set[str]:
         """List segments and tombstones. A name may move during a listing: two must agree."""
@@ -143,7 +157,7 @@ class Listing:
     def _try(self, name: str) -> Segment | None:
         """Open a segment; set a damaged or foreign one aside, in memory only."""
         try:
-            segment = self._format.read(self.path / name)
+            segment = self._read(name)
             _check_count(segment, name)
             self.written[name] = ages.age_of(self.path / name).written
         except DamagedSegmentError as error:
@@ -160,6 +174,14 @@ class Listing:
             self._log.report("open", "Could not open the segment %s: %s", self.path / name, error)
             return None
         return segment
+
+    def _read(self, name: str) -> Segment:
+        try:
+            return self._format.read(self.path / name)
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE} or not pool.make_room(self, most=0):
+                raise
+            return self._format.read(self.path / name)
 
     def _mergeable(self, segment: Segment) -> bool:
         return segment.intact() and self.dimension in {None, segment.dimension}

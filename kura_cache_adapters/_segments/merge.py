@@ -19,7 +19,7 @@ from kura_cache_adapters._segments.search import Search
 from kura_cache_adapters.checks import key_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from kura_cache_adapters._segments.format import Segment
     from kura_cache_adapters._segments.listing import Listing
@@ -70,26 +70,28 @@ class Merger:
         try:
             with locks.try_lock(self._listing.path) as alone:
                 if alone:
-                    self._listing.refresh()
-                    self._merge(self._due(durable=durable), durable=durable)
+                    opened, due = self._listing.refresh(), self._due(durable=durable)
+                    if opened.keys() >= set(due):  # one that was written meanwhile is for the next one
+                        self._merge({name: opened[name] for name in due}, durable=durable)
         except OSError as error:
             self._after = time.monotonic() + _PAUSE
             logger.warning("Could not merge segments in %s: %s", self._listing.path, error)
 
-    def keys_among(self, keys: Collection[bytes]) -> set[bytes]:
+    @staticmethod
+    def keys_among(keys: Collection[bytes], opened: Mapping[str, Segment]) -> set[bytes]:
         """Return those of some keys that lie in a segment, forgotten or not."""
-        segments = [segment for segment in self._listing.open.values() if segment.intact()]
+        segments = [segment for segment in opened.values() if segment.intact()]
         sought = Search(key_matrix(keys))
         rows = [(segment, sought.rows_in(segment)) for segment in segments]
         return {key for segment, at in rows for key in map(bytes, segment.keys_at(at))}
 
-    def drop(self, forgotten: frozenset[bytes]) -> None:
+    def drop(self, opened: Mapping[str, Segment], forgotten: frozenset[bytes]) -> None:
         """Rewrite the segments that hold forgotten keys.
 
         One that cannot be rewritten is left, and said so: the tombstones hide what is in it.
         """
         sought = Search(key_matrix(forgotten))
-        for name, segment in self._listing.open.items():
+        for name, segment in opened.items():
             try:
                 if segment.intact() and len(sought.rows_in(segment)):
                     self._rewrite(name, segment, forgotten)
@@ -108,8 +110,7 @@ class Merger:
         tiers = apart(names - self._merged, self._listing.written)
         return next(filter(None, (segments_due(tier, dimension, itemsize=itemsize) for tier in tiers)), [])
 
-    def _merge(self, names: list[str], *, durable: bool) -> None:
-        parts = {name: self._listing.open[name] for name in names}
+    def _merge(self, parts: dict[str, Segment], *, durable: bool) -> None:
         if not parts:
             return
         rows, damaged = intact_rows(list(parts.values()), self._listing.tombstones.keys)

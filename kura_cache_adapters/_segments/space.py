@@ -89,7 +89,7 @@ class SegmentSpace:
             return
         if self._listing.dimension is None:
             self._listing.refresh()
-        check_dimension(self._listing.prevailing(), vectors, str(self.path))
+        check_dimension(self._listing.prevailing(vectors.shape[1]), vectors, str(self.path))
         name = self._writer.write(Rows.build(matrix, vectors), durable=durable)
         self._listing.add(name, vectors.shape[1])
         if self._listing.tombstones.keys:
@@ -107,12 +107,10 @@ class SegmentSpace:
         if not doomed or not self.path.is_dir():
             return 0
         listing = self._listing
-        listing.refresh()
-        there = self._merger.keys_among(doomed) - listing.tombstones.keys
+        there = self._merger.keys_among(doomed, listing.refresh()) - listing.tombstones.keys
         listing.tombstones.add(doomed, days)
         with locks.patient_lock(self.path):  # a merge would write the rows of before again
-            listing.refresh()
-            self._merger.drop(listing.tombstones.keys)
+            self._merger.drop(listing.refresh(), listing.tombstones.keys)
             listing.tombstones.tidy()
         listing.refresh()
         return len(there)
@@ -129,15 +127,13 @@ class SegmentSpace:
 
     def keys(self) -> Iterator[bytes]:
         """Iterate over the distinct keys, in no order."""
-        self._listing.refresh()
-        segments = [segment for segment in self._listing.open.values() if segment.intact()]
+        segments = [segment for segment in self._listing.refresh().values() if segment.intact()]
         found = {key for segment in segments for key in as_bytes(segment)}
         return iter(found - self._listing.tombstones.keys)
 
     def stats(self) -> SpaceStats:
         """Count rows, bytes and segments; no row is read."""
-        self._listing.refresh()
-        parts = self._listing.open
+        parts = self._listing.refresh()
         return SpaceStats(
             rows=sum(map(row_count, parts)),
             nbytes=sum(reading.size(self.path / name) for name in parts),
@@ -194,10 +190,10 @@ class SegmentSpace:
 
     def _look_further(self, search: Search, known: dict[str, Segment]) -> None:
         try:
-            self._listing.refresh()
+            opened = self._listing.refresh()
         except OSError as error:
             if not search.found.any():
                 raise
             logger.warning("Could not look for new segments in %s: %s", self.path, error)
             return
-        search.visit(segment for name, segment in self._listing.open.items() if name not in known)
+        search.visit(segment for name, segment in opened.items() if name not in known)
