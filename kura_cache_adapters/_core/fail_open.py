@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from kura_cache_adapters._observe.events import Failed, Stored
 from kura_cache_adapters._observe.log import describe
-from kura_cache_adapters.protocols import Hits, NotesAnswerer
+from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
+    from kura_cache_adapters.protocols import Claim, EmbeddingStore, Vectors, VectorSpace
 
 
 class FailOpenSpace:
@@ -44,6 +44,14 @@ class FailOpenSpace:
             return self._space().get_many(keys).checked(len(keys))
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the model answers instead
             self._report("read", error)
+            return None
+
+    def claim(self, keys: Sequence[bytes]) -> Claim | None:
+        """Claim those of the keys that nobody else has; None where the store offers no claims, or fails."""
+        try:
+            space = self._space()
+            return space.claim(keys) if isinstance(space, OffersClaims) else None
+        except Exception:  # noqa: BLE001 - any store's any trouble, of which reading and writing tell
             return None
 
     def answerer(self) -> str:

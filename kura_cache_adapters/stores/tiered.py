@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._observe.log import OnceLog, describe
-from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats
+from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims, SpaceStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
+    from kura_cache_adapters.protocols import Claim, EmbeddingStore, Vectors, VectorSpace
 
 _logger = logging.getLogger("kura_cache_adapters.store")
 
@@ -79,6 +79,7 @@ class TieredSpace:
         """Order spaces from fast to slow."""
         self._tiers = tiers
         self._owed: list[set[bytes]] = [set() for _ in tiers]
+        self._claims = next((tier for tier in reversed(tiers) if isinstance(tier, OffersClaims)), None)
         self._log = OnceLog(_logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
@@ -120,6 +121,10 @@ class TieredSpace:
         for tier in self._tiers:
             if isinstance(tier, NotesAnswerer):
                 tier.note_answerer(name)
+
+    def claim(self, keys: Collection[bytes]) -> Claim | None:
+        """Claim keys in the slowest tier that has claims; None where none has."""
+        return None if self._claims is None else self._claims.claim(keys)
 
     def catch_up(self) -> None:
         """Try again to write what tiers have refused."""
