@@ -117,7 +117,7 @@ def test_what_was_closed_longest_ago_is_what_was_used_longest_ago(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_bound", lambda: 3 * SEGMENTS)
-    pool._listings.clear()
+    pool._holders.clear()
     store = ArrowStore(tmp_path)
     fill(store, 5)
     for number in (0, 1, 2, 0, 3, 4):

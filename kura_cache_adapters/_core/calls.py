@@ -148,7 +148,9 @@ class Cached:
         """Answer when everything is found, in one go; else return the look-up and who goes on with it."""
         engine = self._engines.now()
         lookup = engine.found(checked_texts(texts), role)
-        return engine.whole(lookup, convert) if lookup.complete else _Begun(engine, lookup)
+        if lookup.complete:
+            return engine.whole(lookup, convert)
+        return _Begun(engine, engine.share(lookup))
 
     def _engine(self, identity: ModelIdentity) -> Engine:
         source, observe, options = self._source, self._observe, self._options
@@ -159,5 +161,5 @@ class Cached:
         def unchanged() -> bool:
             return self._engines.now().keys.identity == identity
 
-        fill = Fill(source, space, observe, chunk_size=options.chunk_size, unchanged=unchanged)
+        fill = Fill(source, space, observe, options=options, unchanged=unchanged)
         return Engine(keys, source, space, fill, observe)

@@ -13,14 +13,14 @@ from kura_cache_adapters._observe.events import Failed, Stored
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters.checks import check_dimension
 from kura_cache_adapters.errors import DimensionMismatchError
-from kura_cache_adapters.protocols import Hits, NotesAnswerer
+from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
+    from kura_cache_adapters.protocols import Claim, EmbeddingStore, Vectors, VectorSpace
 
 
 class FailOpenSpace:
@@ -58,6 +58,14 @@ class FailOpenSpace:
             hits = None if glance is None else glance(keys)
             return None if hits is None or len(hits.positions) < len(keys) else hits.checked(len(keys))
         except Exception:  # noqa: BLE001 - any store's any trouble: it is looked up, and told, in a thread
+            return None
+
+    def claim(self, keys: Sequence[bytes]) -> Claim | None:
+        """Claim those of the keys that nobody else has; None where the store offers no claims, or fails."""
+        try:
+            space = self._space()
+            return space.claim(keys) if isinstance(space, OffersClaims) else None
+        except Exception:  # noqa: BLE001 - any store's any trouble, of which reading and writing tell
             return None
 
     def answerer(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import contextmanager
@@ -56,3 +57,23 @@ def try_lock(directory: Path) -> Iterator[bool]:
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a forked child holds it open
         os.close(descriptor)
+
+
+def lock_file(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file for as long as it is open, and tell whether it was free; never wait.
+
+    Raises OSError where there are no such locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOLCK, "this system has no such locks")
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock_file(descriptor: int) -> None:
+    """Free an open file, also where a forked child holds it open."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

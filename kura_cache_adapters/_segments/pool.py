@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from kura_cache_adapters._segments.listing import Listing
+    from collections.abc import Sized
 
 try:
     import resource
@@ -17,33 +17,49 @@ _MOST = 256
 _LEAST = 16
 _SHARE = 4  # the program's own files come first: a quarter of what the system allows
 
-_listings: WeakSet[Listing] = WeakSet()
+
+class Holder(Protocol):
+    """What holds files open: a listing."""
+
+    @property
+    def open(self) -> Sized:
+        """The files."""
+
+    @property
+    def last_used(self) -> float:
+        """A time by which holders are compared."""
+
+    def close(self) -> None:
+        """Close them; without a lock, since it is called from any thread."""
 
 
-def join(listing: Listing) -> None:
-    """Count a listing's open files from now on."""
-    _listings.add(listing)
+_holders: WeakSet[Holder] = WeakSet()
 
 
-def make_room(keep: Listing, *, most: int | None = None) -> bool:
-    """Close the files of the listings used longest ago, but for one; tell whether that closed any.
+def join(holder: Holder) -> None:
+    """Count a holder's open files from now on."""
+    _holders.add(holder)
 
-    They are opened again by the next look-up there. One listing alone may hold more than the bound.
+
+def make_room(keep: Holder, *, most: int | None = None) -> bool:
+    """Close the files of those used longest ago, but for one; tell whether that closed any.
+
+    They are opened again by the next look-up there. One holder alone may have more than the bound.
     """
-    others = sorted((each for each in list(_listings) if each.open and each is not keep), key=_last_used)
+    others = sorted((each for each in list(_holders) if each.open and each is not keep), key=_last_used)
     excess = len(keep.open) + sum(len(each.open) for each in others) - (_bound() if most is None else most)
     closed = False
-    for listing in others:
+    for holder in others:
         if excess <= 0:
             break
-        excess -= len(listing.open)
-        listing.close()
+        excess -= len(holder.open)
+        holder.close()
         closed = True
     return closed
 
 
-def _last_used(listing: Listing) -> float:
-    return listing.last_used
+def _last_used(holder: Holder) -> float:
+    return holder.last_used
 
 
 def _bound() -> int:

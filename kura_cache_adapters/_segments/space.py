@@ -7,6 +7,7 @@ specification.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from kura_cache_adapters._disk import locks, reading
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments import marks
+from kura_cache_adapters._segments.claims import Claims
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.listing import Listing
 from kura_cache_adapters._segments.merge import Merger, as_bytes
@@ -26,9 +28,10 @@ from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
+    from kura_cache_adapters._segments.claims import FileClaim
     from kura_cache_adapters._segments.format import Segment, SegmentFormat
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Vectors
@@ -45,6 +48,7 @@ class SegmentSpace:
         self._listing = Listing(path, segment_format)
         self._writer = Writer(path, identity, segment_format)
         self._merger = Merger(self._listing, self._writer)
+        self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
@@ -148,6 +152,12 @@ class SegmentSpace:
     def note_answerer(self, name: str) -> None:
         """Note under which name a server answers for this space."""
         self._writer.note_answerer(name)
+
+    def claim(self, keys: Collection[bytes]) -> FileClaim | None:
+        """Claim the keys that nobody else is embedding; None where the directory takes no claims."""
+        with suppress(OSError):
+            return self._claims.claim(keys)
+        return None
 
     def close(self) -> None:
         """Forget the open segments."""

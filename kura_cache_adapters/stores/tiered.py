@@ -12,13 +12,13 @@ from kura_cache_adapters._core.glance import glance_of
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.errors import DimensionMismatchError
-from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats, TellsForgotten
+from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims, SpaceStats, TellsForgotten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
+    from kura_cache_adapters.protocols import Claim, EmbeddingStore, Vectors, VectorSpace
 
 _logger = logger_of("store")
 
@@ -83,6 +83,7 @@ class TieredSpace:
         self._owed: list[set[bytes]] = [set() for _ in tiers]
         self._forgetting = [(at, tier) for at, tier in enumerate(tiers) if isinstance(tier, TellsForgotten)]
         self._forgotten: dict[int, frozenset[bytes]] = {at: frozenset() for at, _ in self._forgetting}
+        self._claims = next((tier for tier in reversed(tiers) if isinstance(tier, OffersClaims)), None)
         self._log = OnceLog(_logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
@@ -142,6 +143,10 @@ class TieredSpace:
         for tier in self._tiers:
             if isinstance(tier, NotesAnswerer):
                 tier.note_answerer(name)
+
+    def claim(self, keys: Collection[bytes]) -> Claim | None:
+        """Claim keys in the slowest tier that has claims; None where none has."""
+        return None if self._claims is None else self._claims.claim(keys)
 
     def catch_up(self) -> None:
         """Try again to write what tiers have refused."""
