@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import OnceLog
@@ -46,7 +47,9 @@ class Listing:
         self.itemsize = 8  # of the widest number seen
         self.tombstones = Tombstones(path, shared=segment_format.shared)
         self._format = segment_format
-        self._unusable: set[str] = set()
+        self._stamps: dict[str, Stamp] = {}
+        self._aside: set[str] = set()  # damaged or foreign, until they change
+        self._again_at = 0.0
         self._in_use: set[int] = set()  # segments that were said to be, since the last listing
         self._stale_at = 0.0
         self._lock = ForkLock()
@@ -82,15 +85,17 @@ class Listing:
         for _ in range(_LISTINGS):
             listed = self._list()
             tombstones = {*filter(is_tombstone, listed)}
-            names = sorted(listed - tombstones - self._unusable, reverse=True)
-            self.dimension = self.dimension if names else None
+            names = sorted(listed - tombstones, reverse=True)
             try:
                 self.tombstones.read(tombstones)
-                opened = {name: self.open.get(name) or self._try(name) for name in names}
+                opened = {name: self._opened(name) for name in names}
             except FileNotFoundError:  # merged away since it was listed
                 continue
             self.open = found = {name: part for name, part in opened.items() if part is not None}
-            self.written = {name: self.written[name] for name in found}
+            self.dimension = self.dimension if found else None
+            self._stamps = {name: self._stamps[name] for name in names if name in self._stamps}
+            self._aside.intersection_update(self._stamps)
+            self.written = {name: self._stamps[name].written for name in found}
             self._in_use = set()
             self.names = frozenset(name for name, part in found.items() if self._mergeable(part))
             self.itemsize = max((part.dtype.itemsize for part in found.values()), default=8)
@@ -109,6 +114,15 @@ class Listing:
         for name, part in self.open.items():
             rows[part.dimension] += row_count(name)
         return wanted if wanted in rows else max(rows, key=rows.__getitem__, default=None)
+
+    def let_go(self, segments: Collection[Segment]) -> bool:
+        """Open anew, and list again, what could not be read; tell whether that is due, once in a second."""
+        now = time.monotonic()
+        if now < self._again_at:
+            return False
+        self._again_at, self._stale_at = now + _FRESH, 0.0
+        self.open = {name: part for name, part in self.open.items() if part not in segments}
+        return True
 
     def add(self, name: str, dimension: int) -> None:
         """Take in a segment that was written here; it is opened when something is looked for in vain."""
@@ -154,20 +168,35 @@ class Listing:
     def _is_ours(self, name: str) -> bool:
         return ending_of(name) == self._format.suffix or is_tombstone(name)
 
+    def _opened(self, name: str) -> Segment | None:
+        """Open a segment, unless it is open, or set aside, as it is now."""
+        try:
+            stamp = Stamp.of(self.path / name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._log.report("open", "Could not open the segment %s: %s", self.path / name, error)
+            return None
+        known, self._stamps[name] = self._stamps.get(name), stamp
+        part = self.open.get(name)
+        if known == stamp and (name in self._aside or (part is not None and _is_intact(part))):
+            return part
+        self._aside.discard(name)
+        return self._try(name)
+
     def _try(self, name: str) -> Segment | None:
         """Open a segment; set a damaged or foreign one aside, in memory only."""
         try:
             segment = self._read(name)
             _check_count(segment, name)
-            self.written[name] = ages.age_of(self.path / name).written
         except DamagedSegmentError as error:
-            self._unusable.add(name)
+            self._aside.add(name)
             logger.warning("Ignored the segment %s: %s", self.path / name, error)
             return None
         except FileNotFoundError:
             if not os.path.lexists(self.path / name):
                 raise
-            self._unusable.add(name)
+            self._aside.add(name)
             logger.warning("Ignored the segment %s: its data is gone", self.path / name)
             return None
         except OSError as error:  # no file descriptor left, no permission: it may work next time
@@ -184,7 +213,29 @@ class Listing:
             return self._format.read(self.path / name)
 
     def _mergeable(self, segment: Segment) -> bool:
-        return segment.intact() and self.dimension in {None, segment.dimension}
+        return _is_intact(segment) and self.dimension in {None, segment.dimension}
+
+
+class Stamp(NamedTuple):
+    """What changes when a segment is written to: one that was seen half copied is tried again."""
+
+    inode: int
+    nbytes: int
+    written: float
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        """Look at a segment; raise FileNotFoundError where it is gone."""
+        status = path.lstat()
+        nbytes = reading.size(path) if stat.S_ISDIR(status.st_mode) else status.st_size
+        return cls(status.st_ino, nbytes, status.st_mtime)
+
+
+def _is_intact(segment: Segment) -> bool:
+    try:
+        return segment.intact()
+    except OSError:  # ESTALE: another host has removed it
+        return False
 
 
 def _check_count(segment: Segment, name: str) -> None:

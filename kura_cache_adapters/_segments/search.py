@@ -89,6 +89,7 @@ class Search:
         self.found = np.zeros(len(wanted), bool)
         self.invalid = 0
         self.used: list[Segment] = []
+        self.failed: list[tuple[Segment, OSError]] = []
         self._prefixes = prefixes_of(wanted)
         # Searching in sorted order walks each segment once, instead of jumping all over it.
         self._remaining = np.argsort(self._prefixes)
@@ -113,12 +114,15 @@ class Search:
         return self._matches(segment)[0]
 
     def visit(self, segments: Iterable[Segment]) -> None:
-        """Look for what remains in segments, one after the other."""
+        """Look for what remains in segments, one after the other; note those that cannot be read."""
         for segment in segments:
             if self.finished:
                 return
-            if segment.intact() and segment.dimension == (self.dimension or segment.dimension):
-                self._visit(segment)
+            try:
+                if segment.intact() and segment.dimension == (self.dimension or segment.dimension):
+                    self._visit(segment)
+            except OSError as error:
+                self.failed.append((segment, error))
 
     def hits(self) -> Hits:
         """Return what was found, in the order of the keys."""
@@ -198,7 +202,10 @@ class Search:
 
 
 def find_one(key: bytes, segments: Iterable[Segment]) -> tuple[Segment, Vectors] | None:
-    """Find one key, without the set-up that a batch costs; return where, and its vector as shape (1, D)."""
+    """Find one key, without the set-up that a batch costs; return where, and its vector as shape (1, D).
+
+    Raises OSError where a segment cannot be read.
+    """
     prefix = int.from_bytes(key[:8], "big")
     for segment in segments:
         if not segment.intact():

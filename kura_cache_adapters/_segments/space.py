@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._disk import locks, reading
-from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments import marks
 from kura_cache_adapters._segments.claims import Claims
@@ -67,6 +67,8 @@ class SegmentSpace:
             self._look_further(search, known)
             if listing.tombstones.keys is not forgotten:
                 return self.get_many(wanted)
+        if search.failed and self._failed(search):
+            return self.get_many(wanted)
         if search.invalid:
             self._log.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
         return self._hits(search)
@@ -83,7 +85,7 @@ class SegmentSpace:
             return self._one(keys[0], known)
         search = Search(key_matrix(keys))
         search.visit(known.values())
-        return None if search.invalid or not search.finished else self._hits(search)
+        return None if search.invalid or search.failed or not search.finished else self._hits(search)
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
         """Write one new segment; merge segments when enough have come together."""
@@ -168,12 +170,24 @@ class SegmentSpace:
         return f"<the space {str(self.path)!r}>"
 
     def _one(self, key: bytes, known: dict[str, Segment]) -> Hits | None:
-        if (found := find_one(key, known.values())) is None:
+        try:
+            found = find_one(key, known.values())
+        except OSError:  # a batch of one goes on without the segment, and tells
+            return None
+        if found is None:
             return None
         segment, row = found
         self._listing.note_use(segment)
         self._listing.dimension = row.shape[1]
         return Hits(np.zeros(1, np.intp), row)
+
+    def _failed(self, search: Search) -> bool:
+        """Tell whether to look again, with files that are opened anew; if not, say what cannot be read."""
+        if self._listing.let_go([segment for segment, _ in search.failed]):
+            return True
+        error = search.failed[0][1]
+        self._log.report("read", "Could not read segments in %s: %s", self.path, describe(error))
+        return False
 
     def _hits(self, search: Search) -> Hits:
         for segment in search.used:
