@@ -6,7 +6,7 @@ import errno
 import mmap
 import os
 import stat
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kura_cache_adapters._disk.filesystems import is_local
@@ -27,17 +27,23 @@ class Reader:
     """An open file that is read where it is asked for, not mapped."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Take an open, unbuffered file; it is closed with this object."""
-        self._file = file
+        """Open a file once more; it is closed with this object."""
+        self._name = file.name
+        self._descriptor = os.dup(file.fileno())
 
     def read_into(self, out: memoryview, start: int) -> None:
         """Fill `out` with the bytes from `start` on; raise OSError where they cannot be read."""
         done = 0
         while done < len(out):
-            read = os.preadv(self._file.fileno(), [out[done : done + _AT_ONCE]], start + done)
+            read = os.preadv(self._descriptor, [out[done : done + _AT_ONCE]], start + done)
             if not read:
-                raise OSError(errno.EIO, "the file is shorter than it was", self._file.name)
+                raise OSError(errno.EIO, "the file is shorter than it was", self._name)
             done += read
+
+    def __del__(self) -> None:
+        """Close the file."""
+        with suppress(AttributeError, OSError):  # it could not be opened
+            os.close(self._descriptor)
 
 
 class View:
@@ -50,15 +56,15 @@ class View:
     def __init__(self, file: BinaryIO, length: int, *, mapped: bool | None) -> None:
         """Map a file, or make room for so many bytes of it; None decides by where the file is."""
         self.map: mmap.mmap | None = None
-        self.reader = Reader(file)
         if is_local(file.fileno()) if mapped is None else mapped:
             with suppress(OSError):  # some file systems have no maps, or not of all files
                 self.map = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
-        self.content: mmap.mmap = self.map or _room(length)
+        self.reader = Reader(file) if self.map is None else None
+        self.content: mmap.mmap = _room(length) if self.map is None else self.map
 
     def load(self, start: int, stop: int) -> None:
         """Have bytes in `content`; raise OSError where they cannot be read."""
-        if self.map is None:
+        if self.reader is not None:
             with memoryview(self.content) as content, content[start:stop] as part:
                 self.reader.read_into(part, start)
 
@@ -69,18 +75,14 @@ def view_file(path: Path, *, mapped: bool | None = None) -> View:
     Raises DamagedSegmentError when it is empty, no regular file, or hardly more than a hole; OSError as
     `open` does, and for a symbolic link.
     """
-    with ExitStack() as stack:
-        file = stack.enter_context(_open_regular(path))
+    with _open_regular(path) as file:
         status = os.fstat(file.fileno())
         if not status.st_size:
             message = f"{path} is empty"
             raise DamagedSegmentError(message)
         if on_disk(status):  # some file systems count blocks later; a mere hole is damaged anyway
             check_size(status.st_size, on_disk(status))
-        view = View(file, status.st_size, mapped=mapped)
-        if view.map is None:
-            stack.pop_all()  # its reader needs it
-        return view
+        return View(file, status.st_size, mapped=mapped)
 
 
 def read_file(path: Path, *, most: int | None = None) -> bytes:

@@ -66,6 +66,10 @@ def read_segment(view: View) -> Segment:
         segment = to_segment(untrusted.first_batch(view), view.map)
     except (pa.ArrowException, EOFError, ValueError) as error:
         raise DamagedSegmentError(str(error)) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise DamagedSegmentError(str(error)) from error  # pyarrow's word for a body that is too short
     return as_read(segment, view)
 
 

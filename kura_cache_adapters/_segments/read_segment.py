@@ -71,7 +71,7 @@ def as_read(segment: ArraySegment, view: View) -> Segment:
     Raises OSError where its small columns cannot be read.
     """
     start = _place(segment.vector_bytes, view)
-    if view.map is not None or start is None:
+    if view.reader is None or start is None:
         return segment
     _load(segment.prefixes, view)
     _load(segment.keys, view)
