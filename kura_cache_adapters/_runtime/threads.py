@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     _Calls: TypeAlias = SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
 
 _T = TypeVar("_T")
+_logger = logging.getLogger("kura_cache_adapters.cache")
+_warned = False
 _CORES = os.cpu_count() or 1
 _WORKERS = min(32, _CORES + 4)
 _MODELS = 128  # calls of models at once, at each depth of calls inside calls
@@ -49,7 +52,8 @@ class _ModelThreads:
     def _start(self) -> None:
         try:
             threading.Thread(target=self._serve, name=self._name, daemon=True).start()
-        except RuntimeError:  # no thread can be started: one that is there does it when it can, or this one
+        except RuntimeError as error:  # one that is there does it when it can, or this one does it now
+            warn_of_no_thread(error)
             if not self._count:
                 _fulfil_one(self._calls)
             return
@@ -78,9 +82,8 @@ class _Threads:
         self._calls.put((future, call))
         try:
             self._pool.submit(_fulfil_one, self._calls)
-        except (
-            RuntimeError
-        ):  # no thread, or the interpreter shuts down; the pool may have taken it all the same
+        except RuntimeError as error:  # the pool may have taken it all the same: it is done once
+            warn_of_no_thread(error)
             _fulfil_one(self._calls)
         return future
 
@@ -140,6 +143,15 @@ def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> N
 
 def _submit(pool: _Threads | _ModelThreads, call: Callable[[], _T]) -> Future[_T]:
     return pool.submit(call)
+
+
+def warn_of_no_thread(error: RuntimeError) -> None:
+    """Warn once of a limit on threads; that an interpreter shuts down is nobody's trouble."""
+    global _warned  # noqa: PLW0603 - once
+    if not _warned and "start new thread" in str(error):
+        _warned = True
+        message = "%s: stores and models work in their callers' threads, and loops stand still meanwhile"
+        _logger.warning(message, error)
 
 
 def _fulfil_one(calls: _Calls) -> None:
