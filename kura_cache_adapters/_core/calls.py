@@ -6,14 +6,17 @@ import asyncio
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from kura_cache_adapters._core.engine import Engine, first_positions
 from kura_cache_adapters._core.engines import Engines
 from kura_cache_adapters._core.fail_open import FailOpenSpace
 from kura_cache_adapters._core.fill import Fill
-from kura_cache_adapters._core.glance import Pace, short, small
+from kura_cache_adapters._core.floats import let_go
+from kura_cache_adapters._core.glance import FEW, Pace, short, small
 from kura_cache_adapters._core.keys import Keys
 from kura_cache_adapters._core.lookup import checked_texts
-from kura_cache_adapters._core.vectors import uncached
+from kura_cache_adapters._core.vectors import as_vectors, uncached
 from kura_cache_adapters._runtime.loop import hop, in_thread, on_a_loop, run
 
 if TYPE_CHECKING:
@@ -57,12 +60,23 @@ class Bare:
     async def answer(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
         """Ask the model; the answer is of the type that a cache's has."""
         asked, role = checked_texts(texts), self._source.role(role)
-        answer = await self._source.embed(asked, role) if asked else []
-        return convert(uncached(answer, len(asked), self._source.name))
+        answered = as_vectors(
+            await self._source.embed(asked, role) if asked else [], len(asked), self._source.name
+        )
+        if len(answered) <= FEW or not on_a_loop():
+            return _converted(answered, convert)
+        return await in_thread("store", _converted, answered, convert)
 
     def answer_sync(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
         """Do the same from sync code."""
         return run(self.answer(texts, role, convert))
+
+
+def _converted(answered: Sequence[Any], convert: Callable[[Kept], _T]) -> _T:
+    whole = convert(uncached(answered))
+    if isinstance(whole, np.ndarray):
+        let_go(answered)
+    return whole
 
 
 class _Begun(NamedTuple):

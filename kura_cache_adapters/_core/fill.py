@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kura_cache_adapters._core.flights import Flights
+from kura_cache_adapters._core.floats import let_go
 from kura_cache_adapters._core.sharing import Share, Sharing, Waiting
 from kura_cache_adapters._core.vectors import exact_matrix, finite_rows, matrix_or_list
 from kura_cache_adapters._observe.events import Embedded
@@ -228,6 +229,8 @@ class Fill:
     def _kept(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
         """Store what is fit to be stored; return a matrix, or the answer itself if it makes none."""
         matrix = matrix_or_list(vectors)
+        if isinstance(matrix, np.ndarray):
+            let_go(vectors)
         if not self._unchanged():
             message = "%s was changed while it embedded %d texts; they are not stored"
             logger.warning(message, self._source.name, len(keys))

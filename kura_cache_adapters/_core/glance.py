@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters.protocols import Hits, VectorSpace
 
-_TEXTS = 32
+FEW = 32  # texts
 _CHARACTERS = 64 << 10  # hashing them takes a tenth of a millisecond
 _LONG = 0.005  # seconds: something was not at hand, a page had to be read from a disk
 _REST = 100.0  # times as long as a long one: waiting for disks takes one hundredth of the loop's time
@@ -19,7 +19,7 @@ _TURN = 0.002  # seconds of glances without a pause, then it is the others' turn
 
 def small(texts: object) -> bool:
     """Tell whether these are so few that a glance is worth its while."""
-    return type(texts) in {list, tuple} and len(texts) <= _TEXTS  # type: ignore[arg-type]
+    return type(texts) in {list, tuple} and len(texts) <= FEW  # type: ignore[arg-type]
 
 
 def short(texts: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from kura_cache_adapters._core.arrays import misread_kind, unwrapped
+from kura_cache_adapters._core.floats import are_floats, matrix_of_floats
 from kura_cache_adapters.errors import DimensionMismatchError, VectorCountError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Part = tuple[Sequence[bytes], Kept]
     """Keys, and one vector for each."""
 
+_AT_ONCE = 1 << 14  # numbers that become Python's before other threads get a turn
 _EXACT = 2.0**53  # below it, a float64 holds every integer
 
 _ONE_EACH = "Make it answer with one vector for each text."
@@ -65,12 +67,15 @@ def as_vectors(answer: Any, asked: int, model_name: str) -> Sequence[Any]:  # no
     return [_own(vector) for vector in each]
 
 
-def uncached(answer: Any, asked: int, model_name: str) -> Vectors | Sequence[Any]:  # noqa: ANN401 - as above
+def uncached(vectors: Sequence[Any]) -> Vectors | Sequence[Any]:
     """Return a model's answer, of any length, in the types that it would have from a cache."""
-    vectors = as_vectors(answer, asked, model_name)
-    if all(type(vector) is list and {*map(type, vector)} == {float} for vector in vectors):
-        return vectors  # as they shall be: no way there and back
+    if are_floats(vectors) or all(map(_as_it_shall_be, vectors)):
+        return vectors  # no way there and back
     return matrix_or_list(vectors)
+
+
+def _as_it_shall_be(vector: object) -> bool:
+    return type(vector) is list and {*map(type, vector)} == {float}
 
 
 def _named(answer: object, kind: str = "") -> str:
@@ -96,6 +101,11 @@ def _own(vector: Any) -> Any:  # noqa: ANN401 - whatever stands in an answer
 
 def exact_matrix(answer: Sequence[Any]) -> Vectors | None:
     """Return vectors as one matrix, shape (N, D), narrowed; None when they are not of one D."""
+    floats = matrix_of_floats(answer)
+    return _of_any(answer) if floats is None else floats
+
+
+def _of_any(answer: Sequence[Any]) -> Vectors | None:
     try:
         matrix = np.asarray(answer)
     except (ValueError, TypeError, RuntimeError, OverflowError):  # ragged, or objects that are no numbers
@@ -168,8 +178,8 @@ def as_lists(vectors: Vectors | Sequence[Any]) -> list[list[float]]:
     """Convert a matrix to lists of Python floats; what makes no matrix stays as it is."""
     if not isinstance(vectors, np.ndarray):
         return list(vectors)
-    # A slice at a time, so that other threads get a turn.
-    return [row for start in range(0, len(vectors), 256) for row in vectors[start : start + 256].tolist()]
+    step = max(1, _AT_ONCE // max(1, vectors.shape[1]))  # a slice at a time, so that others get a turn
+    return [row for start in range(0, len(vectors), step) for row in vectors[start : start + step].tolist()]
 
 
 def as_matrix(vectors: Vectors | Sequence[Any]) -> Vectors:

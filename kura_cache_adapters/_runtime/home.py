@@ -81,6 +81,7 @@ class Home:
         try:
             while (request := await self._next_request()) is not None:
                 await request.run()
+                del request  # what it returned belongs to its caller, while this one waits
             return _outcome(done)
         except GeneratorExit:  # collected after its loop was closed: nothing can be awaited any more
             self._streams.clear()

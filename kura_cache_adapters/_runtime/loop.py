@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from kura_cache_adapters._runtime.detached import own_detached, settle, stop_if_left
 from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.greenlets import patched
+from kura_cache_adapters._runtime.here import run_here
 from kura_cache_adapters._runtime.home import Home, leave_home
-from kura_cache_adapters._runtime.threads import submit_to_model, submit_to_store
+from kura_cache_adapters._runtime.threads import submit_to_model, submit_to_store, warn_of_no_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -42,9 +43,14 @@ def _forget_loop() -> None:
 forget_in_child(_forget_loop)
 
 
-def _started() -> asyncio.AbstractEventLoop:
+def _started() -> asyncio.AbstractEventLoop | None:
     loop = asyncio.new_event_loop()
-    threading.Thread(target=_serve, args=(loop,), name="kura-cache-loop", daemon=True).start()
+    try:
+        threading.Thread(target=_serve, args=(loop,), name="kura-cache-loop", daemon=True).start()
+    except RuntimeError as error:
+        loop.close()
+        warn_of_no_thread(error)
+        return None
     atexit.register(settle)
     return loop
 
@@ -60,7 +66,8 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
             continue
 
 
-def _background_loop() -> asyncio.AbstractEventLoop:
+def _background_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the one loop; None where no thread can be started for it, now."""
     global _loop  # noqa: PLW0603 - started lazily: importing must start no thread
     loop = _loop
     if loop is None:
@@ -74,7 +81,7 @@ def _refuse_greenlets() -> None:
         raise RuntimeError(message)
 
 
-def _loop_for(work: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
+def _loop_for(work: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop | None:
     try:
         _refuse_greenlets()
         return _background_loop()
@@ -97,7 +104,10 @@ def on_a_loop() -> bool:
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine on the background loop from sync code; a running loop may be around."""
-    loop = _loop_for(work)
+    loop, context = _loop_for(work), contextvars.copy_context()
+    context.run(leave_home)
+    if loop is None:
+        return context.run(run_here, work)
     if _running_loop() is loop:
         work.close()
         message = (
@@ -105,8 +115,6 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
             "for itself; await the async method, or call it from a worker thread."
         )
         raise RuntimeError(message)
-    context = contextvars.copy_context()
-    context.run(leave_home)
     future = context.run(asyncio.run_coroutine_threadsafe, work, loop)
     done: SimpleQueue[object] = SimpleQueue()
     future.add_done_callback(done.put)
@@ -123,12 +131,12 @@ async def hop(work: Coroutine[Any, Any, _T]) -> _T:
 
     What it wants done at home is done in this task meanwhile.
     """
-    loop = _loop_for(work)
-    if _running_loop() is loop:
+    loop, own = _loop_for(work), asyncio.get_running_loop()
+    if own is loop:
         return await work
     home, context = Home(), contextvars.copy_context()
     context.run(home.settle_in)
-    return await home.serve(context.run(asyncio.run_coroutine_threadsafe, work, loop))
+    return await home.serve(context.run(asyncio.run_coroutine_threadsafe, work, loop or own))
 
 
 async def in_thread(

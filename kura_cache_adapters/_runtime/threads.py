@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -15,8 +17,13 @@ from kura_cache_adapters._runtime.greenlets import patched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
+
+    _Calls: TypeAlias = SimpleQueue[tuple[Future[Any], Callable[[], Any]]]
 
 _T = TypeVar("_T")
+_logger = logging.getLogger("kura_cache_adapters.cache")
+_warned = False
 _CORES = os.cpu_count() or 1
 _WORKERS = min(32, _CORES + 4)
 _MODELS = 128  # calls of models at once, at each depth of calls inside calls
@@ -30,39 +37,55 @@ class _ModelThreads:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._calls: _Calls = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._count = 0
 
     def submit(self, call: Callable[[], _T]) -> Future[_T]:
         future: Future[_T] = Future()
-        if self._count >= _MODELS or self._idle.acquire(blocking=False):
-            self._calls.put((future, call))
-            return future
-        thread = threading.Thread(target=self._serve, args=(future, call), name=self._name, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # no thread can be started: one that is there does it, when it can
-            if not self._count:
-                raise
-            self._calls.put((future, call))
-            return future
-        self._count += 1
+        alone = self._count < _MODELS and not self._idle.acquire(blocking=False)
+        self._calls.put((future, call))
+        if alone:
+            self._start()
         return future
 
-    def _serve(self, future: Future[Any], call: Callable[[], Any]) -> None:
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+        except RuntimeError as error:  # one that is there does it when it can, or this one does it now
+            warn_of_no_thread(error)
+            if not self._count:
+                _fulfil_one(self._calls)
+            return
+        self._count += 1
+
+    def _serve(self) -> None:
         while True:
-            _fulfil(future, call)
-            del future, call  # what it returned belongs to its caller, while this thread waits
             try:
                 future, call = self._calls.get_nowait()
             except Empty:
                 self._idle.release()
                 future, call = self._calls.get()
+            _fulfil(future, call)
+            del future, call  # what it returned belongs to its caller, while this thread waits
 
 
-def _pool(name: str, workers: int = _WORKERS) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix=f"kura-cache-{name}")
+class _Threads:
+    """Threads that a process that ends waits for; a call for which none can be had is done by its caller."""
+
+    def __init__(self, name: str, workers: int = _WORKERS) -> None:
+        self._calls: _Calls = SimpleQueue()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"kura-cache-{name}")
+
+    def submit(self, call: Callable[[], _T]) -> Future[_T]:
+        future: Future[_T] = Future()
+        self._calls.put((future, call))
+        try:
+            self._pool.submit(_fulfil_one, self._calls)
+        except RuntimeError as error:  # the pool may have taken it all the same: it is done once
+            warn_of_no_thread(error)
+            _fulfil_one(self._calls)
+        return future
 
 
 @dataclass(slots=True)
@@ -74,8 +97,8 @@ class _Pools:
     """
 
     models: dict[int, _ModelThreads] = field(default_factory=dict)
-    store: ThreadPoolExecutor = field(default_factory=partial(_pool, "store"))
-    slices: ThreadPoolExecutor = field(default_factory=partial(_pool, "slices", _CORES))
+    store: _Threads = field(default_factory=partial(_Threads, "store"))
+    slices: _Threads = field(default_factory=partial(_Threads, "slices", _CORES))
 
 
 _pools = _Pools()
@@ -118,14 +141,23 @@ def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> N
         other.result()
 
 
-def _submit(pool: ThreadPoolExecutor | _ModelThreads, call: Callable[[], _T]) -> Future[_T]:
-    """Submit a call; once the interpreter shuts down, pools take none, and it runs here."""
-    try:
-        return pool.submit(call)
-    except RuntimeError:
-        future: Future[_T] = Future()
-        _fulfil(future, call)
-        return future
+def _submit(pool: _Threads | _ModelThreads, call: Callable[[], _T]) -> Future[_T]:
+    return pool.submit(call)
+
+
+def warn_of_no_thread(error: RuntimeError) -> None:
+    """Warn once of a limit on threads; that an interpreter shuts down is nobody's trouble."""
+    global _warned  # noqa: PLW0603 - once
+    if not _warned and "start new thread" in str(error):
+        _warned = True
+        message = "%s: stores and models work in their callers' threads, and loops stand still meanwhile"
+        _logger.warning(message, error)
+
+
+def _fulfil_one(calls: _Calls) -> None:
+    """Fulfil the call that has waited longest, if one still waits: each is fulfilled once."""
+    with suppress(Empty):
+        _fulfil(*calls.get_nowait())
 
 
 def _fulfil(future: Future[_T], call: Callable[[], _T]) -> None:

@@ -21,6 +21,7 @@ KINDS = {
     "full, read-only, unreadable, vanishing disks; no descriptors; limits": (
         "full|read-only|unreadable|vanishes|descriptors|limit|in the way|closed|flushed|sticky"
     ),
+    "no thread can be started": "no thread",
     "eight writers, each killed at random": "8 writers",
     "Ctrl-C": "Ctrl-C",
     "a flipped bit": "^a flipped bit",
