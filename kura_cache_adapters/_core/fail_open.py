@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 from kura_cache_adapters._core.glance import glance_of
 from kura_cache_adapters._observe.events import Failed, Stored
 from kura_cache_adapters._observe.log import describe
+from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters.checks import check_dimension
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims
@@ -48,6 +48,7 @@ class FailOpenSpace:
         try:
             return self._space().get_many(keys).checked(len(keys))
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the model answers instead
+            pass_on_signals(error)
             self._report("read", error)
             return None
 
@@ -57,7 +58,8 @@ class FailOpenSpace:
             glance = None if self._opened is None else glance_of(self._opened)
             hits = None if glance is None else glance(keys)
             return None if hits is None or len(hits.positions) < len(keys) else hits.checked(len(keys))
-        except Exception:  # noqa: BLE001 - any store's any trouble: it is looked up, and told, in a thread
+        except Exception as error:  # noqa: BLE001 - any store's any trouble: it is looked up, and told, in a thread
+            pass_on_signals(error)
             return None
 
     def claim(self, keys: Sequence[bytes]) -> Claim | None:
@@ -65,13 +67,14 @@ class FailOpenSpace:
         try:
             space = self._space()
             return space.claim(keys) if isinstance(space, OffersClaims) else None
-        except Exception:  # noqa: BLE001 - any store's any trouble, of which reading and writing tell
+        except Exception as error:  # noqa: BLE001 - any store's any trouble, of which reading and writing tell
+            pass_on_signals(error)
             return None
 
     def answerer(self) -> str:
         """Return the name under which a server has answered for these vectors before, if it is known."""
         if not self._answerer and isinstance(self._opened, NotesAnswerer):
-            with suppress(OSError):
+            with suppressed(OSError):
                 self._answerer = self._opened.answerer()
         return self._answerer
 
@@ -111,6 +114,7 @@ class FailOpenSpace:
         except passing:
             raise
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the caller has the vectors
+            pass_on_signals(error)
             self._report("write", error)
             self.generation += 1  # a tier may have taken it
             return False
@@ -118,7 +122,7 @@ class FailOpenSpace:
         self._observe(Stored(name, len(keys), vectors.nbytes, perf_counter() - begun))
         self.generation += 1
         if answerer and answerer != self.answerer() and isinstance(self._opened, NotesAnswerer):
-            with suppress(OSError):
+            with suppressed(OSError):
                 self._opened.note_answerer(answerer)
                 self._answerer = answerer
         return True
@@ -127,6 +131,7 @@ class FailOpenSpace:
         try:
             self._space().delete_many(keys)
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the old vectors stay
+            pass_on_signals(error)
             self._report("write", error)
             return False
         return True

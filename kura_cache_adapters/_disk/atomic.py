@@ -8,10 +8,11 @@ import secrets
 import shutil
 import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kura_cache_adapters._disk.locks import patient_lock
+from kura_cache_adapters._runtime.signals import suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ def make_directory(path: Path, *, shared: bool = False) -> bool:
 def anchor(path: Path) -> None:
     """Put a directory's name on disk, and its parents' names: another may have just made any of them."""
     for directory in path.parents:
-        with suppress(PermissionError):  # not ours to read, so not ours to have been made
+        with suppressed(PermissionError):  # not ours to read, so not ours to have been made
             _sync(directory)
 
 
@@ -72,7 +73,7 @@ def published(path: Path, *, durable: bool) -> Iterator[Path]:
 
 def remove(path: Path) -> None:
     """Remove a file or a whole directory at once, so that a crash leaves no half; a missing one is fine."""
-    with suppress(FileNotFoundError):
+    with suppressed(FileNotFoundError):
         if not stat.S_ISDIR(path.lstat().st_mode):
             path.unlink()
             return
@@ -83,7 +84,7 @@ def remove(path: Path) -> None:
 
 def discard(path: Path) -> None:
     """Remove what nobody reads any more, as far as it can be removed."""
-    with suppress(OSError, RecursionError):  # one that is too deep for rmtree stays
+    with suppressed(OSError, RecursionError):  # one that is too deep for rmtree stays
         if stat.S_ISDIR(path.lstat().st_mode):
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -93,7 +94,7 @@ def discard(path: Path) -> None:
 def remove_stale_temporaries(directory: Path) -> None:
     """Remove what killed writers left behind an hour ago or earlier, as far as it can be removed."""
     old = time.time() - _STALE_SECONDS
-    with suppress(OSError):
+    with suppressed(OSError):
         for path in directory.glob(f".*{_TEMPORARY}"):
             if path.lstat().st_mtime < old:
                 discard(path)

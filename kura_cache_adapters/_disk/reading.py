@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kura_cache_adapters._disk.filesystems import is_local
+from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class View:
         """Map a file, or make room for so many bytes of it; None decides by where the file is."""
         self.map: mmap.mmap | None = None
         if is_local(file.fileno()) if mapped is None else mapped:
-            with suppress(OSError):  # some file systems have no maps, or not of all files
+            with suppressed(OSError):  # some file systems have no maps, or not of all files
                 self.map = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ)
         self.reader = Reader(file) if self.map is None else None
         self.content: mmap.mmap = _room(length) if self.map is None else self.map
@@ -130,7 +131,7 @@ def refuse_link(path: Path) -> None:
 def release(mapped: mmap.mmap | None) -> None:
     """Let go of the memory that a map's pages take, where there is a call for it."""
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        with suppress(OSError):  # pages that are locked stay
+        with suppressed(OSError):  # pages that are locked stay
             mapped.madvise(mmap.MADV_DONTNEED)
 
 
@@ -154,7 +155,7 @@ def _inside(directory: Path) -> int:
 
 def _open_quietly(path: Path) -> int:
     flags = os.O_RDONLY | _NO_BLOCK | _NO_FOLLOW
-    with suppress(PermissionError):  # another user's: the system sets the time
+    with suppressed(PermissionError):  # another user's: the system sets the time
         return os.open(path, flags | _NO_ACCESS)
     return os.open(path, flags)
 

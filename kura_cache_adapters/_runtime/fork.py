@@ -34,6 +34,12 @@ class ForkLock(RLock):  # type: ignore[misc]  # final in the stubs alone
         """Make a free lock."""
         _known.add(self)
 
+    def refuse_reentry(self) -> None:
+        """Raise BlockingIOError where this thread holds it: a signal handler has interrupted its work."""
+        if self._is_owned():  # type: ignore[attr-defined] # as threading.Condition asks
+            message = "this was called by a signal handler, or a finalizer, that interrupted itself at work"
+            raise BlockingIOError(message)
+
     def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
         """Pickle as a new, free lock."""
         return type(self), ()

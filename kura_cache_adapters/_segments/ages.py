@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
+
+from kura_cache_adapters._runtime.signals import suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,7 +45,7 @@ def youngest(ages: Iterable[Age]) -> Age:
 
 def note_use(path: Path) -> None:
     """Note that a segment is in use, at most once a day, where that is permitted."""
-    with suppress(OSError):
+    with suppressed(OSError):
         status = path.stat()
         if time.time() - status.st_atime > _DAY:
             os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))

@@ -7,11 +7,13 @@ import secrets
 import stat
 import time
 from contextlib import contextmanager, suppress
+from io import FileIO
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from kura_cache_adapters._disk import locks, reading
 from kura_cache_adapters._runtime.fork import forget_in_child
+from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters._segments import marks
 
 if TYPE_CHECKING:
@@ -34,11 +36,10 @@ _CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 class FileClaim:
     """Keys that this process has claimed: a file with them, locked for as long as any is left."""
 
-    def __init__(self, path: Path, descriptor: int | None, keys: Iterable[bytes], news: float) -> None:
+    def __init__(self, file: FileIO | None, keys: Iterable[bytes], news: float) -> None:
         """Take the open, locked file, None for no keys; it is closed by the last release."""
         self.news = news
-        self._path = path
-        self._descriptor: int | None = descriptor
+        self._file = file
         self._places = {key: at for at, key in enumerate(keys)}
         _alive.add(self)
 
@@ -50,32 +51,35 @@ class FileClaim:
     def release(self, keys: Iterable[bytes]) -> None:
         """Give keys up, those among them that are claimed here."""
         places = [place for key in keys if (place := self._places.pop(key, None)) is not None]
-        if self._descriptor is None or not places:
+        if self._file is None or not places:
             return
         if not self._places:
-            self._end(self._descriptor)
+            self._end(self._file)
             return
         for place in places:  # half a key is nobody's, too
-            os.pwrite(self._descriptor, _NOBODY, place * _KEY)
+            os.pwrite(self._file.fileno(), _NOBODY, place * _KEY)
 
     def forget(self) -> None:
         """Close the file in a forked child: the claim is its parent's."""
-        descriptor, self._descriptor, self._places = self._descriptor, None, {}
-        if descriptor is not None:
-            os.close(descriptor)
+        file, self._file, self._places = self._file, None, {}
+        if file is not None:
+            file.close()
 
-    def _end(self, descriptor: int) -> None:
-        self._descriptor = None
-        with suppress(OSError):
-            self._path.unlink()
-        locks.unlock_file(descriptor)
-        os.close(descriptor)
+    def _end(self, file: FileIO) -> None:
+        self._file = None
+        with suppressed(OSError):
+            os.unlink(file.name)  # noqa: PTH108 - a path, as it was given
+        locks.unlock_file(file.fileno())
+        file.close()
 
     def __del__(self) -> None:
-        """Give all up: its call has ended before it could."""
+        """Give all up: its call has ended before it could.
+
+        Where a signal handler's exception ends this halfway, the file is closed with its object, and free.
+        """
         with suppress(AttributeError, TypeError):  # as the interpreter ends, modules may be gone
-            if self._descriptor is not None:
-                self._end(self._descriptor)
+            if self._file is not None:
+                self._end(self._file)
 
 
 _alive: WeakSet[FileClaim] = WeakSet()
@@ -139,7 +143,7 @@ class Claims:
         reading.refuse_link(self._path)
         mode = 0o666 if self._shared else 0o600
         for _ in range(2):
-            with suppress(FileNotFoundError):
+            with suppressed(FileNotFoundError):
                 return os.open(self._path / _GATE, os.O_RDWR | os.O_CREAT | _CAREFUL, mode)
             marks.make_space(self._space, durable=False, shared=self._shared)
             self._path.mkdir(mode=0o777 if self._shared else 0o700, exist_ok=True)
@@ -151,7 +155,7 @@ class Claims:
 
     def _keys_of(self, name: str) -> Iterable[bytes]:
         """Read the keys of a claim; remove one whose owner is dead, which has none."""
-        with suppress(OSError):  # released by now, or not ours to read
+        with suppressed(OSError):  # released by now, or not ours to read
             descriptor = os.open(self._path / name, os.O_RDONLY | _CAREFUL)
             try:
                 return self._read(name, descriptor)
@@ -169,19 +173,19 @@ class Claims:
         return (content[at : at + _KEY] for at in range(0, len(content), _KEY))
 
     def _add(self, keys: list[bytes]) -> FileClaim:
-        path = self._path / secrets.token_hex(8)
         if not keys:
-            return FileClaim(path, None, keys, self._news)
+            return FileClaim(None, keys, self._news)
+        path = self._path / secrets.token_hex(8)
         mode = 0o666 if self._shared else 0o600
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CAREFUL, mode)
+        file = FileIO(path, "x+", opener=lambda name, flags: os.open(name, flags | _CAREFUL, mode))
         try:
-            locks.lock_file(descriptor)
-            os.write(descriptor, b"".join(keys))
+            locks.lock_file(file.fileno())
+            file.write(b"".join(keys))
         except BaseException:
-            os.close(descriptor)
+            file.close()
             path.unlink()
             raise
-        return FileClaim(path, descriptor, keys, self._news)
+        return FileClaim(file, keys, self._news)
 
 
 def _patiently_locked(descriptor: int) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from kura_cache_adapters._disk import untrusted
+from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._segments.read_segment import as_read
 from kura_cache_adapters._segments.search import ArraySegment
 from kura_cache_adapters.checks import KEY_BYTES
@@ -67,6 +68,7 @@ def read_segment(view: View) -> Segment:
     except (pa.ArrowException, EOFError, ValueError) as error:
         raise DamagedSegmentError(str(error)) from error
     except OSError as error:
+        pass_on_signals(error)
         if error.errno is not None:
             raise
         raise DamagedSegmentError(str(error)) from error  # pyarrow's word for a body that is too short

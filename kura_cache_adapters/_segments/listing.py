@@ -13,6 +13,7 @@ from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._segments import ages, pool
 from kura_cache_adapters._segments.format import ending_of, row_count
 from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
@@ -175,6 +176,7 @@ class Listing:
         except FileNotFoundError:
             raise
         except OSError as error:
+            pass_on_signals(error)
             self._log.report("open", "Could not open the segment %s: %s", self.path / name, error)
             return None
         known, self._stamps[name] = self._stamps.get(name), stamp
@@ -190,6 +192,7 @@ class Listing:
             segment = self._read(name)
             _check_count(segment, name)
         except DamagedSegmentError as error:
+            pass_on_signals(error)
             self._aside.add(name)
             logger.warning("Ignored the segment %s: %s", self.path / name, error)
             return None
@@ -200,6 +203,7 @@ class Listing:
             logger.warning("Ignored the segment %s: its data is gone", self.path / name)
             return None
         except OSError as error:  # no file descriptor left, no permission: it may work next time
+            pass_on_signals(error)
             self._log.report("open", "Could not open the segment %s: %s", self.path / name, error)
             return None
         return segment
@@ -208,6 +212,7 @@ class Listing:
         try:
             return self._format.read(self.path / name)
         except OSError as error:
+            pass_on_signals(error)
             if error.errno not in {errno.EMFILE, errno.ENFILE} or not pool.make_room(self, most=0):
                 raise
             return self._format.read(self.path / name)
@@ -234,7 +239,8 @@ class Stamp(NamedTuple):
 def _is_intact(segment: Segment) -> bool:
     try:
         return segment.intact()
-    except OSError:  # ESTALE: another host has removed it
+    except OSError as error:  # ESTALE: another host has removed it
+        pass_on_signals(error)
         return False
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import atomic, reading
+from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters._segments.format import ending_of
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ _LOOKED_INTO = 100  # spaces: a directory of many tenants is not read through
 
 def formats_in(cache: str | os.PathLike[str]) -> set[str]:
     """Tell the formats of the segments in a cache's directory by their endings, without a dot."""
-    with suppress(OSError), os.scandir(cache) as entries:
+    with suppressed(OSError), os.scandir(cache) as entries:
         spaces = (each for each in entries if _SPACE.fullmatch(each.name))
         return {ending for space in islice(spaces, _LOOKED_INTO) for ending in _endings_in(space)}
     return set()
 
 
 def _endings_in(space: os.DirEntry[str]) -> set[str]:
-    with suppress(OSError):
+    with suppressed(OSError):
         inside = os.scandir(space) if space.is_dir(follow_symlinks=False) else ()
         return {ending[1:] for each in inside if (ending := ending_of(each.name))}
     return set()
@@ -76,7 +76,7 @@ def write_identity(space: Path, description: bytes, *, durable: bool, shared: bo
 
 def answerer(space: Path) -> str:
     """Read under which name a server has answered for a space; empty where nothing is noted."""
-    with suppress(FileNotFoundError):
+    with suppressed(FileNotFoundError):
         return reading.read_file(space / ANSWERER_FILE, most=_LONGEST_NAME).decode("utf-8", "replace")
     return ""
 

@@ -12,6 +12,7 @@ import numpy as np
 from kura_cache_adapters._disk import atomic, locks
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._segments.ages import age_of, apart, youngest
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.rows import Rows, checksums_of
@@ -74,6 +75,7 @@ class Merger:
                     if opened.keys() >= set(due):  # one that was written meanwhile is for the next one
                         self._merge({name: opened[name] for name in due}, durable=durable)
         except OSError as error:
+            pass_on_signals(error)
             self._after = time.monotonic() + _PAUSE
             logger.warning("Could not merge segments in %s: %s", self._listing.path, error)
 
@@ -96,6 +98,7 @@ class Merger:
                 if segment.intact() and len(sought.rows_in(segment)):
                     self._rewrite(name, segment, forgotten)
             except OSError as error:
+                pass_on_signals(error)
                 logger.warning("Could not rewrite %s: %s", self._listing.path / name, error)
 
     def _rewrite(self, name: str, segment: Segment, forgotten: frozenset[bytes]) -> None:
@@ -129,6 +132,7 @@ class Merger:
         try:
             self._retire(name, broken=broken)
         except OSError as error:
+            pass_on_signals(error)
             self._merged.add(name)
             self._log.report("retire", "Could not remove %s: %s", self._listing.path / name, error)
 

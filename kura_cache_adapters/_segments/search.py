@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._disk import reading
+from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._runtime.threads import in_slices
 from kura_cache_adapters._segments.rows import checksum_of, checksums_of, chunk_rows, prefixes_of
 from kura_cache_adapters.protocols import Hits
@@ -122,6 +123,7 @@ class Search:
                 if segment.intact() and segment.dimension == (self.dimension or segment.dimension):
                     self._visit(segment)
             except OSError as error:
+                pass_on_signals(error)
                 self.failed.append((segment, error))
 
     def hits(self) -> Hits:

@@ -7,7 +7,6 @@ specification.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from kura_cache_adapters._disk import locks, reading
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters._segments import marks
 from kura_cache_adapters._segments.claims import Claims
 from kura_cache_adapters._segments.format import row_count
@@ -157,7 +157,7 @@ class SegmentSpace:
 
     def claim(self, keys: Collection[bytes]) -> FileClaim | None:
         """Claim the keys that nobody else is embedding; None where the directory takes no claims."""
-        with suppress(OSError):
+        with suppressed(OSError):
             return self._claims.claim(keys)
         return None
 
@@ -172,7 +172,8 @@ class SegmentSpace:
     def _one(self, key: bytes, known: dict[str, Segment]) -> Hits | None:
         try:
             found = find_one(key, known.values())
-        except OSError:  # a batch of one goes on without the segment, and tells
+        except OSError as error:  # a batch of one goes on without the segment, and tells
+            pass_on_signals(error)
             return None
         if found is None:
             return None
@@ -201,6 +202,7 @@ class SegmentSpace:
         try:
             return self._listing.recheck()
         except OSError as error:  # what is open still answers; a miss tries again, and raises
+            pass_on_signals(error)
             self._log.report("list", "Could not list %s: %s", self.path, error)
             return False
 
@@ -216,6 +218,7 @@ class SegmentSpace:
         try:
             opened = self._listing.refresh()
         except OSError as error:
+            pass_on_signals(error)
             if not search.found.any():
                 raise
             logger.warning("Could not look for new segments in %s: %s", self.path, error)

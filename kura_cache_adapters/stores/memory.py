@@ -51,7 +51,7 @@ class MemoryStore:
 
     def space(self, identity: ModelIdentity) -> MemorySpace:
         """Open the space of a model, the same object each time."""
-        with self._lock:
+        with self.locked():
             return self._spaces.setdefault(identity, MemorySpace(self))
 
     def spaces(self) -> list[ModelIdentity]:
@@ -60,7 +60,7 @@ class MemoryStore:
 
     def close(self) -> None:
         """Forget everything."""
-        with self._lock:
+        with self.locked():
             for space in self._spaces.values():
                 space.clear()
 
@@ -73,7 +73,11 @@ class MemoryStore:
         return _memory_store, (self.max_bytes,)
 
     def locked(self) -> ForkLock:
-        """Return the one lock of the store and its spaces."""
+        """Return the one lock of the store and its spaces, for `with`.
+
+        Raises BlockingIOError for a signal handler that has interrupted this thread under it.
+        """
+        self._lock.refuse_reentry()
         return self._lock
 
     def tick(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from kura_cache_adapters._core.glance import glance_of
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims, SpaceStats, TellsForgotten
 
@@ -178,7 +179,8 @@ class TieredSpace:
         owed = self._owed[index]
         try:
             self._tiers[index].put_many(keys, vectors, durable=durable)
-        except Exception:  # whatever it was: it is told, and it is owed
+        except Exception as error:  # whatever it was: it is told, and it is owed
+            pass_on_signals(error)
             owed.update(keys[: max(0, _MOST_OWED - len(owed))])
             raise
         self._catch_up(index, durable=durable)
@@ -187,6 +189,7 @@ class TieredSpace:
         try:
             self._put(index, keys, vectors, durable=durable)
         except Exception as error:  # noqa: BLE001 - a foreign store's; the slowest tier has it, or raises
+            pass_on_signals(error)
             tier = self._tiers[index]
             self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
 
@@ -196,6 +199,7 @@ class TieredSpace:
             for start in range(0, len(owed), _AT_ONCE):
                 self._pay(index, owed[start : start + _AT_ONCE], durable=durable)
         except Exception as error:  # noqa: BLE001 - a foreign store that fails again; the rest is still owed
+            pass_on_signals(error)
             tier = self._tiers[index]
             self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
 
@@ -217,6 +221,7 @@ class TieredSpace:
             try:
                 tier.delete_many(news)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot forget; the next one may
+                pass_on_signals(error)
                 self._log.report(f"forget {tier!r}", "Could not delete from %r: %s", tier, describe(error))
         self._forgotten[index] = forgotten
 
@@ -228,12 +233,14 @@ class TieredSpace:
                     if late := teller.forgotten().intersection(keys):
                         tier.delete_many(late)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot be filled is only slow
+                pass_on_signals(error)
                 self._log.report(f"fill {tier!r}", "Could not fill %r: %s", tier, describe(error))
 
     def _ask(self, tier: VectorSpace, keys: list[bytes]) -> Hits:
         try:
             hits = tier.get_many(keys).checked(len(keys))
         except Exception as error:  # noqa: BLE001 - a foreign store that fails has nothing; the next may
+            pass_on_signals(error)
             self._log.report(f"read {tier!r}", "Could not read from %r: %s", tier, describe(error))
             return Hits.none()
         if self._log.known:
