@@ -12,6 +12,7 @@ import numpy as np
 
 from kura_cache_adapters._core.flights import Flights
 from kura_cache_adapters._core.floats import let_go
+from kura_cache_adapters._core.room import Room
 from kura_cache_adapters._core.vectors import exact_matrix, finite_rows, matrix_or_list
 from kura_cache_adapters._observe.events import Embedded
 from kura_cache_adapters._runtime.detached import detached
@@ -137,6 +138,7 @@ class Fill:
         finish: Finish | None,
     ) -> list[Part]:
         parts: list[Part] = []
+        room = Room(len(keys))
         if hasattr(self._source.model, "answers_as"):
             self._source.expect(await in_thread("store", self._space.answerer))
         asked = perf_counter()
@@ -145,20 +147,21 @@ class Fill:
                 self._tell(lookup, texts=len(positions), since=asked)
                 here = [keys[at] for at in positions]
                 last = finish if len(here) == len(owed) and not self._flights.awaited else None
-                parts.append((here, await in_thread("store", self._store, here, vectors, parts, last)))
-                self._flights.land(*parts[-1])
+                kept = await in_thread("store", self._store, here, vectors, parts, last, room)
+                self._flights.land(here, kept)
                 for key in here:
                     del owed[key]
                 asked = perf_counter()
         return parts
 
     def _store(
-        self, keys: list[bytes], vectors: Sequence[Any], before: list[Part], finish: Finish | None
+        self, keys: list[bytes], vectors: Sequence[Any], parts: list[Part], finish: Finish | None, room: Room
     ) -> Kept:
-        """Store a batch, and finish with it and those before it what can be finished here."""
+        """Store a batch, add it to the parts, and finish with them what can be finished here."""
         kept = self._kept(keys, vectors)
+        parts.append((keys, room.take(kept)))
         if finish is not None:
-            finish([*before, (keys, kept)])
+            finish(parts)
         return kept
 
     def _kept(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
