@@ -138,25 +138,33 @@ class CachedEmbeddingModel:
         """
         return self._calls.missing(checked_texts(texts), role)
 
-    def add(self, texts: Iterable[str], vectors: Any, *, role: Role = "document") -> int:  # noqa: ANN401 - as a model answers
+    def add(
+        self,
+        texts: Iterable[str],
+        vectors: Any,  # noqa: ANN401 - as a model answers
+        *,
+        role: Role = "document",
+        replace: bool = False,
+    ) -> int:
         """Store vectors that this model has returned elsewhere.
 
         Args:
             texts: as `embed` takes them.
             vectors: one for each text, in any form in which a model may answer.
             role: what the texts were embedded as.
+            replace: put them in the place of known ones; without, a known text keeps its vector.
 
         Returns:
-            How many were stored; none without a cache, or where the store fails.
+            How many were stored, a repeated text once; none without a cache, or where the store fails.
 
         Raises:
             VectorCountError: not one vector for each text.
-            DimensionMismatchError: they make no matrix.
+            DimensionMismatchError: they make no matrix, or are of another dimension than what is stored.
             ValueError: NaN or infinity among them; a role that the model does not know.
 
         """
         texts = checked_texts(texts)
-        return self._calls.add(texts, counted(vectors, len(texts), self.model_name), role)
+        return self._calls.add(texts, counted(vectors, len(texts), self.model_name), role, replace=replace)
 
     async def embed(self, texts: Iterable[str], *, role: Role = "document") -> list[list[float]]:
         """Embed each text: one list of floats per text, in their order; [] for no text.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kura_cache_adapters._identity.secrets import is_secret_name
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._observe.events import Observer
 
-_logger = logging.getLogger("kura_cache_adapters.identity")
+_logger = logger_of("identity")
 
 CacheLike: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None
 """What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None."""
@@ -63,10 +63,13 @@ class CacheOptions:
         key_secret: at least 16 bytes (a str counts as UTF-8) that make the keys HMAC-SHA-256, so that who
             can read the cache, but not the secret, cannot tell whether a text is in it. What was stored
             under another secret, or under none, is not found.
+        wait_for_others: seconds that a call waits for texts which another process on the same directory is
+            embedding, as long as none of them comes; then it asks the model itself. 0 does not wait, and
+            lets nobody wait.
 
     Raises:
         TypeError: a `key_secret` that is neither str nor bytes; observers that are no list of callables.
-        ValueError: a `chunk_size` below 1, or a `key_secret` that is too short.
+        ValueError: a `chunk_size` below 1, a negative `wait_for_others`, or a `key_secret` that is too short.
 
     """
 
@@ -75,6 +78,7 @@ class CacheOptions:
     progress: bool = False
     observers: Sequence[Observer] = ()
     key_secret: str | bytes | None = field(default=None, repr=False)
+    wait_for_others: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
@@ -84,6 +88,9 @@ class CacheOptions:
         object.__setattr__(self, "observers", tuple(self.observers))
         if self.chunk_size < 1:
             message = f"chunk_size must be at least 1, not {self.chunk_size}"
+            raise ValueError(message)
+        if not self.wait_for_others >= 0:
+            message = f"wait_for_others must be a number of seconds, 0 or more, not {self.wait_for_others}"
             raise ValueError(message)
         if not isinstance(self.key_secret, (str, bytes, type(None))):
             message = f"key_secret must be a str, bytes or None, not {type(self.key_secret).__name__}"

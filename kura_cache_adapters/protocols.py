@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -197,6 +197,47 @@ class NotesAnswerer(Protocol):
 
     def note_answerer(self, name: str) -> None:
         """Note the name."""
+
+
+class Claim(Protocol):
+    """Keys that a caller has claimed. It ends with its last key, with the object, and with the process.
+
+    `news` is when another caller was last seen here, on the clock of `time.perf_counter`: who has looked
+    the keys up after it need not do so again.
+    """
+
+    news: float
+
+    @property
+    def keys(self) -> Collection[bytes]:
+        """The keys that are claimed and not released."""
+
+    def release(self, keys: Iterable[bytes]) -> None:
+        """Give up those of the keys that are claimed here."""
+
+
+@runtime_checkable
+class OffersClaims(Protocol):
+    """A space whose callers say what they are embedding, so that no other process pays for it, too.
+
+    Claims are advice: one that is lost costs a payment, and never makes a wrong vector. What is stored
+    before its claim is released is found by whoever claims it next, and looks it up then.
+    """
+
+    def claim(self, keys: Collection[bytes]) -> Claim | None:
+        """Claim the keys that nobody else has claimed, at once; None where nothing can be claimed."""
+
+
+@runtime_checkable
+class TellsForgotten(Protocol):
+    """A space that tells what any process has forgotten here: faster tiers let go of that, too."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether `forgotten` answers at once, with what was known a moment ago."""
+
+    def forgotten(self) -> frozenset[bytes]:
+        """Return the keys, the same object for as long as they are the same ones."""
 
 
 @runtime_checkable

@@ -36,6 +36,18 @@ class TestArrowStore(StoreContract):
         return lambda: ArrowStore(tmp_path / "cache")
 
 
+class TestReadArrowStore(StoreContract):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> Callable[[], EmbeddingStore]:
+        return lambda: ArrowStore(tmp_path / "cache", mapped=False)
+
+
+class TestReadParquetStore(StoreContract):
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> Callable[[], EmbeddingStore]:
+        return lambda: ParquetStore(tmp_path / "cache", mapped=False)
+
+
 class TestParquetStore(StoreContract):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> Callable[[], EmbeddingStore]:

@@ -52,7 +52,7 @@ class Bare:
         """Return the positions of the distinct texts."""
         return first_positions(self.keys()(texts, role))
 
-    def add(self, texts: list[str], answer: Sequence[Any], role: Role) -> int:  # noqa: ARG002 - nothing is kept
+    def add(self, texts: list[str], answer: Sequence[Any], role: Role, *, replace: bool) -> int:  # noqa: ARG002 - nothing is kept
         """Store nothing."""
         self.keys()(texts, role)  # raises for a role that the model does not know
         return 0
@@ -116,9 +116,9 @@ class Cached:
         """Return the positions of the texts that the model would be asked for, each text once."""
         return self._engines.now().missing(texts, role)
 
-    def add(self, texts: list[str], answer: Sequence[Any], role: Role) -> int:
+    def add(self, texts: list[str], answer: Sequence[Any], role: Role, *, replace: bool) -> int:
         """Store vectors from elsewhere; return how many were stored."""
-        return self._engines.now().add(texts, answer, role)
+        return self._engines.now().add(texts, answer, role, replace=replace)
 
     async def answer(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
         """Answer from the cache, and with what the model embeds of the rest."""
@@ -162,7 +162,9 @@ class Cached:
         """Answer when everything is found, in one go; else return the look-up and who goes on with it."""
         engine = self._engines.now()
         lookup = engine.found(checked_texts(texts), role)
-        return engine.whole(lookup, convert) if lookup.complete else _Begun(engine, lookup)
+        if lookup.complete:
+            return engine.whole(lookup, convert)
+        return _Begun(engine, engine.share(lookup))
 
     def _engine(self, identity: ModelIdentity) -> Engine:
         source, observe, options = self._source, self._observe, self._options
@@ -173,5 +175,5 @@ class Cached:
         def unchanged() -> bool:
             return self._engines.now().keys.identity == identity
 
-        fill = Fill(source, space, observe, chunk_size=options.chunk_size, unchanged=unchanged)
+        fill = Fill(source, space, observe, options=options, unchanged=unchanged)
         return Engine(keys, source, space, fill, observe)

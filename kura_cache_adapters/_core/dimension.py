@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kura_cache_adapters._core.vectors import matrix_or_list, merged
+from kura_cache_adapters._runtime.logs import logger_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters._core.lookup import Lookup
     from kura_cache_adapters._core.vectors import Kept, Part
 
-logger = logging.getLogger("kura_cache_adapters.cache")
+logger = logger_of("cache")
 
 
 def changed(lookup: Lookup, parts: Sequence[Part]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import count
+from itertools import count, islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,7 +57,14 @@ class Engine:
         keys, generation = self.keys(texts, role), self._space.generation
         hits = self._space.load(keys) if keys else Hits.none()
         readable, hits = hits is not None, hits or Hits.none()
-        return Lookup(texts, role, keys, hits, generation, next(_calls), readable, perf_counter() - begun)
+        seconds = perf_counter() - begun
+        return Lookup(texts, role, keys, hits, generation, next(_calls), readable, begun, seconds)
+
+    def share(self, lookup: Lookup) -> Lookup:
+        """Claim, here and now, what is to be embedded first; return the look-up, which then has it."""
+        missing = dict.fromkeys(lookup.keys[at] for at in lookup.missing)
+        lookup.share = self._fill.share(lookup, [*islice(missing, self._fill.window)])
+        return lookup
 
     def glance(self, texts: list[str], role: Role) -> Lookup | None:
         """Look texts up without waiting; None unless all are found."""
@@ -67,7 +74,7 @@ class Engine:
         if hits is None:
             return None
         generation = self._space.generation
-        return Lookup(texts, role, keys, hits, generation, next(_calls), True, perf_counter() - begun)  # noqa: FBT003 - readable
+        return Lookup(texts, role, keys, hits, generation, next(_calls), True, begun, perf_counter() - begun)  # noqa: FBT003 - readable
 
     def whole(self, lookup: Lookup, convert: Callable[[Kept], _T]) -> _T:
         """Return what was found; it is all that was asked for."""
@@ -102,7 +109,7 @@ class Engine:
         found = set() if hits is None else set(hits.positions.tolist())
         return [at for at in first_positions(keys) if at not in found]
 
-    def add(self, texts: list[str], answer: Sequence[Any], role: Role) -> int:
+    def add(self, texts: list[str], answer: Sequence[Any], role: Role, *, replace: bool) -> int:
         """Store vectors from elsewhere; return how many were stored, raise ValueError for unfit ones."""
         keys = self.keys(texts, role)
         if not keys:
@@ -111,7 +118,9 @@ class Engine:
         if not (finite := finite_rows(matrix)).all():
             message = f"the vector of texts[{int(np.argmin(finite))}] has NaN or infinity in it"
             raise ValueError(message)
-        return len(texts) if self._space.save(keys, matrix) else 0
+        if len(at := first_positions(keys)) < len(keys):
+            keys, matrix = [keys[each] for each in at], matrix[at]
+        return self._space.add(keys, matrix, replace=replace)
 
     async def _filled(
         self,

@@ -6,17 +6,21 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from kura_cache_adapters._core.glance import glance_of
 from kura_cache_adapters._observe.events import Failed, Stored
 from kura_cache_adapters._observe.log import describe
-from kura_cache_adapters.protocols import Hits, NotesAnswerer
+from kura_cache_adapters.checks import check_dimension
+from kura_cache_adapters.errors import DimensionMismatchError
+from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
+    from kura_cache_adapters.protocols import Claim, EmbeddingStore, Vectors, VectorSpace
 
 
 class FailOpenSpace:
@@ -56,6 +60,14 @@ class FailOpenSpace:
         except Exception:  # noqa: BLE001 - any store's any trouble: it is looked up, and told, in a thread
             return None
 
+    def claim(self, keys: Sequence[bytes]) -> Claim | None:
+        """Claim those of the keys that nobody else has; None where the store offers no claims, or fails."""
+        try:
+            space = self._space()
+            return space.claim(keys) if isinstance(space, OffersClaims) else None
+        except Exception:  # noqa: BLE001 - any store's any trouble, of which reading and writing tell
+            return None
+
     def answerer(self) -> str:
         """Return the name under which a server has answered for these vectors before, if it is known."""
         if not self._answerer and isinstance(self._opened, NotesAnswerer):
@@ -63,13 +75,44 @@ class FailOpenSpace:
                 self._answerer = self._opened.answerer()
         return self._answerer
 
-    def save(self, keys: Sequence[bytes], vectors: Vectors, *, answerer: str = "") -> bool:
-        """Store a batch, if the store can; tell whether it did. `answerer` is kept beside it."""
+    def add(self, keys: Sequence[bytes], vectors: Vectors, *, replace: bool) -> int:
+        """Store vectors of distinct keys, of known ones only to replace them; return how many.
+
+        Raises DimensionMismatchError for another dimension than the stored vectors have.
+        """
+        hits = self.load(keys)
+        if hits is None:
+            return 0
+        known = hits.positions
+        if len(known):
+            check_dimension(hits.vectors.shape[1], vectors, repr(self))
+        if len(known) and replace and not self._forget([keys[at] for at in known]):
+            return 0
+        if len(known) and not replace:
+            fresh = np.setdiff1d(np.arange(len(keys)), known, assume_unique=True)
+            keys, vectors = [keys[at] for at in fresh], vectors[fresh]
+        return len(keys) if keys and self.save(keys, vectors, passing=DimensionMismatchError) else 0
+
+    def save(
+        self,
+        keys: Sequence[bytes],
+        vectors: Vectors,
+        *,
+        answerer: str = "",
+        passing: type[Exception] | tuple[()] = (),
+    ) -> bool:
+        """Store a batch, if the store can; tell whether it did. `answerer` is kept beside it.
+
+        An error of the type `passing` is raised.
+        """
         begun = perf_counter()
         try:
             self._space().put_many(keys, vectors, durable=self._durable)
+        except passing:
+            raise
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the caller has the vectors
             self._report("write", error)
+            self.generation += 1  # a tier may have taken it
             return False
         name = self._identity.model_name
         self._observe(Stored(name, len(keys), vectors.nbytes, perf_counter() - begun))
@@ -78,6 +121,14 @@ class FailOpenSpace:
             with suppress(OSError):
                 self._opened.note_answerer(answerer)
                 self._answerer = answerer
+        return True
+
+    def _forget(self, keys: list[bytes]) -> bool:
+        try:
+            self._space().delete_many(keys)
+        except Exception as error:  # noqa: BLE001 - any store's any trouble: the old vectors stay
+            self._report("write", error)
+            return False
         return True
 
     def __repr__(self) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import sys
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,16 @@ import numpy as np
 from kura_cache_adapters._core.flights import Flights
 from kura_cache_adapters._core.floats import let_go
 from kura_cache_adapters._core.room import Room
+from kura_cache_adapters._core.sharing import Share, Sharing, Waiting
 from kura_cache_adapters._core.vectors import exact_matrix, finite_rows, matrix_or_list
 from kura_cache_adapters._observe.events import Embedded
 from kura_cache_adapters._runtime.detached import detached
 from kura_cache_adapters._runtime.home import inside, when_still
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.loop import in_thread
+from kura_cache_adapters._runtime.threads import submit_to_store
 from kura_cache_adapters.errors import RefusedTextsError
+from kura_cache_adapters.protocols import StreamsBatches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,13 +32,29 @@ if TYPE_CHECKING:
     from kura_cache_adapters._core.ask import Source
     from kura_cache_adapters._core.fail_open import FailOpenSpace
     from kura_cache_adapters._core.lookup import Lookup
+    from kura_cache_adapters._core.sharing import Found
     from kura_cache_adapters._core.vectors import Kept, Part
     from kura_cache_adapters._observe.events import Observer
+    from kura_cache_adapters.options import CacheOptions
     from kura_cache_adapters.protocols import Vectors
 
     Finish = Callable[[list[Part]], None]
 
-logger = logging.getLogger("kura_cache_adapters.cache")
+logger = logger_of("cache")
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one call has taken upon itself: what it owes still, and what has come of it."""
+
+    lookup: Lookup
+    owed: dict[bytes, str]
+    finish: Finish | None
+    parts: list[Part] = field(default_factory=list)
+    room: Room = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.room = Room(len(self.owed))
 
 
 class Fill:
@@ -44,16 +66,18 @@ class Fill:
         space: FailOpenSpace,
         observe: Observer,
         *,
-        chunk_size: int,
+        options: CacheOptions,
         unchanged: Callable[[], bool],
     ) -> None:
         """Take where vectors come from and where they go; `unchanged` says that the two still fit."""
-        self.chunk_size = chunk_size
+        self.chunk_size = options.chunk_size
+        self.window = sys.maxsize if isinstance(source.model, StreamsBatches) else options.chunk_size
         self._unchanged = unchanged
         self._source = source
         self._space = space
         self._observe = observe
         self._flights = Flights()
+        self._sharing = Sharing(space, patience=options.wait_for_others)
 
     async def __call__(
         self,
@@ -94,75 +118,119 @@ class Fill:
                 )
                 raise RuntimeError(message)
 
+    def share(self, lookup: Lookup, keys: list[bytes]) -> Share:
+        """Claim keys before they are paid for: some may be another process's to embed."""
+        above = {key for flights, owed in inside.get() if flights is not self._flights for key in [*owed]}
+        return self._sharing.take(keys, since=lookup.begun, above=above)
+
     async def _lead(self, lookup: Lookup, owed: dict[bytes, str], finish: Finish | None) -> list[Part]:
-        """Embed claimed keys; each leaves `owed` as it lands, and what is left in the end is released."""
-        parts: list[Part] = []
+        """Embed claimed keys; each leaves `owed` as it lands, and what is left in the end is given up."""
+        work = _Work(lookup, owed, finish)
         inside.set((*inside.get(), (self._flights, owed)))
-        when_still(partial(self._flights.release, owed))  # a waiter takes over
+        when_still(partial(self._give_up, owed))  # a waiter takes over
         try:
             if self._space.generation != lookup.generation:
-                parts += await self._found_since(lookup, owed)
-            if owed:
-                parts += await self._embed(lookup, owed, None if parts else finish)
+                self._land_found(work, await in_thread("store", self._found_since, [*owed]))
+            await self._embed(work)
+            await self._wait_for_others(work)
         finally:
-            self._flights.release(owed)
+            self._give_up(owed)
             owed.clear()
-        return parts
+        return work.parts
 
-    async def _found_since(self, lookup: Lookup, owed: dict[bytes, str]) -> list[Part]:
-        """Look again for what another call may have stored between our look-up and our claim."""
-        keys = [*owed]
-        hits = await in_thread("store", self._space.load, keys)
+    def _give_up(self, owed: dict[bytes, str]) -> None:
+        self._flights.release(owed)
+        if owed:
+            submit_to_store(partial(self._sharing.release, [*owed]))
+
+    def _found_since(self, keys: list[bytes]) -> Found | None:
+        """Look again for what another call may have stored between our look-up and our flight."""
+        hits = self._space.load(keys)
         if hits is None or not len(hits.positions):
-            return []
+            return None
         found = [keys[at] for at in hits.positions]
-        self._tell(lookup, shared=len(found))
-        for key in found:
-            del owed[key]
-        self._flights.land(found, hits.vectors)
-        return [(found, hits.vectors)]
+        self._sharing.release(found)
+        return found, hits.vectors
 
-    async def _embed(self, lookup: Lookup, owed: dict[bytes, str], finish: Finish | None) -> list[Part]:
-        keys = [*owed]
+    def _land_found(self, work: _Work, found: Found | None) -> None:
+        keys, vectors = found or ((), np.empty((0, 0), np.float32))
+        here = [at for at, key in enumerate(keys) if key in work.owed]
+        if here:
+            self._tell(work.lookup, shared=len(here))
+            work.parts.append(([keys[at] for at in here], vectors[here]))
+            self._land(work, *work.parts[-1])
+
+    def _land(self, work: _Work, keys: Sequence[bytes], vectors: Kept) -> None:
+        self._flights.land(keys, vectors)
+        for key in keys:
+            del work.owed[key]
+
+    async def _embed(self, work: _Work) -> None:
+        """Embed window by window what no other process does: two that fill one cache divide it like this."""
+        order, size = [*work.owed], self.window
+        windows = [order[at : at + size] for at in range(0, len(order), size)]
+        share = work.lookup.share
+        for window, ahead in zip(windows, [*windows[1:], []], strict=True):
+            if share is None or not share.covers(window):
+                share = await in_thread("store", self.share, work.lookup, window)
+            share = await self._embed_ours(work, window, share, ahead)
+
+    async def _wait_for_others(self, work: _Work) -> None:
+        """Wait for what other processes embed; what they do not bring, or not in time, is embedded here."""
+        waiting = Waiting(self._sharing.patience)
+        while work.owed:
+            left = [*work.owed]
+            if pause := waiting.pause(len(left)):
+                await asyncio.sleep(pause)
+                share = await in_thread("store", self.share, work.lookup, left)
+            else:
+                self._sharing.lose_patience()
+                share = Share(left)
+            await self._embed_ours(work, left, share, [])
+
+    async def _embed_ours(
+        self, work: _Work, keys: list[bytes], share: Share, ahead: list[bytes]
+    ) -> Share | None:
+        """Embed those of the keys that no other process does; return the share of those ahead, if taken."""
+        self._land_found(work, share.found)
+        ours = [key for key in keys if key in work.owed and key not in share.theirs]
         try:
-            return await self._stream(lookup, keys, owed, finish)
+            return await self._stream(work, ours, ahead) if ours else None
         except RefusedTextsError as error:
-            error.keys = [keys[at] for at in error.positions]
+            error.keys = [ours[at] for at in error.positions]
             raise
 
-    async def _stream(
-        self,
-        lookup: Lookup,
-        keys: list[bytes],
-        owed: dict[bytes, str],
-        finish: Finish | None,
-    ) -> list[Part]:
-        parts: list[Part] = []
-        room = Room(len(keys))
+    async def _stream(self, work: _Work, keys: list[bytes], ahead: list[bytes]) -> Share | None:
+        share, left = None, len(keys)
         if hasattr(self._source.model, "answers_as"):
             self._source.expect(await in_thread("store", self._space.answerer))
-        asked = perf_counter()
-        async with aclosing(self._source.ask([*owed.values()], lookup.role, self.chunk_size)) as stream:
+        asked, texts = perf_counter(), [work.owed[key] for key in keys]
+        async with aclosing(self._source.ask(texts, work.lookup.role, self.chunk_size)) as stream:
             async for positions, vectors in stream:
-                self._tell(lookup, texts=len(positions), since=asked)
-                here = [keys[at] for at in positions]
-                last = finish if len(here) == len(owed) and not self._flights.awaited else None
-                kept = await in_thread("store", self._store, here, vectors, parts, last, room)
-                self._flights.land(here, kept)
-                for key in here:
-                    del owed[key]
+                self._tell(work.lookup, texts=len(positions), since=asked)
+                here, left = [keys[at] for at in positions], left - len(positions)
+                last = work.finish if len(here) == len(work.owed) and not self._flights.awaited else None
+                then = [] if left else ahead
+                kept, share = await in_thread("store", self._store, work, here, vectors, last, then)
+                self._land(work, here, kept)
                 asked = perf_counter()
-        return parts
+        return share
 
     def _store(
-        self, keys: list[bytes], vectors: Sequence[Any], parts: list[Part], finish: Finish | None, room: Room
-    ) -> Kept:
-        """Store a batch, add it to the parts, and finish with them what can be finished here."""
+        self,
+        work: _Work,
+        keys: list[bytes],
+        vectors: Sequence[Any],
+        finish: Finish | None,
+        ahead: list[bytes],
+    ) -> tuple[Kept, Share | None]:
+        """Store a batch and add it to the parts; finish with these what can be; claim those ahead."""
         kept = self._kept(keys, vectors)
-        parts.append((keys, room.take(kept)))
+        self._sharing.release(keys)
+        work.parts.append((keys, work.room.take(kept)))
         if finish is not None:
-            finish(parts)
-        return kept
+            finish(work.parts)
+        return kept, self.share(work.lookup, ahead) if ahead else None
 
     def _kept(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:
         """Store what is fit to be stored; return a matrix, or the answer itself if it makes none."""

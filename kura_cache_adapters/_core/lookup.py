@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kura_cache_adapters._core.arrays import Kind
+    from kura_cache_adapters._core.sharing import Share
     from kura_cache_adapters._core.vectors import Kept, Part
     from kura_cache_adapters.identity import Role
     from kura_cache_adapters.protocols import Hits
@@ -39,7 +40,9 @@ class Lookup:
     generation: int
     call: int
     readable: bool
+    begun: float
     seconds: float
+    share: Share | None = None
 
     @property
     def complete(self) -> bool:

@@ -83,7 +83,7 @@ def remove(path: Path) -> None:
 
 def discard(path: Path) -> None:
     """Remove what nobody reads any more, as far as it can be removed."""
-    with suppress(OSError):
+    with suppress(OSError, RecursionError):  # one that is too deep for rmtree stays
         if stat.S_ISDIR(path.lstat().st_mode):
             shutil.rmtree(path, ignore_errors=True)
         else:

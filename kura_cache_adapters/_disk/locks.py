@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_TRIES = 1000  # a millisecond apart
 
 try:
     import fcntl
@@ -20,7 +23,7 @@ except ImportError:  # Windows
 @contextmanager
 def patient_lock(directory: Path) -> Iterator[None]:
     """Hold the directory's lock while names are exchanged; wait a second for it, not for ever."""
-    for _ in range(1000):
+    for _ in range(_TRIES):
         with try_lock(directory) as alone:
             if alone:
                 yield
@@ -54,3 +57,23 @@ def try_lock(directory: Path) -> Iterator[bool]:
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a forked child holds it open
         os.close(descriptor)
+
+
+def lock_file(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file for as long as it is open, and tell whether it was free; never wait.
+
+    Raises OSError where there are no such locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOLCK, "this system has no such locks")
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock_file(descriptor: int) -> None:
+    """Free an open file, also where a forked child holds it open."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 
-from kura_cache_adapters._disk.reading import check_size, map_file
+from kura_cache_adapters._disk.reading import View, check_size
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 
 _ARROW_MAGIC = b"ARROW1\0\0"  # what an Arrow file begins with; a stream follows
 _PARQUET_MAGIC = b"PAR1"
+_LONGEST_FOOTER = 1 << 16  # bytes
+_LONGEST_SCHEMA = 1 << 16  # bytes of a schema and of what a batch says of itself: ours have some hundreds
 _DIGEST = 16  # bytes of SHA-256
 _PAGE_HEADER = re.compile(rb"\x15\0" + 2 * rb"\x15([\x80-\xff]{0,4}[\0-\x7f])")
 
 
-def first_batch(mapped: mmap.mmap) -> pa.RecordBatch:
-    """View the first record batch of a mapped Arrow file or stream, without a copy.
+def first_batch(view: View) -> pa.RecordBatch:
+    """View the first record batch of an Arrow file or stream, without a copy; its columns are not loaded.
 
     Raises ValueError, EOFError or what pyarrow raises, if it is none.
     """
-    source = pa.BufferReader(mapped)
-    if mapped[: len(_ARROW_MAGIC)] == _ARROW_MAGIC:
+    view.load(0, min(len(view.content), _LONGEST_SCHEMA))
+    source = pa.BufferReader(view.content)
+    if view.content[: len(_ARROW_MAGIC)] == _ARROW_MAGIC:
         source.seek(len(_ARROW_MAGIC))
     schema = _read_schema(source)
     return _read_batch(pa.ipc.read_message(source), schema)
@@ -69,9 +72,19 @@ def seal(path: Path, file: BinaryIO) -> None:
     A flipped bit in a footer can make pyarrow end the process; so none is parsed that is not whole.
     """
     file.flush()
-    start, footer = footer_of(map_file(path))
+    end = file.tell()
+    with path.open("rb") as written:
+        written.seek(end - 8)
+        start = end - 8 - int.from_bytes(written.read(4), "little")
+        written.seek(start)
+        footer = written.read()
     file.seek(start)
     file.write(sha256(footer).digest()[:_DIGEST] + footer)
+
+
+def load_footer(view: View) -> None:
+    """Load what a Parquet file of ours says of itself; a longer footer is not whole then."""
+    view.load(max(0, len(view.content) - _LONGEST_FOOTER), len(view.content))
 
 
 def check_seal(content: bytes | mmap.mmap) -> None:

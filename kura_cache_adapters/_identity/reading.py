@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import logging
 import math
 import re
 import time
@@ -30,12 +29,13 @@ from kura_cache_adapters._identity.secrets import (
     is_secret_name,
     sealed,
 )
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.errors import IdentityError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-logger = logging.getLogger("kura_cache_adapters.identity")
+logger = logger_of("identity")
 
 _DEPTH = 8  # an object graph deeper than this is no description
 _MOST_FILES = 10_000  # of a directory that is read as content

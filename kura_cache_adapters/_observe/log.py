@@ -6,13 +6,14 @@ import logging
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._observe.events import Failed, LookedUp, Stored
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.errors import KuraCacheError
 
 if TYPE_CHECKING:
     from kura_cache_adapters._observe.events import Event
 
-_cache = logging.getLogger("kura_cache_adapters.cache")
-_store = logging.getLogger("kura_cache_adapters.store")
+_cache = logger_of("cache")
+_store = logger_of("store")
 
 
 class OnceLog:

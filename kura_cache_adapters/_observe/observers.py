@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._observe.counters import Counters
 from kura_cache_adapters._observe.log import Log, OnceLog, describe
 from kura_cache_adapters._observe.progress import Progress
+from kura_cache_adapters._runtime.logs import logger_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters._observe.counters import CacheStats
     from kura_cache_adapters._observe.events import Event, Observer
 
-_logger = logging.getLogger("kura_cache_adapters.observers")
+_logger = logger_of("observers")
 
 
 class Observers:

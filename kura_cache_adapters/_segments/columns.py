@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from kura_cache_adapters._disk import untrusted
+from kura_cache_adapters._segments.read_segment import as_read
 from kura_cache_adapters._segments.search import ArraySegment
 from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import DamagedSegmentError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._disk.reading import View
+    from kura_cache_adapters._segments.format import Segment
     from kura_cache_adapters._segments.rows import Rows
 
 COLUMNS = ("prefix", "key", "checksum", "vector")
@@ -54,15 +57,20 @@ def _array(type_: pa.DataType, count: int, numbers: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(type_, count, [None, pa.py_buffer(np.ascontiguousarray(numbers))])
 
 
-def read_segment(mapped: mmap.mmap) -> ArraySegment:
-    """View the first record batch of a mapped Arrow file or stream as a segment, without a copy.
+def read_segment(view: View) -> Segment:
+    """View the first record batch of an Arrow file or stream as a segment, without a copy of its vectors.
 
-    Raises DamagedSegmentError if it is none.
+    Raises DamagedSegmentError if it is none, OSError where the file cannot be read.
     """
     try:
-        return to_segment(untrusted.first_batch(mapped), mapped)
+        segment = to_segment(untrusted.first_batch(view), view.map)
     except (pa.ArrowException, EOFError, ValueError) as error:
         raise DamagedSegmentError(str(error)) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise DamagedSegmentError(str(error)) from error  # pyarrow's word for a body that is too short
+    return as_read(segment, view)
 
 
 def to_segment(batch: pa.RecordBatch, mapped: mmap.mmap | None = None) -> ArraySegment:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import describe
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments.marks import IDENTITY_FILE
 from kura_cache_adapters._segments.space import SegmentSpace
 from kura_cache_adapters.identity import ModelIdentity
@@ -16,7 +16,7 @@ from kura_cache_adapters.identity import ModelIdentity
 if TYPE_CHECKING:
     from kura_cache_adapters._segments.format import SegmentFormat
 
-logger = logging.getLogger("kura_cache_adapters.store")
+logger = logger_of("store")
 
 _LONGEST_IDENTITY = 1 << 20  # bytes: what is longer is none, and is not read
 

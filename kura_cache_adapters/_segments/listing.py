@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import logging
+import errno
 import os
-from typing import TYPE_CHECKING
+import stat
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
 
 from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._segments import ages, pool
 from kura_cache_adapters._segments.format import ending_of, row_count
+from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:
@@ -18,8 +24,9 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._segments.format import Segment, SegmentFormat
 
-logger = logging.getLogger("kura_cache_adapters.store")
+logger = logger_of("store")
 
+_FRESH = 1.0  # seconds: what another process has forgotten is found no longer than this, and what it takes
 _LISTINGS = 100  # how often a directory may change under a listing before it is taken as it is
 
 
@@ -34,30 +41,88 @@ class Listing:
         """Name the directory; it is listed by the first `refresh`."""
         self.path = path
         self.open: dict[str, Segment] = {}
+        self.written: dict[str, float] = {}  # when, of what is open
         self.names: frozenset[str] = frozenset()  # of what could be opened, or was written here
         self.dimension: int | None = None
         self.itemsize = 8  # of the widest number seen
+        self.tombstones = Tombstones(path, shared=segment_format.shared)
         self._format = segment_format
-        self._unusable: set[str] = set()
+        self._stamps: dict[str, Stamp] = {}
+        self._aside: set[str] = set()  # damaged or foreign, until they change
+        self._again_at = 0.0
+        self._in_use: set[int] = set()  # segments that were said to be, since the last listing
+        self._stale_at = 0.0
         self._lock = ForkLock()
         self._log = OnceLog(logger)
+        pool.join(self)
 
-    def refresh(self) -> None:
-        """Open the segments that have appeared and drop those that are gone, largest first."""
+    @property
+    def fresh(self) -> bool:
+        """Whether the directory was listed a moment ago."""
+        return time.monotonic() < self._stale_at
+
+    def recheck(self) -> bool:
+        """Do `refresh`, unless that was done a moment ago; tell whether it was done."""
+        if self.fresh:
+            return False
+        self.refresh()
+        return True
+
+    @property
+    def last_used(self) -> float:
+        """When this was last listed: what is looked into is listed each second."""
+        return self._stale_at
+
+    def refresh(self) -> dict[str, Segment]:
+        """Open the segments that have appeared, drop those that are gone; return them, largest first."""
         with self._lock:
-            for _ in range(_LISTINGS):
-                names = sorted(self._list() - self._unusable, reverse=True)
-                self.dimension = self.dimension if names else None
-                try:
-                    opened = {name: self.open.get(name) or self._try(name) for name in names}
-                except FileNotFoundError:  # merged away since it was listed
-                    continue
-                self.open = {name: part for name, part in opened.items() if part is not None}
-                self.names = frozenset(name for name, part in self.open.items() if self._mergeable(part))
-                self.itemsize = max((part.dtype.itemsize for part in self.open.values()), default=8)
-                return
+            opened = self._refreshed()
+        pool.make_room(self)
+        return opened
+
+    def _refreshed(self) -> dict[str, Segment]:
+        self._stale_at = time.monotonic() + _FRESH  # also where this fails: not again at every look-up
+        for _ in range(_LISTINGS):
+            listed = self._list()
+            tombstones = {*filter(is_tombstone, listed)}
+            names = sorted(listed - tombstones, reverse=True)
+            try:
+                self.tombstones.read(tombstones)
+                opened = {name: self._opened(name) for name in names}
+            except FileNotFoundError:  # merged away since it was listed
+                continue
+            self.open = found = {name: part for name, part in opened.items() if part is not None}
+            self.dimension = self.dimension if found else None
+            self._stamps = {name: self._stamps[name] for name in names if name in self._stamps}
+            self._aside.intersection_update(self._stamps)
+            self.written = {name: self._stamps[name].written for name in found}
+            self._in_use = set()
+            self.names = frozenset(name for name, part in found.items() if self._mergeable(part))
+            self.itemsize = max((part.dtype.itemsize for part in found.values()), default=8)
+            return found
         message = f"{self.path} changes faster than it can be listed"
         raise BlockingIOError(message)
+
+    def prevailing(self, wanted: int | None = None) -> int | None:
+        """Return the dimension that vectors have here: as found or stored, else as most rows on disk have.
+
+        The wanted one, if any on disk have it: a file beside it may be another model's.
+        """
+        if self.dimension is not None:
+            return self.dimension
+        rows = Counter[int]()
+        for name, part in self.open.items():
+            rows[part.dimension] += row_count(name)
+        return wanted if wanted in rows else max(rows, key=rows.__getitem__, default=None)
+
+    def let_go(self, segments: Collection[Segment]) -> bool:
+        """Open anew, and list again, what could not be read; tell whether that is due, once in a second."""
+        now = time.monotonic()
+        if now < self._again_at:
+            return False
+        self._again_at, self._stale_at = now + _FRESH, 0.0
+        self.open = {name: part for name, part in self.open.items() if part not in segments}
+        return True
 
     def add(self, name: str, dimension: int) -> None:
         """Take in a segment that was written here; it is opened when something is looked for in vain."""
@@ -65,45 +130,73 @@ class Listing:
             self.dimension = dimension
             self.names |= {name}
 
-    def exchange(self, merged: Collection[str], name: str) -> None:
-        """Put the segment in which others were merged in their place."""
+    def exchange(self, merged: Collection[str], names: Collection[str]) -> None:
+        """Put the segment in which others were merged in their place; none where all was forgotten."""
         with self._lock:
-            self.names = self.names - set(merged) | {name}
+            self.names = self.names - set(merged) | set(names)
             self.open = {name: part for name, part in self.open.items() if name not in merged}
 
+    def note_use(self, segment: Segment) -> None:
+        """Note that rows of a segment were found, at most once a day."""
+        if id(segment) in self._in_use:
+            return
+        self._in_use.add(id(segment))
+        for name in [name for name, part in self.open.items() if part is segment]:
+            ages.note_use(self.path / name)
+
     def close(self) -> None:
-        """Forget the open segments."""
-        with self._lock:
-            self.open = {}
+        """Forget the open segments. No lock: who looks into others may have to close these."""
+        self.open = {}
 
     def _list(self) -> set[str]:
-        """List segment names. A name may move during a listing: two must agree."""
+        """List segments and tombstones. A name may move during a listing: two must agree."""
         reading.refuse_link(self.path)
         names: set[str] = set()
         for _ in range(_LISTINGS):
             before = names
             try:
                 found = (path.name for path in self.path.iterdir())
-                names = {name for name in found if ending_of(name) == self._format.suffix}
+                names = {
+                    name for name in found if ending_of(name) == self._format.suffix or is_tombstone(name)
+                }
             except FileNotFoundError:
                 return set()
             if names == before:
                 break
         return names
 
+    def _is_ours(self, name: str) -> bool:
+        return ending_of(name) == self._format.suffix or is_tombstone(name)
+
+    def _opened(self, name: str) -> Segment | None:
+        """Open a segment, unless it is open, or set aside, as it is now."""
+        try:
+            stamp = Stamp.of(self.path / name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._log.report("open", "Could not open the segment %s: %s", self.path / name, error)
+            return None
+        known, self._stamps[name] = self._stamps.get(name), stamp
+        part = self.open.get(name)
+        if known == stamp and (name in self._aside or (part is not None and _is_intact(part))):
+            return part
+        self._aside.discard(name)
+        return self._try(name)
+
     def _try(self, name: str) -> Segment | None:
         """Open a segment; set a damaged or foreign one aside, in memory only."""
         try:
-            segment = self._format.read(self.path / name)
+            segment = self._read(name)
             _check_count(segment, name)
         except DamagedSegmentError as error:
-            self._unusable.add(name)
+            self._aside.add(name)
             logger.warning("Ignored the segment %s: %s", self.path / name, error)
             return None
         except FileNotFoundError:
             if not os.path.lexists(self.path / name):
                 raise
-            self._unusable.add(name)
+            self._aside.add(name)
             logger.warning("Ignored the segment %s: its data is gone", self.path / name)
             return None
         except OSError as error:  # no file descriptor left, no permission: it may work next time
@@ -111,8 +204,38 @@ class Listing:
             return None
         return segment
 
+    def _read(self, name: str) -> Segment:
+        try:
+            return self._format.read(self.path / name)
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE} or not pool.make_room(self, most=0):
+                raise
+            return self._format.read(self.path / name)
+
     def _mergeable(self, segment: Segment) -> bool:
-        return segment.intact() and self.dimension in {None, segment.dimension}
+        return _is_intact(segment) and self.dimension in {None, segment.dimension}
+
+
+class Stamp(NamedTuple):
+    """What changes when a segment is written to: one that was seen half copied is tried again."""
+
+    inode: int
+    nbytes: int
+    written: float
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        """Look at a segment; raise FileNotFoundError where it is gone."""
+        status = path.lstat()
+        nbytes = reading.size(path) if stat.S_ISDIR(status.st_mode) else status.st_size
+        return cls(status.st_ino, nbytes, status.st_mtime)
+
+
+def _is_intact(segment: Segment) -> bool:
+    try:
+        return segment.intact()
+    except OSError:  # ESTALE: another host has removed it
+        return False
 
 
 def _check_count(segment: Segment, name: str) -> None:

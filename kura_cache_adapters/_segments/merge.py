@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from bisect import bisect_right
 from itertools import accumulate
@@ -12,18 +11,22 @@ import numpy as np
 
 from kura_cache_adapters._disk import atomic, locks
 from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._segments.ages import age_of, apart, youngest
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.rows import Rows, checksums_of
+from kura_cache_adapters._segments.search import Search
+from kura_cache_adapters.checks import key_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from kura_cache_adapters._segments.format import Segment
     from kura_cache_adapters._segments.listing import Listing
     from kura_cache_adapters._segments.writer import Writer
     from kura_cache_adapters.protocols import Vectors
 
-logger = logging.getLogger("kura_cache_adapters.store")
+logger = logger_of("store")
 
 MERGE_FACTOR = 8
 """Segments are merged where each of them becomes part of one that is so many times larger."""
@@ -67,36 +70,54 @@ class Merger:
         try:
             with locks.try_lock(self._listing.path) as alone:
                 if alone:
-                    self._listing.refresh()
-                    self._merge(self._due(durable=durable), durable=durable)
+                    opened, due = self._listing.refresh(), self._due(durable=durable)
+                    if opened.keys() >= set(due):  # one that was written meanwhile is for the next one
+                        self._merge({name: opened[name] for name in due}, durable=durable)
         except OSError as error:
             self._after = time.monotonic() + _PAUSE
             logger.warning("Could not merge segments in %s: %s", self._listing.path, error)
 
-    def drop(self, name: str, segment: Segment, doomed: set[bytes]) -> set[bytes]:
-        """Rewrite a segment without some keys; return those that it had."""
-        rows, (broken,) = intact_rows([segment])
-        keys = as_bytes(rows)
-        stays = np.array([key not in doomed for key in keys], bool)
-        if stays.all():
-            return set()
-        if stays.any():
-            self._writer.write(Rows.build(rows.keys[stays], rows.vectors[stays]), durable=True)
+    @staticmethod
+    def keys_among(keys: Collection[bytes], opened: Mapping[str, Segment]) -> set[bytes]:
+        """Return those of some keys that lie in a segment, forgotten or not."""
+        segments = [segment for segment in opened.values() if segment.intact()]
+        sought = Search(key_matrix(keys))
+        rows = [(segment, sought.rows_in(segment)) for segment in segments]
+        return {key for segment, at in rows for key in map(bytes, segment.keys_at(at))}
+
+    def drop(self, opened: Mapping[str, Segment], forgotten: frozenset[bytes]) -> None:
+        """Rewrite the segments that hold forgotten keys.
+
+        One that cannot be rewritten is left, and said so: the tombstones hide what is in it.
+        """
+        sought = Search(key_matrix(forgotten))
+        for name, segment in opened.items():
+            try:
+                if segment.intact() and len(sought.rows_in(segment)):
+                    self._rewrite(name, segment, forgotten)
+            except OSError as error:
+                logger.warning("Could not rewrite %s: %s", self._listing.path / name, error)
+
+    def _rewrite(self, name: str, segment: Segment, forgotten: frozenset[bytes]) -> None:
+        rows, (broken,) = intact_rows([segment], forgotten)
+        if len(rows):
+            self._writer.write(rows, durable=True, age=age_of(self._listing.path / name))
         self._retire(name, broken=broken)
-        return doomed.intersection(keys)
 
     def _due(self, *, durable: bool) -> list[str]:
         names = self._listing.names if durable else self._listing.names & self._volatile
-        return segments_due(names - self._merged, self._listing.dimension, itemsize=self._listing.itemsize)
+        dimension, itemsize = self._listing.dimension, self._listing.itemsize
+        tiers = apart(names - self._merged, self._listing.written)
+        return next(filter(None, (segments_due(tier, dimension, itemsize=itemsize) for tier in tiers)), [])
 
-    def _merge(self, names: list[str], *, durable: bool) -> None:
-        parts = {name: self._listing.open[name] for name in names}
+    def _merge(self, parts: dict[str, Segment], *, durable: bool) -> None:
         if not parts:
             return
-        rows, damaged = intact_rows(list(parts.values()))
-        merged = self._writer.write(rows, durable=durable)
+        rows, damaged = intact_rows(list(parts.values()), self._listing.tombstones.keys)
+        age = youngest(age_of(self._listing.path / name) for name in parts)
+        merged = [self._writer.write(rows, durable=durable, age=age)] if len(rows) else []
         if not durable:
-            self._volatile.add(merged)
+            self._volatile.update(merged)
         for name, broken in zip(parts, damaged, strict=True):
             self._try_to_retire(name, broken=broken)
         atomic.remove_stale_temporaries(self._listing.path)
@@ -141,8 +162,10 @@ def segments_due(names: Iterable[str], dimension: int | None, *, itemsize: int =
     return [name for _, name in small[:last]] if best >= MERGE_FACTOR else []
 
 
-def intact_rows(segments: list[Segment]) -> tuple[Rows, list[bool]]:
-    """Read and verify all rows of segments; tell for each whether some were damaged."""
+def intact_rows(
+    segments: list[Segment], forgotten: frozenset[bytes] = frozenset()
+) -> tuple[Rows, list[bool]]:
+    """Read and verify all rows but forgotten ones; tell for each segment whether some were damaged."""
     counts = [len(segment.prefixes) for segment in segments]
     dtype = np.result_type(*(segment.dtype for segment in segments))
     keys = np.empty((sum(counts), 32), np.uint8)
@@ -159,14 +182,15 @@ def intact_rows(segments: list[Segment]) -> tuple[Rows, list[bool]]:
         intact[here] = sums[here] == segment.checksums_at(at)
         vectors[here] = part
     damaged = [not intact[end - count : end].all() for end, count in zip(ends, counts, strict=True)]
-    if any(damaged):
+    if forgotten:
+        intact &= [key not in forgotten for key in map(bytes, keys)]
+    if not intact.all():
         keys, vectors, sums = keys[intact], vectors[intact], sums[intact]
     one_dtype = all(segment.dtype == dtype for segment in segments)
     return Rows.build(keys, vectors, sums if one_dtype else None), damaged
 
 
-def as_bytes(rows: Rows | Segment) -> list[bytes]:
-    """Return the keys of rows, one by one."""
-    keys = rows.keys if isinstance(rows, Rows) else rows.keys_at(np.arange(len(rows.prefixes)))
-    joined = keys.tobytes()
+def as_bytes(segment: Segment) -> list[bytes]:
+    """Return the keys of a segment, one by one."""
+    joined = segment.keys_at(np.arange(len(segment.prefixes))).tobytes()
     return [joined[start : start + 32] for start in range(0, len(joined), 32)]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters._segments.format import Positions, Segment
     from kura_cache_adapters.protocols import Vectors
 
+_MOST_ALIKE = 64  # rows of one prefix, of 64 bits: a file with more was made by hand
 _MANY_BYTES = 32 << 20  # of vectors read from a segment: then its pages are let go
 
 
@@ -87,6 +88,8 @@ class Search:
         self.wanted = wanted
         self.found = np.zeros(len(wanted), bool)
         self.invalid = 0
+        self.used: list[Segment] = []
+        self.failed: list[tuple[Segment, OSError]] = []
         self._prefixes = prefixes_of(wanted)
         # Searching in sorted order walks each segment once, instead of jumping all over it.
         self._remaining = np.argsort(self._prefixes)
@@ -102,13 +105,24 @@ class Search:
         """Tell whether every key has been found."""
         return not len(self._remaining)
 
+    def leave_out(self, which: list[bool]) -> None:
+        """Look no further for some of the keys."""
+        self._remaining = self._remaining[~np.array(which, bool)[self._remaining]]
+
+    def rows_in(self, segment: Segment) -> Positions:
+        """Return the rows of a segment that hold remaining keys."""
+        return self._matches(segment)[0]
+
     def visit(self, segments: Iterable[Segment]) -> None:
-        """Look for what remains in segments, one after the other."""
+        """Look for what remains in segments, one after the other; note those that cannot be read."""
         for segment in segments:
             if self.finished:
                 return
-            if segment.intact() and segment.dimension == (self.dimension or segment.dimension):
-                self._visit(segment)
+            try:
+                if segment.intact() and segment.dimension == (self.dimension or segment.dimension):
+                    self._visit(segment)
+            except OSError as error:
+                self.failed.append((segment, error))
 
     def hits(self) -> Hits:
         """Return what was found, in the order of the keys."""
@@ -124,6 +138,7 @@ class Search:
         if not len(at):
             return
         found = self._gather(segment, at, which)
+        self.used.append(segment)
         self.invalid += len(at) - len(found)
         self.found[found] = True
         self._remaining = self._remaining[~self.found[self._remaining]]
@@ -134,7 +149,9 @@ class Search:
         which, sought = self._remaining, self._prefixes[self._remaining]
         at = np.searchsorted(prefixes, sought)
         rows = np.full(len(self.wanted), -1, np.intp)
-        while len(which):
+        for _ in range(_MOST_ALIKE):
+            if not len(which):
+                break
             inside = at < len(prefixes)
             same = inside & (prefixes[np.where(inside, at, 0)] == sought)
             if not same.all():
@@ -184,19 +201,23 @@ class Search:
         return self._vectors
 
 
-def find_one(key: bytes, segments: Iterable[Segment]) -> Vectors | None:
-    """Find one key, without the set-up that a batch costs; return shape (1, D), or None."""
+def find_one(key: bytes, segments: Iterable[Segment]) -> tuple[Segment, Vectors] | None:
+    """Find one key, without the set-up that a batch costs; return where, and its vector as shape (1, D).
+
+    Raises OSError where a segment cannot be read.
+    """
     prefix = int.from_bytes(key[:8], "big")
     for segment in segments:
         if not segment.intact():
             continue
         prefixes = segment.prefixes.data
         row = bisect_left(prefixes, prefix)
-        while row < len(prefixes) and prefixes[row] == prefix:
+        last = min(len(prefixes), row + _MOST_ALIKE)
+        while row < last and prefixes[row] == prefix:
             found, checksum, vector = segment.row(row)
             if found == key and checksum_of(key, vector, segment.dtype.itemsize) == checksum:
                 one: Vectors = np.array([np.frombuffer(vector, segment.dtype)])
-                return one
+                return segment, one
             row += 1
     return None
 

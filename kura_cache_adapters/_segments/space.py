@@ -7,32 +7,36 @@ specification.
 
 from __future__ import annotations
 
-import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters._disk import reading
-from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._disk import locks, reading
+from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments import marks
+from kura_cache_adapters._segments.claims import Claims
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.listing import Listing
 from kura_cache_adapters._segments.merge import Merger, as_bytes
 from kura_cache_adapters._segments.rows import Rows
 from kura_cache_adapters._segments.search import Search, find_one
+from kura_cache_adapters._segments.tombstones import KEPT_DAYS
 from kura_cache_adapters._segments.writer import Writer
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
+    from kura_cache_adapters._segments.claims import FileClaim
     from kura_cache_adapters._segments.format import Segment, SegmentFormat
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Vectors
 
-logger = logging.getLogger("kura_cache_adapters.store")
+logger = logger_of("store")
 
 
 class SegmentSpace:
@@ -44,38 +48,44 @@ class SegmentSpace:
         self._listing = Listing(path, segment_format)
         self._writer = Writer(path, identity, segment_format)
         self._merger = Merger(self._listing, self._writer)
+        self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
         wanted = list(keys)
+        listed = self._recheck()
         listing = self._listing
-        known = listing.open  # once: another thread may replace it
-        if len(wanted) == 1 and (row := find_one(wanted[0], known.values())) is not None:
-            listing.dimension = row.shape[1]
-            return Hits(np.zeros(1, np.intp), row)
+        known, forgotten = listing.open, listing.tombstones.keys  # once: another thread may replace them
+        if len(wanted) == 1 and wanted[0] not in forgotten and (one := self._one(wanted[0], known)):
+            return one
         search = Search(key_matrix(wanted))
+        if forgotten:
+            search.leave_out([key in forgotten for key in wanted])
         search.visit(known.values())
-        if not search.finished:
+        if not listed and not search.found.all():
             self._look_further(search, known)
+            if listing.tombstones.keys is not forgotten:
+                return self.get_many(wanted)
+        if search.failed and self._failed(search):
+            return self.get_many(wanted)
         if search.invalid:
             self._log.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
-        hits = search.hits()
-        if len(hits.positions):
-            listing.dimension = hits.vectors.shape[1]
-        return hits
+        return self._hits(search)
 
     def glance(self, keys: list[bytes]) -> Hits | None:
         """Find all keys in the open segments, if these are at hand; None otherwise."""
-        known = self._listing.open.values()
-        if not all(segment.at_hand for segment in known):
+        listing = self._listing
+        known, forgotten = listing.open, listing.tombstones.keys
+        if not listing.fresh or not all(segment.at_hand for segment in known.values()):
+            return None
+        if forgotten and not forgotten.isdisjoint(keys):
             return None
         if len(keys) == 1:
-            row = find_one(keys[0], known)
-            return None if row is None else Hits(np.zeros(1, np.intp), row)
+            return self._one(keys[0], known)
         search = Search(key_matrix(keys))
-        search.visit(known)
-        return None if search.invalid or not search.finished else search.hits()
+        search.visit(known.values())
+        return None if search.invalid or search.failed or not search.finished else self._hits(search)
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
         """Write one new segment; merge segments when enough have come together."""
@@ -83,39 +93,58 @@ class SegmentSpace:
         check_shapes(matrix, vectors)
         if not len(matrix):
             return
-        if not self._listing.names:
+        if self._listing.dimension is None:
             self._listing.refresh()
-        check_dimension(self._listing.dimension, vectors, str(self.path))
+        check_dimension(self._listing.prevailing(vectors.shape[1]), vectors, str(self.path))
         name = self._writer.write(Rows.build(matrix, vectors), durable=durable)
         self._listing.add(name, vectors.shape[1])
+        if self._listing.tombstones.keys:
+            self._lift({*map(bytes, matrix)})
         self._merger.written(name, durable=durable)
 
-    def delete_many(self, keys: Iterable[bytes]) -> int:
-        """Rewrite the segments that hold any of the keys; a merge elsewhere may undo it."""
-        doomed = set(keys)
-        self._listing.refresh()
-        found: set[bytes] = set()
-        for name, segment in self._listing.open.items():
-            if segment.intact():
-                found |= self._merger.drop(name, segment, doomed)
-        self._listing.refresh()
-        return len(found)
+    def delete_many(self, keys: Iterable[bytes], *, days: float = KEPT_DAYS) -> int:
+        """Forget keys, in every process within two seconds; return how many of them were there.
+
+        A tombstone of theirs stands for so many days: what a copy, a backup or a machine that was away
+        brings back until then is not found. Storing a key anew takes it off. Raises OSError where the
+        tombstone cannot be written; rows that cannot be rewritten are hidden by it.
+        """
+        doomed = {*map(bytes, key_matrix(keys))}
+        if not doomed or not self.path.is_dir():
+            return 0
+        listing = self._listing
+        there = self._merger.keys_among(doomed, listing.refresh()) - listing.tombstones.keys
+        listing.tombstones.add(doomed, days)
+        with locks.patient_lock(self.path):  # a merge would write the rows of before again
+            self._merger.drop(listing.refresh(), listing.tombstones.keys)
+            listing.tombstones.tidy()
+        listing.refresh()
+        return len(there)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether `forgotten` needs no listing of the directory now."""
+        return self._listing.fresh
+
+    def forgotten(self) -> frozenset[bytes]:
+        """Return the keys that are forgotten, as known a second ago or later."""
+        self._recheck()
+        return self._listing.tombstones.keys
 
     def keys(self) -> Iterator[bytes]:
         """Iterate over the distinct keys, in no order."""
-        self._listing.refresh()
-        segments = [segment for segment in self._listing.open.values() if segment.intact()]
-        return iter({key for segment in segments for key in as_bytes(segment)})
+        segments = [segment for segment in self._listing.refresh().values() if segment.intact()]
+        found = {key for segment in segments for key in as_bytes(segment)}
+        return iter(found - self._listing.tombstones.keys)
 
     def stats(self) -> SpaceStats:
         """Count rows, bytes and segments; no row is read."""
-        self._listing.refresh()
-        parts = self._listing.open
+        parts = self._listing.refresh()
         return SpaceStats(
             rows=sum(map(row_count, parts)),
             nbytes=sum(reading.size(self.path / name) for name in parts),
             parts=len(parts),
-            dimension=self._listing.dimension or next((part.dimension for part in parts.values()), None),
+            dimension=self._listing.prevailing(),
         )
 
     def answerer(self) -> str:
@@ -126,16 +155,69 @@ class SegmentSpace:
         """Note under which name a server answers for this space."""
         self._writer.note_answerer(name)
 
+    def claim(self, keys: Collection[bytes]) -> FileClaim | None:
+        """Claim the keys that nobody else is embedding; None where the directory takes no claims."""
+        with suppress(OSError):
+            return self._claims.claim(keys)
+        return None
+
     def close(self) -> None:
         """Forget the open segments."""
         self._listing.close()
 
+    def __repr__(self) -> str:
+        """Name the directory."""
+        return f"<the space {str(self.path)!r}>"
+
+    def _one(self, key: bytes, known: dict[str, Segment]) -> Hits | None:
+        try:
+            found = find_one(key, known.values())
+        except OSError:  # a batch of one goes on without the segment, and tells
+            return None
+        if found is None:
+            return None
+        segment, row = found
+        self._listing.note_use(segment)
+        self._listing.dimension = row.shape[1]
+        return Hits(np.zeros(1, np.intp), row)
+
+    def _failed(self, search: Search) -> bool:
+        """Tell whether to look again, with files that are opened anew; if not, say what cannot be read."""
+        if self._listing.let_go([segment for segment, _ in search.failed]):
+            return True
+        error = search.failed[0][1]
+        self._log.report("read", "Could not read segments in %s: %s", self.path, describe(error))
+        return False
+
+    def _hits(self, search: Search) -> Hits:
+        for segment in search.used:
+            self._listing.note_use(segment)
+        hits = search.hits()
+        if len(hits.positions):
+            self._listing.dimension = hits.vectors.shape[1]
+        return hits
+
+    def _recheck(self) -> bool:
+        try:
+            return self._listing.recheck()
+        except OSError as error:  # what is open still answers; a miss tries again, and raises
+            self._log.report("list", "Could not list %s: %s", self.path, error)
+            return False
+
+    def _lift(self, keys: set[bytes]) -> None:
+        """Take keys off the tombstones; what another process has forgotten meanwhile stays so."""
+        if anew := keys & self._listing.tombstones.keys:
+            with locks.patient_lock(self.path):
+                self._listing.refresh()
+                self._listing.tombstones.lift(anew)
+            self._listing.refresh()
+
     def _look_further(self, search: Search, known: dict[str, Segment]) -> None:
         try:
-            self._listing.refresh()
+            opened = self._listing.refresh()
         except OSError as error:
             if not search.found.any():
                 raise
             logger.warning("Could not look for new segments in %s: %s", self.path, error)
             return
-        search.visit(segment for name, segment in self._listing.open.items() if name not in known)
+        search.visit(segment for name, segment in opened.items() if name not in known)

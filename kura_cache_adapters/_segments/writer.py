@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import atomic, reading
@@ -11,6 +12,7 @@ from kura_cache_adapters._segments.format import new_name
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from kura_cache_adapters._segments.ages import Age
     from kura_cache_adapters._segments.format import SegmentFormat
     from kura_cache_adapters._segments.rows import Rows
     from kura_cache_adapters.identity import ModelIdentity
@@ -26,8 +28,8 @@ class Writer:
         self._format = segment_format
         self._anchored = False
 
-    def write(self, rows: Rows, *, durable: bool) -> str:
-        """Write one new segment, whole or not at all; return its name.
+    def write(self, rows: Rows, *, durable: bool, age: Age | None = None) -> str:
+        """Write one new segment, whole or not at all; return its name. Its rows are new, unless told.
 
         Raises OSError when the disk refuses, and where the directory is a symbolic link.
         """
@@ -35,6 +37,8 @@ class Writer:
         self._prepare(durable=durable)
         with atomic.published(self._path / name, durable=durable) as temporary:
             self._format.write(temporary, rows)
+            if age is not None:
+                os.utime(temporary, (age.used, age.written))
         return name
 
     def note_answerer(self, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import unicodedata
 from abc import abstractmethod
@@ -10,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kura_cache_adapters._disk import atomic
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.checkpoints.records import to_fields, to_models
 from kura_cache_adapters.errors import CheckpointError
 from kura_cache_adapters.protocols import BaseCheckpointManager
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.checkpoints.kura_format import Fields
     from kura_cache_adapters.protocols import ModelT
 
-_logger = logging.getLogger("kura_cache_adapters.checkpoints")
+_logger = logger_of("checkpoints")
 
 _LONGEST = 200  # bytes; file systems take 255, and temporary files need the rest
 _LOOK_ALIKES = r"\u2044\u2215\u2216\u2236\u29f5\u29f8\u29f9\ua789"  # of / \ and : which NFKC leaves alone

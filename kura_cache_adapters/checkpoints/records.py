@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.checkpoints import kura_format
 from kura_cache_adapters.errors import CheckpointError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.checkpoints.kura_format import Fields
     from kura_cache_adapters.protocols import ModelT
 
-_logger = logging.getLogger("kura_cache_adapters.checkpoints")
+_logger = logger_of("checkpoints")
 
 
 def to_fields(models: Sequence[BaseModel], path: Path) -> list[Fields]:

@@ -23,9 +23,10 @@ class ArrowFormat:
 
     suffix = ".arrow"
 
-    def __init__(self, *, shared: bool = False) -> None:
-        """Choose between files for all that the umask allows and files for their owner."""
+    def __init__(self, *, shared: bool = False, mapped: bool | None = None) -> None:
+        """Choose who may read files (all that the umask allows, or their owner), and how they are read."""
         self.shared = shared
+        self.mapped = mapped
 
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new file."""
@@ -34,19 +35,23 @@ class ArrowFormat:
             writer.write_batch(batch)
 
     def read(self, path: Path) -> Segment:
-        """Map a file; only its schema is read."""
-        return columns.read_segment(reading.map_file(path))
+        """View a file; of one that is mapped only the schema is read."""
+        return columns.read_segment(reading.view_file(path, mapped=self.mapped))
 
 
 class ArrowStore(SegmentStore):
     """Keep vectors in a directory as memory-mapped Arrow IPC files."""
 
-    def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, shared: bool = False, mapped: bool | None = None
+    ) -> None:
         """Name the directory; it is made by the first write.
 
         Args:
             path: a directory; each model has one of its own below it.
             shared: let the umask decide who may read and write what is stored; without, its owner alone may.
+            mapped: map files into memory, or read from them; None maps on local file systems, and reads on
+                those where a failing server would end the process.
 
         """
-        super().__init__(path, ArrowFormat(shared=shared))
+        super().__init__(path, ArrowFormat(shared=shared, mapped=mapped))

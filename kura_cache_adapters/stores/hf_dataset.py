@@ -30,36 +30,41 @@ class HFDatasetFormat:
 
     suffix = ".hf"
 
-    def __init__(self, *, shared: bool = False) -> None:
-        """Choose between files for all that the umask allows and files for their owner."""
+    def __init__(self, *, shared: bool = False, mapped: bool | None = None) -> None:
+        """Choose who may read files (all that the umask allows, or their owner), and how they are read."""
         self.shared = shared
+        self.mapped = mapped
 
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new directory; needs the extra `datasets`."""
         write_dataset(path, pa.Table.from_batches([columns.to_batch(rows)]), shared=self.shared)
 
     def read(self, path: Path) -> Segment:
-        """Map the data file; only its schema is read."""
+        """View the data file; of one that is mapped only the schema is read."""
         reading.refuse_link(path)
-        return columns.read_segment(reading.map_file(path / DATA_FILE))
+        return columns.read_segment(reading.view_file(path / DATA_FILE, mapped=self.mapped))
 
 
 class HFDatasetStore(SegmentStore):
     """Keep vectors in a directory as HuggingFace datasets; writing needs the extra `datasets`."""
 
-    def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, shared: bool = False, mapped: bool | None = None
+    ) -> None:
         """Name the directory; it is made by the first write.
 
         Args:
             path: a directory; each model has one of its own below it.
             shared: let the umask decide who may read and write what is stored; without, its owner alone may.
+            mapped: map files into memory, or read from them; None maps on local file systems, and reads on
+                those where a failing server would end the process.
 
         Raises:
             MissingExtraError: `datasets`, which writing needs, is not installed.
 
         """
         require("datasets", extra="datasets")
-        super().__init__(path, HFDatasetFormat(shared=shared))
+        super().__init__(path, HFDatasetFormat(shared=shared, mapped=mapped))
 
 
 def write_dataset(path: Path, table: pa.Table, *, shared: bool) -> None:

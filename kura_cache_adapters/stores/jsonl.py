@@ -17,12 +17,12 @@ from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:
-    import mmap
     import os
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._disk.reading import View
     from kura_cache_adapters._segments.format import Positions, Segment
     from kura_cache_adapters.protocols import Vectors
 
@@ -44,9 +44,10 @@ class JSONLFormat:
 
     suffix = ".jsonl"
 
-    def __init__(self, *, shared: bool = False) -> None:
-        """Choose between files for all that the umask allows and files for their owner."""
+    def __init__(self, *, shared: bool = False, mapped: bool | None = None) -> None:
+        """Choose who may read files (all that the umask allows, or their owner), and how they are read."""
         self.shared = shared
+        self.mapped = mapped
 
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new file."""
@@ -63,8 +64,10 @@ class JSONLFormat:
                 file.write(_line(key.tobytes(), int(checksum), vector.tobytes()))
 
     def read(self, path: Path) -> Segment:
-        """Map a file; only its header is read."""
-        mapped = reading.map_file(path)
+        """View a file; of one that is mapped only the header is read, else all of it."""
+        view = reading.view_file(path, mapped=self.mapped)
+        view.load(0, len(view.content))
+        mapped = view.content
         start = mapped.find(b"\n", 0, 1024) + 1
         try:
             header = json.loads(mapped[:start])
@@ -72,7 +75,7 @@ class JSONLFormat:
                 message = "its header is that of another format"
                 raise DamagedSegmentError(message)
             return _LineSegment(
-                mapped,
+                view,
                 start,
                 int(header["rows"]),
                 int(header["dimension"]),
@@ -86,15 +89,19 @@ class JSONLFormat:
 class JSONLStore(SegmentStore):
     """Keep vectors in a directory as JSON lines, readable by anything."""
 
-    def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, shared: bool = False, mapped: bool | None = None
+    ) -> None:
         """Name the directory; it is made by the first write.
 
         Args:
             path: a directory; each model has one of its own below it.
             shared: let the umask decide who may read and write what is stored; without, its owner alone may.
+            mapped: map files into memory, or read from them; None maps on local file systems, and reads on
+                those where a failing server would end the process.
 
         """
-        super().__init__(path, JSONLFormat(shared=shared))
+        super().__init__(path, JSONLFormat(shared=shared, mapped=mapped))
 
 
 def _line(key: bytes, checksum: int, vector: bytes) -> bytes:
@@ -105,18 +112,18 @@ def _line(key: bytes, checksum: int, vector: bytes) -> bytes:
 
 
 class _LineSegment:
-    """A mapped file, seen as a matrix of characters: one line a row."""
+    """A viewed file, seen as a matrix of characters: one line a row."""
 
     def __init__(
         self,
-        mapped: mmap.mmap,
+        view: View,
         start: int,
         rows: int,
         dimension: int,
         dtype: np.dtype[np.float32] | np.dtype[np.float64],
     ) -> None:
         self.dimension, self.dtype = dimension, dtype
-        self._map = mapped
+        self._map, mapped = view.map, view.content
         self._vector_bytes = dimension * dtype.itemsize
         self._encoded = -(-self._vector_bytes // 3) * 4
         width = _VECTOR_AT + self._encoded + len(_END)
@@ -141,7 +148,7 @@ class _LineSegment:
 
     def intact(self) -> bool:
         """Tell whether the mapped file still has its size."""
-        return self._map.size() == len(self._map)
+        return self._map is None or self._map.size() == len(self._map)
 
     def keys_at(self, at: Positions) -> NDArray[np.uint8]:
         """Read keys, shape (k, 32)."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from kura_cache_adapters._core.vectors import narrowed
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters.protocols import Vectors
 
-_logger = logging.getLogger("kura_cache_adapters.store")
+_logger = logger_of("store")
 
 ValueT = TypeVar("ValueT")
 

@@ -184,6 +184,10 @@ class MemorySpace:
         dimension = self._vectors.shape[1] if self.slots else None
         return SpaceStats(len(self.slots), self.nbytes, int(bool(self.slots)), dimension)
 
+    def __repr__(self) -> str:
+        """Name the store."""
+        return f"<a space of {self._store!r}>"
+
     def forget(self, slots: Iterable[int]) -> None:
         """Free slots; the caller holds the lock."""
         for slot in slots:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from kura_cache_adapters._disk import atomic, reading, untrusted
 from kura_cache_adapters._segments import columns
 from kura_cache_adapters._segments.directory import SegmentStore
+from kura_cache_adapters._segments.read_segment import as_read
 from kura_cache_adapters._segments.rows import checksums_of
 from kura_cache_adapters._segments.search import ArraySegment
 from kura_cache_adapters.checks import KEY_BYTES
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._disk.reading import View
     from kura_cache_adapters._segments.format import Segment
     from kura_cache_adapters._segments.rows import Rows
     from kura_cache_adapters.protocols import Vectors
@@ -39,10 +41,13 @@ class ParquetFormat:
 
     suffix = ".parquet"
 
-    def __init__(self, compression: Compression | None, *, shared: bool = False) -> None:
-        """Choose between mappable files (None) and small ones ("zstd"), and who may read them."""
+    def __init__(
+        self, compression: Compression | None, *, shared: bool = False, mapped: bool | None = None
+    ) -> None:
+        """Choose between mappable files (None) and small ones ("zstd"), who may read them, and how."""
         self.compression = compression
         self.shared = shared
+        self.mapped = mapped
 
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new file."""
@@ -64,14 +69,19 @@ class ParquetFormat:
 
     def read(self, path: Path) -> Segment:
         """Map a file whose values lie in it as they are; decompress the vectors of any other once."""
-        mapped = reading.map_file(path)
-        untrusted.check_seal(mapped)
+        view = reading.view_file(path, mapped=self.mapped)
+        untrusted.load_footer(view)
+        untrusted.check_seal(view.content)
         try:
-            file = pq.ParquetFile(pa.BufferReader(mapped))
+            file = pq.ParquetFile(pa.BufferReader(view.content))
             chunks = _chunks(file.metadata)
-            longest = max(chunk.total_uncompressed_size for chunk in chunks)
-            return _decoded(file, chunks, mapped) if longest >= _ONE_PAGE else _segment(file, chunks, mapped)
         except (pa.ArrowException, ValueError, OSError) as error:
+            raise DamagedSegmentError(str(error)) from error
+        _load(view, chunks)
+        try:
+            longest = max(chunk.total_uncompressed_size for chunk in chunks)
+            return _decoded(file, chunks, view) if longest >= _ONE_PAGE else _segment(file, chunks, view)
+        except (pa.ArrowException, ValueError) as error:
             raise DamagedSegmentError(str(error)) from error
 
 
@@ -88,6 +98,7 @@ class ParquetStore(SegmentStore):
         *,
         compression: Compression | None = None,
         shared: bool = False,
+        mapped: bool | None = None,
     ) -> None:
         """Name the directory; it is made by the first write.
 
@@ -95,6 +106,8 @@ class ParquetStore(SegmentStore):
             path: a directory; each model has one of its own below it.
             compression: None for files that are mapped, "zstd" for small ones.
             shared: let the umask decide who may read and write what is stored; without, its owner alone may.
+            mapped: map files into memory, or read from them; None maps on local file systems, and reads on
+                those where a failing server would end the process.
 
         Raises:
             ValueError: another compression.
@@ -103,7 +116,7 @@ class ParquetStore(SegmentStore):
         if compression not in {None, "zstd"}:
             message = f"compression must be None or 'zstd', not {compression!r}"
             raise ValueError(message)
-        super().__init__(path, ParquetFormat(compression, shared=shared))
+        super().__init__(path, ParquetFormat(compression, shared=shared, mapped=mapped))
 
 
 def _chunks(metadata: pq.FileMetaData) -> list[pq.ColumnChunkMetaData]:
@@ -113,7 +126,24 @@ def _chunks(metadata: pq.FileMetaData) -> list[pq.ColumnChunkMetaData]:
     return [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
 
 
-def _segment(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], mapped: mmap.mmap) -> ArraySegment:
+def _load(view: View, chunks: list[pq.ColumnChunkMetaData]) -> None:
+    """Load all columns of a file that is not mapped, but for vectors that can be read where they lie."""
+    for at, chunk in enumerate(chunks):
+        start, size = max(0, chunk.data_page_offset), chunk.total_compressed_size
+        if at < len(chunks) - 1 or not _is_plain(chunk):
+            view.load(start, start + size)
+
+
+def _is_plain(chunk: pq.ColumnChunkMetaData) -> bool:
+    """Tell whether values may lie in one page as they are.
+
+    A chunk's `compression` is not asked: for one that pyarrow does not know, it ends the process.
+    """
+    size: int = chunk.total_uncompressed_size
+    return bool(chunk.total_compressed_size == size < _ONE_PAGE)
+
+
+def _segment(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], view: View) -> Segment:
     """View the columns in place, but for vectors that are compressed."""
     vector = columns.vector_type_of(file.schema_arrow)
     count, dtype = file.metadata.num_rows, columns.dtype_of(vector)
@@ -121,13 +151,13 @@ def _segment(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], mapped:
         message = f"it has {count} rows"
         raise DamagedSegmentError(message)
     prefix, key, checksum = (
-        _plain(chunk, mapped, count, width)
+        _plain(chunk, view.content, count, width)
         for chunk, width in zip(chunks[:3], (8, KEY_BYTES, 8), strict=True)
     )
     # Numbers must be aligned to be searched, which nothing in a Parquet file is: copy these.
     numbers = [column.copy().view(np.uint64)[:, 0] for column in (prefix, checksum)]
-    for vectors in _vectors(chunks[3], mapped, (count, vector.list_size), dtype.itemsize):
-        segment = ArraySegment(numbers[0], key, numbers[1], vectors, dtype, mapped)
+    for vectors in _vectors(chunks[3], view, (count, vector.list_size), dtype.itemsize):
+        segment = as_read(ArraySegment(numbers[0], key, numbers[1], vectors, dtype, view.map), view)
         if _proves_right(segment):
             return segment
     message = f"its {count} rows are not where they should be"
@@ -135,15 +165,13 @@ def _segment(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], mapped:
 
 
 def _vectors(
-    chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, shape: tuple[int, int], itemsize: int
+    chunk: pq.ColumnChunkMetaData, view: View, shape: tuple[int, int], itemsize: int
 ) -> Iterator[NDArray[np.uint8]]:
-    """Read vectors as plain ones, where their size allows it, and then as compressed ones.
-
-    A chunk's `compression` is not asked: for one that pyarrow does not know, it ends the process.
-    """
-    if chunk.total_compressed_size == chunk.total_uncompressed_size:
-        yield _plain(chunk, mapped, shape[0], shape[1] * itemsize)
-    yield _decompressed(chunk, mapped, shape, itemsize)
+    """Read vectors as plain ones, where their size allows it, and then as compressed ones."""
+    if _is_plain(chunk):
+        yield _plain(chunk, view.content, shape[0], shape[1] * itemsize)
+        view.load(max(0, chunk.data_page_offset), chunk.data_page_offset + chunk.total_compressed_size)
+    yield _decompressed(chunk, view.content, shape, itemsize)
 
 
 def _plain(chunk: pq.ColumnChunkMetaData, mapped: mmap.mmap, count: int, width: int) -> NDArray[np.uint8]:
@@ -163,7 +191,7 @@ def _decompressed(
     return np.ascontiguousarray(streams.reshape(itemsize, -1).T).reshape(shape[0], -1)
 
 
-def _proves_right(segment: ArraySegment) -> bool:
+def _proves_right(segment: Segment) -> bool:
     """Check the first and the last row: with more than one page, one of them is off."""
     ends = np.array([0, len(segment.prefixes) - 1])
     vectors: Vectors = np.empty((2, segment.dimension), segment.dtype)
@@ -172,7 +200,7 @@ def _proves_right(segment: ArraySegment) -> bool:
     return bool((sums == segment.checksums_at(ends)).all())
 
 
-def _decoded(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], mapped: mmap.mmap) -> ArraySegment:
+def _decoded(file: pq.ParquetFile, chunks: list[pq.ColumnChunkMetaData], view: View) -> ArraySegment:
     """Decode what is so large that a column has more than one page."""
-    untrusted.check_plain(chunks, len(mapped))
+    untrusted.check_plain(chunks, len(view.content))
     return columns.to_segment(file.read().combine_chunks().to_batches()[0])

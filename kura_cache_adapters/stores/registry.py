@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._runtime.entry_points import names_in, registered
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments.marks import formats_in
 from kura_cache_adapters.protocols import EmbeddingStore, OpensStore, SupportsCheckpoints
 from kura_cache_adapters.stores.neighbours import neighbour_in
@@ -17,7 +17,7 @@ from kura_cache_adapters.stores.url_options import read_options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_logger = logging.getLogger("kura_cache_adapters.store")
+_logger = logger_of("store")
 
 STORES = {
     "arrow": ("arrow", "ArrowStore"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,15 +10,17 @@ import numpy as np
 
 from kura_cache_adapters._core.glance import glance_of
 from kura_cache_adapters._observe.log import OnceLog, describe
-from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats
+from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters.errors import DimensionMismatchError
+from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims, SpaceStats, TellsForgotten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
+    from kura_cache_adapters.protocols import Claim, EmbeddingStore, Vectors, VectorSpace
 
-_logger = logging.getLogger("kura_cache_adapters.store")
+_logger = logger_of("store")
 
 _MOST_OWED = 1_000_000  # keys remembered for a tier that refuses them
 _AT_ONCE = 1024  # of them are written at a time
@@ -80,11 +81,17 @@ class TieredSpace:
         """Order spaces from fast to slow."""
         self._tiers = tiers
         self._owed: list[set[bytes]] = [set() for _ in tiers]
+        self._forgetting = [(at, tier) for at, tier in enumerate(tiers) if isinstance(tier, TellsForgotten)]
+        self._forgotten: dict[int, frozenset[bytes]] = {at: frozenset() for at, _ in self._forgetting}
+        self._claims = next((tier for tier in reversed(tiers) if isinstance(tier, OffersClaims)), None)
         self._log = OnceLog(_logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look in each tier for what those before it did not have."""
         wanted = list(keys)
+        for index, teller in self._forgetting:
+            if (forgotten := teller.forgotten()) is not self._forgotten[index]:
+                self._forget(index, forgotten)
         hits = self._ask(self._tiers[0], wanted)
         if len(hits.positions) == len(wanted):  # without dataclasses.replace: it takes as long as finding one
             return Hits(hits.positions, hits.vectors, hits.invalid, (len(wanted),))
@@ -102,20 +109,29 @@ class TieredSpace:
 
     def glance(self, keys: list[bytes]) -> Hits | None:
         """Find all keys in the first tier, if that one answers at once; None otherwise."""
+        for index, teller in self._forgetting:
+            if not teller.fresh or teller.forgotten() is not self._forgotten[index]:
+                return None
         glance = None if self._log.known else glance_of(self._tiers[0])
         hits = None if glance is None else glance(keys)
         return None if hits is None else Hits(hits.positions, hits.vectors, hits.invalid, (len(keys),))
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
-        """Write to every tier, slowest first; one that fails does not keep the others from it.
+        """Write to every tier, slowest first; it is stored once the slowest has it.
 
         What a tier has refused, and another one still has, is written with its next batch, or by
-        `catch_up`: once a fast tier has it, nobody would bring it again. Raises what a tier has raised.
+        `catch_up`: once a fast tier has it, nobody would bring it again. Raises what the slowest has raised;
+        the others have it then, unless it is of another dimension.
         """
         wanted = list(keys)
         with ExitStack() as stack:
-            for index in range(len(self._tiers)):
-                stack.callback(self._put, index, wanted, vectors, durable=durable)
+            for index in range(len(self._tiers) - 1):
+                stack.callback(self._try_to_put, index, wanted, vectors, durable=durable)
+            try:
+                self._put(len(self._tiers) - 1, wanted, vectors, durable=durable)
+            except DimensionMismatchError:
+                stack.pop_all()
+                raise
 
     def answerer(self) -> str:
         """Return the name under which a server has answered, from the first tier that has noted one."""
@@ -128,17 +144,27 @@ class TieredSpace:
             if isinstance(tier, NotesAnswerer):
                 tier.note_answerer(name)
 
+    def claim(self, keys: Collection[bytes]) -> Claim | None:
+        """Claim keys in the slowest tier that has claims; None where none has."""
+        return None if self._claims is None else self._claims.claim(keys)
+
     def catch_up(self) -> None:
         """Try again to write what tiers have refused."""
         for index in range(len(self._tiers)):
             self._catch_up(index, durable=True)
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
-        """Delete from every tier; return how many the fullest had."""
-        wanted = list(keys)
+        """Delete from every tier, slowest first; return how many the fullest had.
+
+        One that fails does not keep the others from it. Raises what a tier has raised.
+        """
+        wanted, counts = list(keys), [0]
         for owed in self._owed:
             owed.difference_update(wanted)
-        return max([tier.delete_many(wanted) for tier in self._tiers])
+        with ExitStack() as stack:
+            for tier in self._tiers:
+                stack.callback(_delete, tier, wanted, counts)
+        return max(counts)
 
     def keys(self) -> Iterator[bytes]:
         """Iterate over the distinct keys of all tiers."""
@@ -152,10 +178,17 @@ class TieredSpace:
         owed = self._owed[index]
         try:
             self._tiers[index].put_many(keys, vectors, durable=durable)
-        except Exception:  # whatever it was: the caller hears of it, and it is owed
+        except Exception:  # whatever it was: it is told, and it is owed
             owed.update(keys[: max(0, _MOST_OWED - len(owed))])
             raise
         self._catch_up(index, durable=durable)
+
+    def _try_to_put(self, index: int, keys: list[bytes], vectors: Vectors, *, durable: bool) -> None:
+        try:
+            self._put(index, keys, vectors, durable=durable)
+        except Exception as error:  # noqa: BLE001 - a foreign store's; the slowest tier has it, or raises
+            tier = self._tiers[index]
+            self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
 
     def _catch_up(self, index: int, *, durable: bool) -> None:
         owed = list(self._owed[index])
@@ -175,10 +208,25 @@ class TieredSpace:
                 self._tiers[index].put_many(found, hits.vectors, durable=durable)
         self._owed[index].difference_update(keys)
 
+    def _forget(self, index: int, forgotten: frozenset[bytes]) -> None:
+        """Let the tiers before one go of what that one has forgotten, whoever asked for it."""
+        news = list(forgotten - self._forgotten[index])
+        for owed in self._owed:
+            owed.difference_update(news)
+        for tier in self._tiers[:index]:
+            try:
+                tier.delete_many(news)
+            except Exception as error:  # noqa: BLE001 - a foreign store that cannot forget; the next one may
+                self._log.report(f"forget {tier!r}", "Could not delete from %r: %s", tier, describe(error))
+        self._forgotten[index] = forgotten
+
     def _fill(self, found_in: int, keys: list[bytes], vectors: Vectors) -> None:
         for tier in self._tiers[:found_in]:
             try:
                 tier.put_many(keys, vectors, durable=False)
+                for _, teller in self._forgetting:  # it may have forgotten them since they were found in it
+                    if late := teller.forgotten().intersection(keys):
+                        tier.delete_many(late)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot be filled is only slow
                 self._log.report(f"fill {tier!r}", "Could not fill %r: %s", tier, describe(error))
 
@@ -191,6 +239,10 @@ class TieredSpace:
         if self._log.known:
             self._log.over(f"read {tier!r}")
         return hits
+
+
+def _delete(tier: VectorSpace, keys: list[bytes], counts: list[int]) -> None:
+    counts.append(tier.delete_many(keys))
 
 
 def _joined(left: Hits, right: Hits) -> Hits:

@@ -10,6 +10,7 @@ from pathlib import Path
 COUNTS = ("rounds", "acknowledged", "lost", "wrong", "raised", "stuck")
 # What a line says, and which faults are in it; the first that fits counts.
 KINDS = {
+    "processes that want the same texts; their owner killed, stopped, without locks": "^claims",
     "`kill -9` at random moments": "kill -9 at random",
     "`kill -9` before each system call that changes files": "kill before call n",
     "`kill -9` halfway through each such call": "kill halfway",

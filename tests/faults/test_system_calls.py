@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.fault_lab import MANAGERS, WAYS, Ledger
+from tests.faults.fault_lab import FORMATS, MANAGERS, WAYS, Ledger
 from tests.faults.workers import STRIKES, Item, Job, Strike, Workers, items_of, texts_of
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def some_or_each(quick: list[str], ways: list[str]) -> pytest.MarkDecorator:
 
 
 stores = some_or_each(["arrow", "hf"], list(WAYS))
+forgetting = some_or_each(["arrow", "hf"], FORMATS)
 managers = some_or_each(["Parquet manager", "HF manager"], [name for name in MANAGERS if name in WAYS])
 cases = pytest.mark.parametrize("case", CASES)
 strikes = pytest.mark.parametrize("strike", STRIKES.values(), ids=STRIKES)
@@ -129,6 +130,30 @@ def test_a_writer_that_stops_holds_up_nobody(
             assert not other.refused + resumed.refused + resumed.trouble
             assert ledger.audit(resumed.texts).good
             ledger.acknowledged.clear()
+
+
+@forgetting
+@strikes
+def test_a_struck_deletion_that_was_acknowledged_holds_and_costs_no_other_entry(
+    tmp_path: Path,
+    workers: Workers,
+    way: str,
+    numbers: Numbers,
+    strike: Strike,
+) -> None:
+    path = tmp_path / "cache"
+    texts = with_batches(way, path, 3)
+    doomed = texts_of(1)
+    job = Job(way, str(path), do="forget", first=1, strike=strike)
+    for each_job in struck(workers, job, numbers):
+        report = workers.run(each_job)
+        assert not report.trouble
+        ledger = Ledger(way, path, "a struck deletion")
+        if report.acknowledged:
+            assert len(ledger.open().missing(doomed)) == len(doomed)
+        assert ledger.audit(set(texts) - set(doomed)).good
+        assert ledger.open().embed_sync(doomed)
+        assert ledger.audit(texts).good
 
 
 @managers

@@ -59,7 +59,7 @@ STRIKES = {
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker does: `fill` a cache with batches, `save` a manager's checkpoint, or `delete` it.
+    """What a worker does: `fill` a cache with batches, `forget` one; `save` a checkpoint, or `delete` it.
 
     `kill_after`: seconds from the start, or from the first batch.
     """
@@ -189,7 +189,19 @@ def _delete(job: Job, tell: Callable[..., None]) -> None:
         tell("acknowledged", [job.first])
 
 
-_DO = {"fill": _fill, "save": _save, "delete": _delete}
+def _forget(job: Job, tell: Callable[..., None]) -> None:
+    cached = Ledger(job.way, Path(job.path), "in a worker").open()
+    keys = [bytes.fromhex(cached.cache_key(text)) for text in texts_of(job.first)]
+    assert cached.cache is not None
+    try:
+        cached.cache.store.space(cached.identity().shared).delete_many(keys)
+    except OSError:  # what delete_many promises when the disk refuses
+        tell("refused", [job.first])
+    else:
+        tell("acknowledged", [job.first])
+
+
+_DO = {"fill": _fill, "forget": _forget, "save": _save, "delete": _delete}
 
 
 def _work(job: Job, pipe: int) -> None:

@@ -305,7 +305,7 @@ def watch(event: Event) -> None:
 
 def observe(model: CachedEmbeddingModel) -> None:
     observer: Observer = watch
-    options = CacheOptions(observers=[observer], progress=True)
+    options = CacheOptions(observers=[observer], progress=True, wait_for_others=1.5)
     assert_type(CachedEmbeddingModel(model, "memory://", options=options).cache, Cache | None)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.errors import RefusedTextsError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from openai import APIStatusError
 
-logger = logging.getLogger("kura_cache_adapters.openai")
+logger = logger_of("openai")
 
 _MOST_TOKENS = 300_000  # a request: https://platform.openai.com/docs/api-reference/embeddings/create
 _TOO_LARGE = 413

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.embedding._openai.asking import Address
 from kura_cache_adapters.embedding._openai.connection import Connection
 from kura_cache_adapters.embedding._openai.reading import quoted, read_answer
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Encoding = Literal["base64", "float"]
 
-logger = logging.getLogger("kura_cache_adapters.openai")
+logger = logger_of("openai")
 
 _OF_ENCODING = re.compile(rb"base64|encoding[-_ ]?format", re.IGNORECASE)
 _NOT_UNDERSTOOD = frozenset({400, 415, 422})
