@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LONG = 0.04  # seconds
+LONG = 0.05  # seconds
 NARROW = st.floats(width=32)
 OTHERS: list[Any] = [
     True,
@@ -146,7 +146,7 @@ def no_collector() -> Iterator[None]:
 async def test_a_model_that_answers_with_many_lists_does_not_hold_the_loop(
     how: str, where: str, tmp_path: Path
 ) -> None:
-    texts = [f"text {number}" for number in range(6000)]
+    texts = [f"text {number}" for number in range(8000)]
     matrix = np.random.default_rng(1).standard_normal((len(texts), 768))
     waits: list[float] = []
     while not waits or (min(waits) > LONG and len(waits) < 8):  # a busy machine has pauses of its own

@@ -14,6 +14,7 @@ import numpy as np
 
 from kura_cache_adapters._core.flights import Flights
 from kura_cache_adapters._core.floats import let_go
+from kura_cache_adapters._core.room import Room
 from kura_cache_adapters._core.sharing import Share, Sharing, Waiting
 from kura_cache_adapters._core.vectors import exact_matrix, finite_rows, matrix_or_list
 from kura_cache_adapters._observe.events import Embedded
@@ -50,6 +51,10 @@ class _Work:
     owed: dict[bytes, str]
     finish: Finish | None
     parts: list[Part] = field(default_factory=list)
+    room: Room = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.room = Room(len(self.owed))
 
 
 class Fill:
@@ -152,12 +157,12 @@ class Fill:
         here = [at for at, key in enumerate(keys) if key in work.owed]
         if here:
             self._tell(work.lookup, shared=len(here))
-            self._land(work, ([keys[at] for at in here], vectors[here]))
+            work.parts.append(([keys[at] for at in here], vectors[here]))
+            self._land(work, *work.parts[-1])
 
-    def _land(self, work: _Work, part: Part) -> None:
-        work.parts.append(part)
-        self._flights.land(*part)
-        for key in part[0]:
+    def _land(self, work: _Work, keys: Sequence[bytes], vectors: Kept) -> None:
+        self._flights.land(keys, vectors)
+        for key in keys:
             del work.owed[key]
 
     async def _embed(self, work: _Work) -> None:
@@ -207,7 +212,7 @@ class Fill:
                 last = work.finish if len(here) == len(work.owed) and not self._flights.awaited else None
                 then = [] if left else ahead
                 kept, share = await in_thread("store", self._store, work, here, vectors, last, then)
-                self._land(work, (here, kept))
+                self._land(work, here, kept)
                 asked = perf_counter()
         return share
 
@@ -219,11 +224,12 @@ class Fill:
         finish: Finish | None,
         ahead: list[bytes],
     ) -> tuple[Kept, Share | None]:
-        """Store a batch; finish with it and those before it what can be finished here; claim those ahead."""
+        """Store a batch and add it to the parts; finish with these what can be; claim those ahead."""
         kept = self._kept(keys, vectors)
         self._sharing.release(keys)
+        work.parts.append((keys, work.room.take(kept)))
         if finish is not None:
-            finish([*work.parts, (keys, kept)])
+            finish(work.parts)
         return kept, self.share(work.lookup, ahead) if ahead else None
 
     def _kept(self, keys: list[bytes], vectors: Sequence[Any]) -> Kept:

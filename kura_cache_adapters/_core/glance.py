@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 FEW = 32  # texts
 _CHARACTERS = 64 << 10  # hashing them takes a tenth of a millisecond
 _LONG = 0.005  # seconds: something was not at hand, a page had to be read from a disk
-_REST = 100.0  # times as long as a long one: waiting for disks takes one hundredth of the loop's time
+_REST = 100.0  # times as long as a long one
+_MOST_REST = 2.0  # seconds: it may have been a pass of the garbage collector
 _TURN = 0.002  # seconds of glances without a pause, then it is the others' turn
 
 
@@ -55,7 +56,7 @@ class Pace:
         now = perf_counter()
         self._taken += now - begun
         if now - begun > _LONG:
-            self._again = now + _REST * (now - begun)
+            self._again = now + min(_MOST_REST, _REST * (now - begun))
 
     def turn_is_over(self) -> bool:
         """Tell whether others on the loop should have a turn now."""

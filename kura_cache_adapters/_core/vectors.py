@@ -8,6 +8,7 @@ import numpy as np
 
 from kura_cache_adapters._core.arrays import misread_kind, unwrapped
 from kura_cache_adapters._core.floats import are_floats, matrix_of_floats
+from kura_cache_adapters._core.room import whole_of
 from kura_cache_adapters.errors import DimensionMismatchError, VectorCountError
 
 if TYPE_CHECKING:
@@ -204,6 +205,8 @@ def merged(
 
     Every position below `total` must be in a part; where one is in several, the last counts.
     """
+    if (room := whole_of(total, parts)) is not None:
+        return room
     matrices = [vectors for _, vectors in parts if isinstance(vectors, np.ndarray)]
     if len(matrices) == len(parts) and len({matrix.shape[1] for matrix in matrices}) == 1:
         shape = (total, matrices[0].shape[1])

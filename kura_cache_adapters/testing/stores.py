@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.identity import ModelIdentity
-from kura_cache_adapters.protocols import EmbeddingStore, VectorSpace
+from kura_cache_adapters.protocols import AnswersAtOnce, EmbeddingStore, VectorSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +99,20 @@ class StoreContract:
         hits = space.get_many(map(key_of, [5, 0, 4, 1, 5, 2, 3]))
         assert hits.positions.tolist() == [0, 2, 3, 4, 6]
         assert np.array_equal(hits.vectors, vectors_of([5, 4, 1, 5, 3]))
+
+    def test_a_glance_finds_what_a_look_up_finds_or_nothing(self, space: VectorSpace) -> None:
+        if not isinstance(space, AnswersAtOnce):
+            return
+        assert space.glance([key_of(1)]) is None
+        space.put_many(map(key_of, range(4)), vectors_of([*range(4)]))
+        for asked in ([1], [3, 1, 2], [2, 2, 0]):
+            keys = [*map(key_of, asked)]
+            hits, glance = space.get_many(keys), space.glance(keys)
+            assert glance is None or glance.positions.tolist() == hits.positions.tolist()
+            assert glance is None or np.array_equal(glance.vectors, hits.vectors)
+        assert space.glance([key_of(1), key_of(9)]) is None
+        space.delete_many([key_of(1)])
+        assert space.glance([key_of(1)]) is None
 
     def test_float64_beside_float32_stays_exact(self, space: VectorSpace) -> None:
         wide = vectors_of([2], dtype=np.float64) / 3
