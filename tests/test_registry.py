@@ -130,7 +130,7 @@ def test_every_keyword_of_our_stores_is_an_option(scheme: str) -> None:
     pytest.importorskip("datasets", reason="needs the extra `datasets`")
     with pytest.raises(ValueError, match="its options are: ") as caught:
         open_store(f"{scheme}://{'' if scheme == 'memory' else 'c'}?nothing=1")
-    keywords = {"memory": "max_bytes", "parquet": "compression shared"}.get(scheme, "shared")
+    keywords = {"memory": "max_bytes", "parquet": "compression shared mapped"}.get(scheme, "shared mapped")
     assert [part.split("=")[0] for part in str(caught.value).split(": ")[-1].split(", ")] == keywords.split()
 
 

@@ -7,7 +7,6 @@ import secrets
 import stat
 import time
 from contextlib import contextmanager, suppress
-from io import FileIO
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -28,6 +27,7 @@ _COUNT = 8  # bytes of the gate: how many claims there have been
 _KEY = 32
 _NOBODY = bytes(_KEY)  # in place of a key that was released
 _LARGEST = 1 << 25  # bytes read of one claim: a million keys
+_FEW = 8  # keys that are sooner looked for one by one
 _PATIENCE = 0.25  # seconds for the gate, which is held for microseconds
 _PAUSE = 60.0  # seconds without claims after the gate was shut: its holder is stopped, and may stay so
 _CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -36,10 +36,13 @@ _CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 class FileClaim:
     """Keys that this process has claimed: a file with them, locked for as long as any is left."""
 
-    def __init__(self, file: FileIO | None, keys: Iterable[bytes], news: float) -> None:
+    def __init__(
+        self, path: Path, descriptor: int | None, keys: Iterable[bytes], *, turn: int, beside: int
+    ) -> None:
         """Take the open, locked file, None for no keys; it is closed by the last release."""
-        self.news = news
-        self._file = file
+        self.turn, self.beside = turn, beside
+        self._path = path
+        self._descriptor: int | None = descriptor
         self._places = {key: at for at, key in enumerate(keys)}
         _alive.add(self)
 
@@ -51,44 +54,56 @@ class FileClaim:
     def release(self, keys: Iterable[bytes]) -> None:
         """Give keys up, those among them that are claimed here."""
         places = [place for key in keys if (place := self._places.pop(key, None)) is not None]
-        if self._file is None or not places:
+        if self._descriptor is None or not places:
             return
         if not self._places:
-            self._end(self._file)
+            self._end(self._descriptor)
             return
-        for place in places:  # half a key is nobody's, too
-            os.pwrite(self._file.fileno(), _NOBODY, place * _KEY)
+        with suppressed(OSError):  # then they are waited for until the file ends
+            for place in places:  # half a key is nobody's, too
+                os.pwrite(self._descriptor, _NOBODY, place * _KEY)
 
     def forget(self) -> None:
         """Close the file in a forked child: the claim is its parent's."""
-        file, self._file, self._places = self._file, None, {}
-        if file is not None:
-            file.close()
+        self._descriptor, self._places = None, {}
 
-    def _end(self, file: FileIO) -> None:
-        self._file = None
-        with suppressed(OSError):
-            os.unlink(file.name)  # noqa: PTH108 - a path, as it was given
-        locks.unlock_file(file.fileno())
-        file.close()
+    def _end(self, descriptor: int) -> None:
+        self._descriptor = None
+        _let_go(self._path, descriptor)
 
     def __del__(self) -> None:
-        """Give all up: its call has ended before it could.
-
-        Where a signal handler's exception ends this halfway, the file is closed with its object, and free.
-        """
+        """Give all up: its call has ended before it could."""
         with suppress(AttributeError, TypeError):  # as the interpreter ends, modules may be gone
-            if self._file is not None:
-                self._end(self._file)
+            if self._descriptor is not None:
+                self._end(self._descriptor)
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self._path.name
 
 
 _alive: WeakSet[FileClaim] = WeakSet()
+_held: dict[str, int] = {}
+"""The files that this process holds locked, by name: a signal handler's exception may lose their claims."""
+
+
+def _let_go(path: Path, descriptor: int) -> None:
+    with suppressed(OSError):
+        path.unlink()
+    with suppressed(OSError):
+        locks.unlock_file(descriptor)
+    if _held.pop(path.name, None) is not None:
+        _close(descriptor)
 
 
 def _forget_all() -> None:
     for claim in list(_alive):
         claim.forget()
     _alive.clear()
+    for descriptor in _held.values():
+        _close(descriptor)
+    _held.clear()
 
 
 forget_in_child(_forget_all)
@@ -103,89 +118,102 @@ class Claims:
         self._path = space / DIRECTORY
         self._shared = shared
         self._after = 0.0
-        self._others = True  # whether any were there at the last look
-        self._count = -1
-        self._news = 0.0
 
-    def claim(self, keys: Collection[bytes]) -> FileClaim | None:
+    def claim(self, keys: Collection[bytes], *, durable: bool) -> FileClaim | None:
         """Claim the keys that nobody else has claimed; None where there are no claims.
+
+        A space that is missing is made, to outlive a power cut where that is asked for.
 
         Raises OSError where none can be made: no locks, no permission, no room.
         """
         if os.name != "posix" or time.monotonic() < self._after:
             return None
-        with self._gate() as gate:
+        with self._gate(durable=durable) as gate:
             if not _patiently_locked(gate):
                 self._after = time.monotonic() + _PAUSE
                 return None
-            theirs = self._claimed()
-            self._count_up(gate, others=bool(theirs))
-            return self._add([key for key in keys if key not in theirs] if theirs else list(keys))
+            theirs, beside = self._look(set(keys))
+            mine = [key for key in keys if key not in theirs]
+            return self._add(mine, turn=_count_up(gate), beside=beside)
 
     @contextmanager
-    def _gate(self) -> Iterator[int]:
-        descriptor = self._open_gate()
+    def _gate(self, *, durable: bool) -> Iterator[int]:
+        descriptor = self._open_gate(durable=durable)
         try:
             yield descriptor
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
-    def _count_up(self, gate: int, *, others: bool) -> None:
-        """Note when others were seen last: by their claims, now or before, or by the count of all claims."""
-        count = int.from_bytes(os.pread(gate, _COUNT, 0), "little")
-        if others or self._others or count != self._count:
-            self._news = time.perf_counter()
-        self._others, self._count = others, (count + 1) % (1 << 8 * _COUNT)
-        os.pwrite(gate, self._count.to_bytes(_COUNT, "little"), 0)
-
-    def _open_gate(self) -> int:
+    def _open_gate(self, *, durable: bool) -> int:
         reading.refuse_link(self._space)
         reading.refuse_link(self._path)
         mode = 0o666 if self._shared else 0o600
         for _ in range(2):
             with suppressed(FileNotFoundError):
                 return os.open(self._path / _GATE, os.O_RDWR | os.O_CREAT | _CAREFUL, mode)
-            marks.make_space(self._space, durable=False, shared=self._shared)
+            marks.make_space(self._space, durable=durable, shared=self._shared)
             self._path.mkdir(mode=0o777 if self._shared else 0o700, exist_ok=True)
         raise FileNotFoundError(self._path)
 
-    def _claimed(self) -> set[bytes]:
+    def _look(self, wanted: set[bytes]) -> tuple[set[bytes], int]:
+        """Return which of the keys are claimed, and the number of all claims; remove those of the dead."""
         names = [name for name in os.listdir(self._path) if name != _GATE]  # noqa: PTH208 - half the time
-        return set().union(*map(self._keys_of, names))
+        claims = [claim for name in names if (claim := self._keys_of(name)) is not None]
+        return {key for claimed in claims for key in _among(wanted, claimed)}, len(claims)
 
-    def _keys_of(self, name: str) -> Iterable[bytes]:
-        """Read the keys of a claim; remove one whose owner is dead, which has none."""
-        with suppressed(OSError):  # released by now, or not ours to read
+    def _keys_of(self, name: str) -> bytes | None:
+        """Read a claim; None if it is dead, released by now, or not ours to read."""
+        if name in _held and name not in {claim.name for claim in list(_alive)}:
+            _let_go(self._path / name, _held[name])  # its call has ended halfway
+            return None
+        with suppressed(OSError):
             descriptor = os.open(self._path / name, os.O_RDONLY | _CAREFUL)
             try:
                 return self._read(name, descriptor)
             finally:
-                os.close(descriptor)
-        return ()
+                _close(descriptor)
+        return None
 
-    def _read(self, name: str, descriptor: int) -> Iterable[bytes]:
+    def _read(self, name: str, descriptor: int) -> bytes | None:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return ()
+            return None
         if locks.lock_file(descriptor, shared=True):
             (self._path / name).unlink()
-            return ()
-        content = os.read(descriptor, _LARGEST)
-        return (content[at : at + _KEY] for at in range(0, len(content), _KEY))
+            return None
+        return os.read(descriptor, _LARGEST)
 
-    def _add(self, keys: list[bytes]) -> FileClaim:
-        if not keys:
-            return FileClaim(None, keys, self._news)
+    def _add(self, keys: list[bytes], *, turn: int, beside: int) -> FileClaim:
         path = self._path / secrets.token_hex(8)
+        if not keys:
+            return FileClaim(path, None, keys, turn=turn, beside=beside)
         mode = 0o666 if self._shared else 0o600
-        file = FileIO(path, "x+", opener=lambda name, flags: os.open(name, flags | _CAREFUL, mode))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CAREFUL, mode)
         try:
-            locks.lock_file(file.fileno())
-            file.write(b"".join(keys))
+            _held[path.name] = descriptor
+            locks.lock_file(descriptor)
+            os.write(descriptor, b"".join(keys))
         except BaseException:
-            file.close()
-            path.unlink()
+            _let_go(path, descriptor)
             raise
-        return FileClaim(file, keys, self._news)
+        return FileClaim(path, descriptor, keys, turn=turn, beside=beside)
+
+
+def _count_up(gate: int) -> int:
+    """Count the claims of the space; return which this one is."""
+    turn = (int.from_bytes(os.pread(gate, _COUNT, 0), "little") + 1) % (1 << 8 * _COUNT)
+    os.pwrite(gate, turn.to_bytes(_COUNT, "little"), 0)
+    return turn
+
+
+def _among(wanted: set[bytes], claimed: bytes) -> Iterable[bytes]:
+    if len(wanted) <= _FEW:
+        return [key for key in wanted if key in claimed]
+    return wanted.intersection(claimed[at : at + _KEY] for at in range(0, len(claimed), _KEY))
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):  # it is closed all the same
+        os.close(descriptor)
 
 
 def _patiently_locked(descriptor: int) -> bool:

@@ -155,10 +155,10 @@ class SegmentSpace:
         """Note under which name a server answers for this space."""
         self._writer.note_answerer(name)
 
-    def claim(self, keys: Collection[bytes]) -> FileClaim | None:
+    def claim(self, keys: Collection[bytes], *, durable: bool = True) -> FileClaim | None:
         """Claim the keys that nobody else is embedding; None where the directory takes no claims."""
         with suppressed(OSError):
-            return self._claims.claim(keys)
+            return self._claims.claim(keys, durable=durable)
         return None
 
     def close(self) -> None:

@@ -18,14 +18,16 @@ from kura_cache_adapters import ArrowStore, CachedEmbeddingModel, CacheOptions, 
 from kura_cache_adapters._disk import locks
 from kura_cache_adapters._segments import claims
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faults.claimants import Paid, PaidInThread, opened, paid, want, want_in_threads
+from tests.faults.claimants import Paid, PaidInThread, opened, paid, paid_by, want, want_in_threads
 from tests.faults.crowd import processes, start
-from tests.faults.fault_lab import WAYS, Ledger
+from tests.faults.fault_lab import FORMATS, TIERS, WAYS, Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from multiprocessing.process import BaseProcess
     from pathlib import Path
+
+    from kura_cache_adapters.protocols import Hits
 
 if os.name != "posix":
     pytest.skip("claims need flock", allow_module_level=True)
@@ -33,6 +35,7 @@ if os.name != "posix":
 TEXTS = [f"text {number}" for number in range(100)]
 MANY = [f"text {number}" for number in range(1500)]
 FAKE = FakeEmbeddingModel()
+QUICK = {*FORMATS, *TIERS}
 forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
@@ -68,7 +71,10 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.monotonic() - begun
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [way if way in QUICK else pytest.param(way, marks=pytest.mark.long) for way in WAYS],
+)
 def test_two_processes_that_want_the_same_1500_texts_pay_for_1500(way: str, tmp_path: Path) -> None:
     together = processes.Barrier(2)
     all_end([start(want, way, tmp_path, MANY, 0.02, 100, together) for _ in range(2)])
@@ -92,9 +98,11 @@ def test_threads_of_two_processes_pay_once_too(way: str, tmp_path: Path) -> None
 
 def test_two_that_fill_one_cache_divide_the_work(tmp_path: Path) -> None:
     together = processes.Barrier(2)
-    pair = [start(want, "arrow", tmp_path, TEXTS, 0.1, 5, together) for _ in range(2)]
-    assert seconds_of(lambda: all_end(pair)) < 0.9 * 20 * 0.1 + 1
-    assert len(paid(tmp_path / "bill")) == len(TEXTS)
+    all_end([start(want, "arrow", tmp_path, TEXTS, 0.05, 5, together) for _ in range(2)])
+    shares = paid_by(tmp_path / "bill").values()
+    assert sum(shares) == len(TEXTS)
+    assert len(shares) == 2
+    assert min(shares) >= 25
 
 
 def test_who_waits_for_a_process_that_is_killed_goes_on_at_once(tmp_path: Path, owner: BaseProcess) -> None:
@@ -105,7 +113,7 @@ def test_who_waits_for_a_process_that_is_killed_goes_on_at_once(tmp_path: Path, 
     time.sleep(0.5)
     assert len(paid(tmp_path / "bill")) == len(TEXTS)
     owner.kill()
-    assert seconds_of(lambda: waiting.join(30)) < 2
+    assert seconds_of(lambda: waiting.join(30)) < 10
     assert answers == [FAKE.lists(TEXTS)]
     assert Ledger("arrow", tmp_path / "cache", "claims: the owner is killed").audit(TEXTS).good
     assert claims_in(tmp_path) == []
@@ -116,10 +124,10 @@ def test_a_process_that_is_stopped_is_waited_for_so_long_and_no_longer(
 ) -> None:
     assert owner.pid is not None
     os.kill(owner.pid, signal.SIGSTOP)
-    cached = opened("arrow", tmp_path, patience=0.4)
+    cached = opened("arrow", tmp_path, patience=1.5)
     half = len(TEXTS) // 2
-    assert 0.4 < seconds_of(lambda: cached.embed_sync(TEXTS[:half])) < 2
-    assert seconds_of(lambda: cached.embed_sync(TEXTS[half:])) < 0.4  # nobody is waited for in vain twice
+    assert 1.5 < seconds_of(lambda: cached.embed_sync(TEXTS[:half])) < 10
+    assert seconds_of(lambda: cached.embed_sync(TEXTS[half:])) < 1.5  # nobody is waited for in vain twice
     assert cached.embed_sync(TEXTS) == FAKE.lists(TEXTS)
     os.kill(owner.pid, signal.SIGCONT)
     owner.kill()
@@ -134,7 +142,7 @@ async def test_waiting_holds_no_loop_and_ends_with_its_caller(tmp_path: Path, ow
         before = time.monotonic()
         await asyncio.sleep(0.01)
         longest = max(longest, time.monotonic() - before)
-    assert longest < 0.2
+    assert longest < 1
     assert await cached.embed(["another text"]) == FAKE.lists(["another text"])
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -150,7 +158,7 @@ def test_what_fails_or_is_left_is_given_up_at_once(tmp_path: Path) -> None:
     model.fault = lambda _: 1 / 0
     with pytest.raises(ZeroDivisionError) as raised:
         one.embed_sync(TEXTS)
-    assert seconds_of(lambda: two.embed_sync(TEXTS)) < 2
+    assert seconds_of(lambda: two.embed_sync(TEXTS)) < 10
     assert raised.value.__traceback__ is not None  # whoever keeps the error keeps no claim
 
     async def leave() -> None:
@@ -159,7 +167,7 @@ def test_what_fails_or_is_left_is_given_up_at_once(tmp_path: Path) -> None:
             await asyncio.wait_for(one.embed(["left"]), 0.1)
 
     asyncio.run(leave())
-    assert seconds_of(lambda: two.embed_sync(["left"])) < 2
+    assert seconds_of(lambda: two.embed_sync(["left"])) < 10
 
 
 @forks
@@ -177,7 +185,7 @@ def test_a_child_of_the_owner_holds_nothing(tmp_path: Path) -> None:
         own_and_fork()
     os.waitpid(parent, 0)
     assert len(claims_in(tmp_path)) == 1
-    assert seconds_of(lambda: opened("arrow", tmp_path).embed_sync(TEXTS)) < 2
+    assert seconds_of(lambda: opened("arrow", tmp_path).embed_sync(TEXTS)) < 10
     (tmp_path / "done").touch()
 
 
@@ -200,7 +208,7 @@ def test_a_cache_around_a_cache_of_the_same_directory_does_not_wait_for_itself(
 ) -> None:
     inner = CachedEmbeddingModel(model(tmp_path / "bill"), tmp_path / "cache")
     outer = CachedEmbeddingModel(inner, tmp_path / "cache")
-    assert seconds_of(lambda: outer.embed_sync(TEXTS)) < 5
+    assert seconds_of(lambda: outer.embed_sync(TEXTS)) < 10
     assert asyncio.run(outer.embed(["more"])) == FAKE.lists(["more"])
     assert sorted(paid(tmp_path / "bill")) == sorted([*TEXTS, "more"])
 
@@ -223,7 +231,7 @@ def test_where_there_are_no_locks_nobody_waits_and_nothing_is_claimed(
     stalled.start()
     until(lambda: paid(tmp_path / "bill"))
     assert claims_in(tmp_path) == []
-    assert seconds_of(lambda: two.embed_sync(TEXTS)) < 2
+    assert seconds_of(lambda: two.embed_sync(TEXTS)) < 10
     model.fault = None
     stalled.join()
     ledger = Ledger("arrow", tmp_path / "cache", "claims: locks are refused")
@@ -232,7 +240,7 @@ def test_where_there_are_no_locks_nobody_waits_and_nothing_is_claimed(
 
 def test_who_is_told_not_to_wait_claims_nothing(tmp_path: Path, owner: BaseProcess) -> None:
     cached = opened("arrow", tmp_path, patience=0)
-    assert seconds_of(lambda: cached.embed_sync(TEXTS)) < 2
+    assert seconds_of(lambda: cached.embed_sync(TEXTS)) < 10
     assert len(claims_in(tmp_path)) == 1
     owner.kill()
 
@@ -264,20 +272,23 @@ def test_what_lies_where_claims_are_to_be_stops_nobody(what: str, tmp_path: Path
     (space / ".claims" / "gate").unlink()
     IN_THE_WAY[what](space / ".claims")
     cached = opened("arrow", tmp_path)
-    assert seconds_of(lambda: cached.embed_sync(TEXTS)) < 2
+    assert seconds_of(lambda: cached.embed_sync(TEXTS)) < 10
     assert cached.stats.save_failures == cached.stats.load_failures == 0
     assert Ledger("arrow", tmp_path / "cache", "claims: something is in the way").audit(TEXTS).good
     assert caplog.records == []
 
 
-def test_a_gate_that_somebody_keeps_shut_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_gate_that_somebody_keeps_shut_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "_PATIENCE", 1)
     opened("arrow", tmp_path).embed_sync(["first"])
     (gate,) = tmp_path.rglob(".claims/gate")
     cached = opened("arrow", tmp_path)
     with gate.open("rb") as file:
         assert locks.lock_file(file.fileno())
-        assert seconds_of(lambda: cached.embed_sync(["a"])) < 2
-        assert seconds_of(lambda: cached.embed_sync(["b"])) < 0.2
+        assert seconds_of(lambda: cached.embed_sync(["a"])) < 10
+        assert seconds_of(lambda: cached.embed_sync(["b"])) < 1
 
 
 def test_a_hit_asks_for_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,6 +325,36 @@ def test_the_slowest_tier_that_has_claims_has_those_of_all(tmp_path: Path) -> No
     again = slow.space(identity).claim(keys)
     assert again is not None
     assert list(again.keys) == keys[:40]
+
+
+@pytest.mark.parametrize("one_store", [True, False], ids=["one store", "two stores"])
+def test_who_claims_late_finds_what_was_stored_between_its_look_and_its_claim(
+    one_store: bool,  # noqa: FBT001
+    tmp_path: Path,
+) -> None:
+    late_store = ArrowStore(tmp_path / "cache")
+    late = CachedEmbeddingModel(FakeEmbeddingModel(), late_store)
+    other = CachedEmbeddingModel(FakeEmbeddingModel(), late_store if one_store else tmp_path / "cache")
+    late.embed_sync(["before"])
+    space = late_store.space(late.identity())
+    get_many, looked, stored = space.get_many, threading.Event(), threading.Event()
+
+    def look_and_wait(keys: Iterable[bytes]) -> Hits:
+        hits = get_many(keys)
+        if not looked.is_set():
+            looked.set()
+            assert stored.wait(30)
+        return hits
+
+    space.get_many = look_and_wait  # type: ignore[method-assign]
+    embedding = threading.Thread(target=late.embed_sync, args=(["a"],))
+    embedding.start()
+    assert looked.wait(30)
+    other.embed_sync(["a"])
+    stored.set()
+    embedding.join()
+    model: Any = late.embedding_model
+    assert model.texts == ["before"]
 
 
 def test_patience_is_a_number_of_seconds() -> None:
