@@ -85,6 +85,9 @@ class TieredSpace:
         self._forgetting = [(at, tier) for at, tier in enumerate(tiers) if isinstance(tier, TellsForgotten)]
         self._forgotten: dict[int, frozenset[bytes]] = {at: frozenset() for at, _ in self._forgetting}
         self._claims = next((tier for tier in reversed(tiers) if isinstance(tier, OffersClaims)), None)
+        volatile = [getattr(tier, "volatile", False) for tier in tiers]
+        self.volatile: bool = all(volatile)
+        self._lasting = {at for at, gone in enumerate(volatile) if not gone} or {len(tiers) - 1}
         self._log = OnceLog(_logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
@@ -118,21 +121,27 @@ class TieredSpace:
         return None if hits is None else Hits(hits.positions, hits.vectors, hits.invalid, (len(keys),))
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
-        """Write to every tier, slowest first; it is stored once the slowest has it.
+        """Write to every tier, slowest first; one that fails does not keep the others from it.
 
-        What a tier has refused, and another one still has, is written with its next batch, or by
-        `catch_up`: once a fast tier has it, nobody would bring it again. Raises what the slowest has raised;
-        the others have it then, unless it is of another dimension.
+        It is stored once it outlives this process: when a tier has it that is not volatile or, where all
+        are, the slowest. Raises what that one has raised; what another raises is a warning. What a tier
+        has refused, and another one still has, is written with its next batch, or by `catch_up`: once a
+        fast tier has it, nobody would bring it again.
+
+        Raises DimensionMismatchError for another dimension than the slowest has, and no tier gets it.
         """
         wanted = list(keys)
-        with ExitStack() as stack:
-            for index in range(len(self._tiers) - 1):
-                stack.callback(self._try_to_put, index, wanted, vectors, durable=durable)
-            try:
-                self._put(len(self._tiers) - 1, wanted, vectors, durable=durable)
-            except DimensionMismatchError:
-                stack.pop_all()
-                raise
+        slowest = len(self._tiers) - 1
+        refused: dict[int, Exception] = {}
+        for index in reversed(range(len(self._tiers))):
+            if error := self._put(index, wanted, vectors, durable=durable):
+                refused[index] = error
+            if index == slowest and isinstance(error, DimensionMismatchError):
+                raise error
+        if refused.keys() >= self._lasting:
+            raise refused[max(self._lasting)]
+        for index, error in refused.items():
+            self._report_write(index, error)
 
     def answerer(self) -> str:
         """Return the name under which a server has answered, from the first tier that has noted one."""
@@ -175,23 +184,19 @@ class TieredSpace:
         """Count what the slowest tier holds: it gets everything and evicts last."""
         return self._tiers[-1].stats()
 
-    def _put(self, index: int, keys: list[bytes], vectors: Vectors, *, durable: bool) -> None:
+    def _put(self, index: int, keys: list[bytes], vectors: Vectors, *, durable: bool) -> Exception | None:
+        """Write to a tier; return what it raised. Then it is owed, but for what it will never take."""
         owed = self._owed[index]
         try:
             self._tiers[index].put_many(keys, vectors, durable=durable)
-        except Exception as error:  # whatever it was: it is told, and it is owed
+        except DimensionMismatchError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a foreign store's any trouble: others may have it
             pass_on_signals(error)
             owed.update(keys[: max(0, _MOST_OWED - len(owed))])
-            raise
+            return error
         self._catch_up(index, durable=durable)
-
-    def _try_to_put(self, index: int, keys: list[bytes], vectors: Vectors, *, durable: bool) -> None:
-        try:
-            self._put(index, keys, vectors, durable=durable)
-        except Exception as error:  # noqa: BLE001 - a foreign store's; the slowest tier has it, or raises
-            pass_on_signals(error)
-            tier = self._tiers[index]
-            self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
+        return None
 
     def _catch_up(self, index: int, *, durable: bool) -> None:
         owed = list(self._owed[index])
@@ -200,8 +205,11 @@ class TieredSpace:
                 self._pay(index, owed[start : start + _AT_ONCE], durable=durable)
         except Exception as error:  # noqa: BLE001 - a foreign store that fails again; the rest is still owed
             pass_on_signals(error)
-            tier = self._tiers[index]
-            self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
+            self._report_write(index, error)
+
+    def _report_write(self, index: int, error: Exception) -> None:
+        tier = self._tiers[index]
+        self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
 
     def _pay(self, index: int, keys: list[bytes], *, durable: bool) -> None:
         """Write to a tier what the others have; what none has any more is forgotten."""
