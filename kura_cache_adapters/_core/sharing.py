@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -72,7 +73,8 @@ class Sharing:
         """Give keys up: they are stored, or will not be."""
         with self._lock:
             for claim in list(self._claims):
-                claim.release(keys)
+                with suppress(Exception):  # any store's any trouble: then it ends with its call
+                    claim.release(keys)
 
     def lose_patience(self) -> None:
         """Wait for nobody for a while: who is waited for in vain may be stopped, or wait for us."""

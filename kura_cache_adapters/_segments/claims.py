@@ -55,21 +55,23 @@ class FileClaim:
         if not self._places:
             self._end(self._descriptor)
             return
-        for place in places:  # half a key is nobody's, too
-            os.pwrite(self._descriptor, _NOBODY, place * _KEY)
+        with suppress(OSError):  # then they are waited for until the file ends
+            for place in places:  # half a key is nobody's, too
+                os.pwrite(self._descriptor, _NOBODY, place * _KEY)
 
     def forget(self) -> None:
         """Close the file in a forked child: the claim is its parent's."""
         descriptor, self._descriptor, self._places = self._descriptor, None, {}
         if descriptor is not None:
-            os.close(descriptor)
+            _close(descriptor)
 
     def _end(self, descriptor: int) -> None:
         self._descriptor = None
         with suppress(OSError):
             self._path.unlink()
-        locks.unlock_file(descriptor)
-        os.close(descriptor)
+        with suppress(OSError):
+            locks.unlock_file(descriptor)
+        _close(descriptor)
 
     def __del__(self) -> None:
         """Give all up: its call has ended before it could."""
@@ -124,7 +126,7 @@ class Claims:
         try:
             yield descriptor
         finally:
-            os.close(descriptor)
+            _close(descriptor)
 
     def _count_up(self, gate: int, *, others: bool) -> None:
         """Note when others were seen last: by their claims, now or before, or by the count of all claims."""
@@ -156,7 +158,7 @@ class Claims:
             try:
                 return self._read(name, descriptor)
             finally:
-                os.close(descriptor)
+                _close(descriptor)
         return ()
 
     def _read(self, name: str, descriptor: int) -> Iterable[bytes]:
@@ -178,10 +180,15 @@ class Claims:
             locks.lock_file(descriptor)
             os.write(descriptor, b"".join(keys))
         except BaseException:
-            os.close(descriptor)
+            _close(descriptor)
             path.unlink()
             raise
         return FileClaim(path, descriptor, keys, self._news)
+
+
+def _close(descriptor: int) -> None:
+    with suppress(OSError):  # it is closed all the same
+        os.close(descriptor)
 
 
 def _patiently_locked(descriptor: int) -> bool:
