@@ -138,25 +138,37 @@ class CachedEmbeddingModel:
         """
         return self._calls.missing(checked_texts(texts), role)
 
-    def add(self, texts: Iterable[str], vectors: Any, *, role: Role = "document") -> int:  # noqa: ANN401 - as a model answers
+    def add(
+        self,
+        texts: Iterable[str],
+        vectors: Any,  # noqa: ANN401 - as a model answers
+        *,
+        role: Role = "document",
+        replace: bool = False,
+    ) -> int:
         """Store vectors that this model has returned elsewhere.
 
         Args:
-            texts: as `embed` takes them.
-            vectors: one for each text, in any form in which a model may answer.
+            texts: as `embed` takes them. Of one that is given twice the first vector counts.
+            vectors: one for each text, in any form in which a model may answer: lists, arrays and tensors of
+                any float type, columns of Arrow or polars.
             role: what the texts were embedded as.
+            replace: store them in place of what is there, too; without, a text that is in the cache
+                keeps its vector.
 
         Returns:
-            How many were stored; none without a cache, or where the store fails.
+            How many were stored, each text once: without `replace` those that are new. None without a
+            cache, or where the store fails.
 
         Raises:
             VectorCountError: not one vector for each text.
-            DimensionMismatchError: they make no matrix.
+            DimensionMismatchError: they make no matrix, or one of another dimension than the cache holds.
             ValueError: NaN or infinity among them; a role that the model does not know.
 
         """
         texts = checked_texts(texts)
-        return self._calls.add(texts, counted(vectors, len(texts), self.model_name), role)
+        answer = counted(vectors, len(texts), self.model_name)
+        return self._calls.add(texts, answer, role, replace=replace)
 
     async def embed(self, texts: Iterable[str], *, role: Role = "document") -> list[list[float]]:
         """Embed each text: one list of floats per text, in their order; [] for no text.

@@ -155,6 +155,7 @@ class VectorSpace(Protocol):
     """The vectors of one model identity: one dimension, immutable entries, thread-safe, batched.
 
     Keys are 32 bytes each. An entry never changes: putting a key again may keep either vector.
+    A space whose entries end with this process says so by the attribute `volatile = True`.
     """
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:

@@ -617,7 +617,7 @@ async def test_any_column_or_sequence_of_strings_is_a_list_of_texts(kind: str, t
     assert cached.embed_array_sync(make(), role="query").tolist() == model.lists(WORDS)
     assert model.calls == [["b", "ä", ""], WORDS]
     assert {type(text) for text in model.texts} == {str}
-    assert CachedEmbeddingModel(model, tmp_path / "added").add(make(), model.array(WORDS)) == len(WORDS)
+    assert CachedEmbeddingModel(model, tmp_path / "added").add(make(), model.array(WORDS)) == len({*WORDS})
 
 
 NO_TEXTS: dict[str, tuple[Callable[[], Any], str]] = {

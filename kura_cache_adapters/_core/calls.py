@@ -46,7 +46,7 @@ class Bare:
         """Return the positions of the distinct texts."""
         return first_positions(self.keys()(texts, role))
 
-    def add(self, texts: list[str], answer: Sequence[Any], role: Role) -> int:  # noqa: ARG002 - nothing is kept
+    def add(self, texts: list[str], answer: Sequence[Any], role: Role, *, replace: bool) -> int:  # noqa: ARG002 - nothing is kept
         """Store nothing."""
         self.keys()(texts, role)  # raises for a role that the model does not know
         return 0
@@ -98,9 +98,9 @@ class Cached:
         """Return the positions of the texts that the model would be asked for, each text once."""
         return self._engines.now().missing(texts, role)
 
-    def add(self, texts: list[str], answer: Sequence[Any], role: Role) -> int:
+    def add(self, texts: list[str], answer: Sequence[Any], role: Role, *, replace: bool) -> int:
         """Store vectors from elsewhere; return how many were stored."""
-        return self._engines.now().add(texts, answer, role)
+        return self._engines.now().add(texts, answer, role, replace=replace)
 
     async def answer(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
         """Answer from the cache, and with what the model embeds of the rest."""

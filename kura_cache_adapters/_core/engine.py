@@ -99,7 +99,7 @@ class Engine:
         found = set() if hits is None else set(hits.positions.tolist())
         return [at for at in first_positions(keys) if at not in found]
 
-    def add(self, texts: list[str], answer: Sequence[Any], role: Role) -> int:
+    def add(self, texts: list[str], answer: Sequence[Any], role: Role, *, replace: bool) -> int:
         """Store vectors from elsewhere; return how many were stored, raise ValueError for unfit ones."""
         keys = self.keys(texts, role)
         if not keys:
@@ -108,7 +108,8 @@ class Engine:
         if not (finite := finite_rows(matrix)).all():
             message = f"the vector of texts[{int(np.argmin(finite))}] has NaN or infinity in it"
             raise ValueError(message)
-        return len(texts) if self._space.save(keys, matrix) else 0
+        first = first_positions(keys)
+        return self._space.add([keys[at] for at in first], matrix[first], replace=replace)
 
     async def _filled(
         self,

@@ -6,8 +6,12 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from kura_cache_adapters._observe.events import Failed, Stored
 from kura_cache_adapters._observe.log import describe
+from kura_cache_adapters.checks import check_dimension
+from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ class FailOpenSpace:
         durable: bool,
     ) -> None:
         """Name the space; it is opened by the first use."""
-        self.generation = 0  # changes with every batch stored
+        self.generation = 0  # changes with every batch that was given to the store
         self._store = store
         self._identity = identity
         self._observe = observe
@@ -61,12 +65,20 @@ class FailOpenSpace:
                 self._answerer = self._opened.answerer()
         return self._answerer
 
-    def save(self, keys: Sequence[bytes], vectors: Vectors, *, answerer: str = "") -> bool:
-        """Store a batch, if the store can; tell whether it did. `answerer` is kept beside it."""
+    def save(
+        self, keys: Sequence[bytes], vectors: Vectors, *, answerer: str = "", strict: bool = False
+    ) -> bool:
+        """Store a batch, if the store can; tell whether it did. `answerer` is kept beside it.
+
+        With strict, raise DimensionMismatchError.
+        """
         begun = perf_counter()
         try:
             self._space().put_many(keys, vectors, durable=self._durable)
-        except Exception as error:  # noqa: BLE001 - any store's any trouble: the caller has the vectors
+        except Exception as error:  # any store's any trouble: the caller has the vectors
+            self.generation += 1  # a tier may have it all the same
+            if strict and isinstance(error, DimensionMismatchError):
+                raise
             self._report("write", error)
             return False
         name = self._identity.model_name
@@ -76,6 +88,29 @@ class FailOpenSpace:
             with suppress(OSError):
                 self._opened.note_answerer(answerer)
                 self._answerer = answerer
+        return True
+
+    def add(self, keys: Sequence[bytes], vectors: Vectors, *, replace: bool) -> int:
+        """Store what is not here yet, or all of it in place of what is; return how many were stored.
+
+        Raises DimensionMismatchError: a cache that holds another dimension is not in trouble, its caller is.
+        """
+        known = self.load(keys) or Hits.none()
+        if len(known.positions):
+            check_dimension(known.vectors.shape[1], vectors, repr(self))
+        if replace and len(known.positions) and not self._forget([keys[at] for at in known.positions]):
+            return 0
+        new = np.ones(len(keys), bool)
+        new[known.positions] = replace
+        fresh = [key for key, wanted in zip(keys, new, strict=True) if wanted]
+        return len(fresh) if not fresh or self.save(fresh, vectors[new], strict=True) else 0
+
+    def _forget(self, keys: Sequence[bytes]) -> bool:
+        try:
+            self._space().delete_many(keys)
+        except Exception as error:  # noqa: BLE001 - any store's any trouble: the old vectors stay
+            self._report("write", error)
+            return False
         return True
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ import sys
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,7 @@ class Fill:
         order, size = [*work.owed], self.window
         windows = [order[at : at + size] for at in range(0, len(order), size)]
         share = work.lookup.share
-        for window, ahead in zip(windows, [*windows[1:], []], strict=True):
+        for window, ahead in pairwise([*windows, []]):
             if share is None or not share.covers(window):
                 share = await in_thread("store", self.share, work.lookup, window)
             share = await self._embed_ours(work, window, share, ahead)

@@ -8,6 +8,7 @@ specification.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ class SegmentSpace:
             return
         if not self._listing.names:
             self._listing.refresh()
-        check_dimension(self._listing.dimension, vectors, str(self.path))
+        check_dimension(self._dimension(), vectors, str(self.path))
         name = self._writer.write(Rows.build(matrix, vectors), durable=durable)
         self._listing.add(name, vectors.shape[1])
         self._merger.written(name, durable=durable)
@@ -107,7 +108,7 @@ class SegmentSpace:
             rows=sum(map(row_count, parts)),
             nbytes=sum(reading.size(self.path / name) for name in parts),
             parts=len(parts),
-            dimension=self._listing.dimension or next((part.dimension for part in parts.values()), None),
+            dimension=self._dimension(),
         )
 
     def answerer(self) -> str:
@@ -127,6 +128,15 @@ class SegmentSpace:
     def close(self) -> None:
         """Forget the open segments."""
         self._listing.close()
+
+    def _dimension(self) -> int | None:
+        """Return the dimension of what was found or stored here; else that of most rows."""
+        if self._listing.dimension is not None:
+            return self._listing.dimension
+        rows: Counter[int] = Counter()
+        for name, part in self._listing.open.items():
+            rows[part.dimension] += row_count(name)
+        return max(rows, key=rows.__getitem__, default=None)
 
     def _look_further(self, search: Search, known: dict[str, Segment]) -> None:
         try:

@@ -107,6 +107,8 @@ def _memory_store(max_bytes: int) -> MemoryStore:
 class MemorySpace:
     """The vectors of one model: a matrix, and a dict from key to row (here: slot)."""
 
+    volatile = True
+
     def __init__(self, store: MemoryStore) -> None:
         """Start empty, under the store's lock and limit."""
         self._store = store

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims, SpaceStats
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ class TieredSpace:
         self._tiers = tiers
         self._owed: list[set[bytes]] = [set() for _ in tiers]
         self._claims = next((tier for tier in reversed(tiers) if isinstance(tier, OffersClaims)), None)
+        volatile = [getattr(tier, "volatile", False) for tier in tiers]
+        self.volatile: bool = all(volatile)
+        self._lasting = {at for at, gone in enumerate(volatile) if not gone} or {len(tiers) - 1}
         self._log = OnceLog(_logger)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
@@ -103,13 +107,25 @@ class TieredSpace:
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
         """Write to every tier, slowest first; one that fails does not keep the others from it.
 
-        What a tier has refused, and another one still has, is written with its next batch, or by
-        `catch_up`: once a fast tier has it, nobody would bring it again. Raises what a tier has raised.
+        It is stored once it outlives this process: when a tier has it that is not volatile or, where all
+        are, the slowest. Raises what that one has raised; what another raises is a warning. What a tier
+        has refused, and another one still has, is written with its next batch, or by `catch_up`: once a
+        fast tier has it, nobody would bring it again.
+
+        Raises DimensionMismatchError for another dimension than the slowest has, and no tier gets it.
         """
         wanted = list(keys)
-        with ExitStack() as stack:
-            for index in range(len(self._tiers)):
-                stack.callback(self._put, index, wanted, vectors, durable=durable)
+        slowest = len(self._tiers) - 1
+        refused: dict[int, Exception] = {}
+        for index in reversed(range(len(self._tiers))):
+            if error := self._put(index, wanted, vectors, durable=durable):
+                refused[index] = error
+            if index == slowest and isinstance(error, DimensionMismatchError):
+                raise error
+        if refused.keys() >= self._lasting:
+            raise refused[max(self._lasting)]
+        for index, error in refused.items():
+            self._report_write(index, error)
 
     def answerer(self) -> str:
         """Return the name under which a server has answered, from the first tier that has noted one."""
@@ -146,14 +162,18 @@ class TieredSpace:
         """Count what the slowest tier holds: it gets everything and evicts last."""
         return self._tiers[-1].stats()
 
-    def _put(self, index: int, keys: list[bytes], vectors: Vectors, *, durable: bool) -> None:
+    def _put(self, index: int, keys: list[bytes], vectors: Vectors, *, durable: bool) -> Exception | None:
+        """Write to a tier; return what it raised. Then it is owed, but for what it will never take."""
         owed = self._owed[index]
         try:
             self._tiers[index].put_many(keys, vectors, durable=durable)
-        except Exception:  # whatever it was: the caller hears of it, and it is owed
+        except DimensionMismatchError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a foreign store's any trouble: others may have it
             owed.update(keys[: max(0, _MOST_OWED - len(owed))])
-            raise
+            return error
         self._catch_up(index, durable=durable)
+        return None
 
     def _catch_up(self, index: int, *, durable: bool) -> None:
         owed = list(self._owed[index])
@@ -161,8 +181,11 @@ class TieredSpace:
             for start in range(0, len(owed), _AT_ONCE):
                 self._pay(index, owed[start : start + _AT_ONCE], durable=durable)
         except Exception as error:  # noqa: BLE001 - a foreign store that fails again; the rest is still owed
-            tier = self._tiers[index]
-            self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
+            self._report_write(index, error)
+
+    def _report_write(self, index: int, error: Exception) -> None:
+        tier = self._tiers[index]
+        self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
 
     def _pay(self, index: int, keys: list[bytes], *, durable: bool) -> None:
         """Write to a tier what the others have; what none has any more is forgotten."""

@@ -129,7 +129,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
         b'{"format":"kura_cache_adapters.segment","version":1,"rows":"%s","dimension":1,"dtype":"%s"}\n'
         % (TEXTS[0].encode(), TEXTS[1].encode())
     ),
-    "a flipped bit": lambda content: content[:-40] + bytes([content[-40] ^ 1]) + content[-39:],
+    "a flipped bit": lambda content: content[:-40] + bytes([content[-40:][0] ^ 1]) + content[-40:][1:],
     "cut": lambda content: content[: len(content) // 2],
     "an identity": lambda _: b'{"version":1,"model_name":"%s\\ud800"}' % TEXTS[0].encode(),
 }

@@ -137,7 +137,7 @@ def ask(model: CachedEmbeddingModel) -> None:
     assert_type(model.cache_key("a", role="query"), str)
     assert_type(model.missing(TEXTS, role="document"), list[int])
     added: int = model.add(TEXTS, vectors)
-    added += model.add(TEXTS, [[1.0], [2.0]], role="query")
+    added += model.add(TEXTS, [[1.0], [2.0]], role="query", replace=True)
     assert_type(model.identity(), ModelIdentity)
     assert_type(model.identity().digest, str)
     with model as same:
