@@ -192,11 +192,12 @@ class NotesAnswerer(Protocol):
 class Claim(Protocol):
     """Keys that a caller has claimed. It ends with its last key, with the object, and with the process.
 
-    `news` is when another caller was last seen here, on the clock of `time.perf_counter`: who has looked
-    the keys up after it need not do so again.
+    Claims of a space are numbered: `turn` is this one's. `beside` counts the others that were there. Who made
+    the one before, and saw none beside it that was not his own, knows that nobody else has stored since.
     """
 
-    news: float
+    turn: int
+    beside: int
 
     @property
     def keys(self) -> Collection[bytes]:

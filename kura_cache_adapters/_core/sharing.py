@@ -50,6 +50,8 @@ class Sharing:
         self._claims: WeakSet[Claim] = WeakSet()  # a call that ends before its time gives up what it had
         self._lock = ForkLock()
         self._trusted_from = 0.0
+        self._turn, self._seen = -1, 0.0  # our last one; when others were seen, on perf_counter's clock
+        self._others = True
 
     def take(self, keys: Sequence[bytes], *, since: float, above: Collection[bytes] = ()) -> Share:
         """Claim keys, then look up what others have stored since they were; some `above` are a caller's."""
@@ -59,15 +61,22 @@ class Sharing:
             claim = self._space.claim(free) if free and self.patience else None
             if claim is None:
                 return Share(keys)
+            self._note(claim, others=claim.beside > len(ours))
             self._claims.add(claim)
         claimed = [*claim.keys]
         theirs = set(free).difference(claimed) if time.monotonic() >= self._trusted_from else ()
-        hits = self._space.load(claimed) if claimed and claim.news > since else None
+        hits = self._space.load(claimed) if claimed and self._seen > since else None
         if hits is None or not len(hits.positions):
             return Share(keys, theirs, claim=claim)
         found = [claimed[at] for at in hits.positions]
         self.release(found)
         return Share(keys, theirs, (found, hits.vectors), claim)
+
+    def _note(self, claim: Claim, *, others: bool) -> None:
+        """Note when others were at work here last: now, when we claimed before, or in between."""
+        if others or self._others or claim.turn != self._turn + 1:
+            self._seen = time.perf_counter()
+        self._turn, self._others = claim.turn, others
 
     def release(self, keys: Iterable[bytes]) -> None:
         """Give keys up: they are stored, or will not be."""

@@ -26,6 +26,7 @@ _COUNT = 8  # bytes of the gate: how many claims there have been
 _KEY = 32
 _NOBODY = bytes(_KEY)  # in place of a key that was released
 _LARGEST = 1 << 25  # bytes read of one claim: a million keys
+_FEW = 8  # keys that are sooner looked for one by one
 _PATIENCE = 0.25  # seconds for the gate, which is held for microseconds
 _PAUSE = 60.0  # seconds without claims after the gate was shut: its holder is stopped, and may stay so
 _CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -34,9 +35,11 @@ _CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 class FileClaim:
     """Keys that this process has claimed: a file with them, locked for as long as any is left."""
 
-    def __init__(self, path: Path, descriptor: int | None, keys: Iterable[bytes], news: float) -> None:
+    def __init__(
+        self, path: Path, descriptor: int | None, keys: Iterable[bytes], *, turn: int, beside: int
+    ) -> None:
         """Take the open, locked file, None for no keys; it is closed by the last release."""
-        self.news = news
+        self.turn, self.beside = turn, beside
         self._path = path
         self._descriptor: int | None = descriptor
         self._places = {key: at for at, key in enumerate(keys)}
@@ -101,9 +104,6 @@ class Claims:
         self._path = space / DIRECTORY
         self._shared = shared
         self._after = 0.0
-        self._others = True  # whether any were there at the last look
-        self._count = -1
-        self._news = 0.0
 
     def claim(self, keys: Collection[bytes]) -> FileClaim | None:
         """Claim the keys that nobody else has claimed; None where there are no claims.
@@ -116,9 +116,9 @@ class Claims:
             if not _patiently_locked(gate):
                 self._after = time.monotonic() + _PAUSE
                 return None
-            theirs = self._claimed()
-            self._count_up(gate, others=bool(theirs))
-            return self._add([key for key in keys if key not in theirs] if theirs else list(keys))
+            theirs, beside = self._look(set(keys))
+            mine = [key for key in keys if key not in theirs]
+            return self._add(mine, turn=_count_up(gate), beside=beside)
 
     @contextmanager
     def _gate(self) -> Iterator[int]:
@@ -127,14 +127,6 @@ class Claims:
             yield descriptor
         finally:
             _close(descriptor)
-
-    def _count_up(self, gate: int, *, others: bool) -> None:
-        """Note when others were seen last: by their claims, now or before, or by the count of all claims."""
-        count = int.from_bytes(os.pread(gate, _COUNT, 0), "little")
-        if others or self._others or count != self._count:
-            self._news = time.perf_counter()
-        self._others, self._count = others, (count + 1) % (1 << 8 * _COUNT)
-        os.pwrite(gate, self._count.to_bytes(_COUNT, "little"), 0)
 
     def _open_gate(self) -> int:
         reading.refuse_link(self._space)
@@ -147,33 +139,34 @@ class Claims:
             self._path.mkdir(mode=0o777 if self._shared else 0o700, exist_ok=True)
         raise FileNotFoundError(self._path)
 
-    def _claimed(self) -> set[bytes]:
+    def _look(self, wanted: set[bytes]) -> tuple[set[bytes], int]:
+        """Return which of the keys are claimed, and the number of all claims; remove those of the dead."""
         names = [name for name in os.listdir(self._path) if name != _GATE]  # noqa: PTH208 - half the time
-        return set().union(*map(self._keys_of, names))
+        claims = [claim for name in names if (claim := self._keys_of(name)) is not None]
+        return {key for claimed in claims for key in _among(wanted, claimed)}, len(claims)
 
-    def _keys_of(self, name: str) -> Iterable[bytes]:
-        """Read the keys of a claim; remove one whose owner is dead, which has none."""
-        with suppress(OSError):  # released by now, or not ours to read
+    def _keys_of(self, name: str) -> bytes | None:
+        """Read a claim; None if it is dead, released by now, or not ours to read."""
+        with suppress(OSError):
             descriptor = os.open(self._path / name, os.O_RDONLY | _CAREFUL)
             try:
                 return self._read(name, descriptor)
             finally:
                 _close(descriptor)
-        return ()
+        return None
 
-    def _read(self, name: str, descriptor: int) -> Iterable[bytes]:
+    def _read(self, name: str, descriptor: int) -> bytes | None:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return ()
+            return None
         if locks.lock_file(descriptor, shared=True):
             (self._path / name).unlink()
-            return ()
-        content = os.read(descriptor, _LARGEST)
-        return (content[at : at + _KEY] for at in range(0, len(content), _KEY))
+            return None
+        return os.read(descriptor, _LARGEST)
 
-    def _add(self, keys: list[bytes]) -> FileClaim:
+    def _add(self, keys: list[bytes], *, turn: int, beside: int) -> FileClaim:
         path = self._path / secrets.token_hex(8)
         if not keys:
-            return FileClaim(path, None, keys, self._news)
+            return FileClaim(path, None, keys, turn=turn, beside=beside)
         mode = 0o666 if self._shared else 0o600
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CAREFUL, mode)
         try:
@@ -183,7 +176,20 @@ class Claims:
             _close(descriptor)
             path.unlink()
             raise
-        return FileClaim(path, descriptor, keys, self._news)
+        return FileClaim(path, descriptor, keys, turn=turn, beside=beside)
+
+
+def _count_up(gate: int) -> int:
+    """Count the claims of the space; return which this one is."""
+    turn = (int.from_bytes(os.pread(gate, _COUNT, 0), "little") + 1) % (1 << 8 * _COUNT)
+    os.pwrite(gate, turn.to_bytes(_COUNT, "little"), 0)
+    return turn
+
+
+def _among(wanted: set[bytes], claimed: bytes) -> Iterable[bytes]:
+    if len(wanted) <= _FEW:
+        return [key for key in wanted if key in claimed]
+    return wanted.intersection(claimed[at : at + _KEY] for at in range(0, len(claimed), _KEY))
 
 
 def _close(descriptor: int) -> None:

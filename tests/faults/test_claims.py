@@ -23,9 +23,11 @@ from tests.faults.crowd import processes, start
 from tests.faults.fault_lab import WAYS, Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from multiprocessing.process import BaseProcess
     from pathlib import Path
+
+    from kura_cache_adapters.protocols import Hits
 
 if os.name != "posix":
     pytest.skip("claims need flock", allow_module_level=True)
@@ -314,6 +316,36 @@ def test_the_slowest_tier_that_has_claims_has_those_of_all(tmp_path: Path) -> No
     again = slow.space(identity).claim(keys)
     assert again is not None
     assert list(again.keys) == keys[:40]
+
+
+@pytest.mark.parametrize("one_store", [True, False], ids=["one store", "two stores"])
+def test_who_claims_late_finds_what_was_stored_between_its_look_and_its_claim(
+    one_store: bool,  # noqa: FBT001
+    tmp_path: Path,
+) -> None:
+    late_store = ArrowStore(tmp_path / "cache")
+    late = CachedEmbeddingModel(FakeEmbeddingModel(), late_store)
+    other = CachedEmbeddingModel(FakeEmbeddingModel(), late_store if one_store else tmp_path / "cache")
+    late.embed_sync(["before"])
+    space = late_store.space(late.identity())
+    get_many, looked, stored = space.get_many, threading.Event(), threading.Event()
+
+    def look_and_wait(keys: Iterable[bytes]) -> Hits:
+        hits = get_many(keys)
+        if not looked.is_set():
+            looked.set()
+            assert stored.wait(30)
+        return hits
+
+    space.get_many = look_and_wait  # type: ignore[method-assign]
+    embedding = threading.Thread(target=late.embed_sync, args=(["a"],))
+    embedding.start()
+    assert looked.wait(30)
+    other.embed_sync(["a"])
+    stored.set()
+    embedding.join()
+    model: Any = late.embedding_model
+    assert model.texts == ["before"]
 
 
 def test_patience_is_a_number_of_seconds() -> None:
