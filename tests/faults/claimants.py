@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +44,17 @@ class PaidInThread(Paid):
 
 def pay(bill: Path, texts: list[str]) -> None:
     with bill.open("ab", buffering=0) as file:
-        file.write("".join(f"{text}\n" for text in texts).encode())
+        file.write("".join(f"{os.getpid()}:{text}\n" for text in texts).encode())
 
 
 def paid(bill: Path) -> list[str]:
-    return bill.read_text().splitlines() if bill.exists() else []
+    """Return the texts that were paid for, as often as they were."""
+    return [line.partition(":")[2] for line in bill.read_text().splitlines()] if bill.exists() else []
+
+
+def paid_by(bill: Path) -> Counter[str]:
+    """Return how many texts each process has paid for."""
+    return Counter(line.partition(":")[0] for line in bill.read_text().splitlines())
 
 
 def opened(

@@ -18,9 +18,9 @@ from kura_cache_adapters import ArrowStore, CachedEmbeddingModel, CacheOptions, 
 from kura_cache_adapters._disk import locks
 from kura_cache_adapters._segments import claims
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faults.claimants import Paid, PaidInThread, opened, paid, want, want_in_threads
+from tests.faults.claimants import Paid, PaidInThread, opened, paid, paid_by, want, want_in_threads
 from tests.faults.crowd import processes, start
-from tests.faults.fault_lab import WAYS, Ledger
+from tests.faults.fault_lab import FORMATS, TIERS, WAYS, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,6 +35,7 @@ if os.name != "posix":
 TEXTS = [f"text {number}" for number in range(100)]
 MANY = [f"text {number}" for number in range(1500)]
 FAKE = FakeEmbeddingModel()
+QUICK = {*FORMATS, *TIERS}
 forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
@@ -70,7 +71,10 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.monotonic() - begun
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [way if way in QUICK else pytest.param(way, marks=pytest.mark.long) for way in WAYS],
+)
 def test_two_processes_that_want_the_same_1500_texts_pay_for_1500(way: str, tmp_path: Path) -> None:
     together = processes.Barrier(2)
     all_end([start(want, way, tmp_path, MANY, 0.02, 100, together) for _ in range(2)])
@@ -94,9 +98,11 @@ def test_threads_of_two_processes_pay_once_too(way: str, tmp_path: Path) -> None
 
 def test_two_that_fill_one_cache_divide_the_work(tmp_path: Path) -> None:
     together = processes.Barrier(2)
-    pair = [start(want, "arrow", tmp_path, TEXTS, 0.1, 5, together) for _ in range(2)]
-    assert seconds_of(lambda: all_end(pair)) < 0.9 * 20 * 0.1 + 1
-    assert len(paid(tmp_path / "bill")) == len(TEXTS)
+    all_end([start(want, "arrow", tmp_path, TEXTS, 0.05, 5, together) for _ in range(2)])
+    shares = paid_by(tmp_path / "bill").values()
+    assert sum(shares) == len(TEXTS)
+    assert len(shares) == 2
+    assert min(shares) >= 25
 
 
 def test_who_waits_for_a_process_that_is_killed_goes_on_at_once(tmp_path: Path, owner: BaseProcess) -> None:
@@ -107,7 +113,7 @@ def test_who_waits_for_a_process_that_is_killed_goes_on_at_once(tmp_path: Path, 
     time.sleep(0.5)
     assert len(paid(tmp_path / "bill")) == len(TEXTS)
     owner.kill()
-    assert seconds_of(lambda: waiting.join(30)) < 2
+    assert seconds_of(lambda: waiting.join(30)) < 10
     assert answers == [FAKE.lists(TEXTS)]
     assert Ledger("arrow", tmp_path / "cache", "claims: the owner is killed").audit(TEXTS).good
     assert claims_in(tmp_path) == []
@@ -118,10 +124,10 @@ def test_a_process_that_is_stopped_is_waited_for_so_long_and_no_longer(
 ) -> None:
     assert owner.pid is not None
     os.kill(owner.pid, signal.SIGSTOP)
-    cached = opened("arrow", tmp_path, patience=0.4)
+    cached = opened("arrow", tmp_path, patience=1.5)
     half = len(TEXTS) // 2
-    assert 0.4 < seconds_of(lambda: cached.embed_sync(TEXTS[:half])) < 2
-    assert seconds_of(lambda: cached.embed_sync(TEXTS[half:])) < 0.4  # nobody is waited for in vain twice
+    assert 1.5 < seconds_of(lambda: cached.embed_sync(TEXTS[:half])) < 10
+    assert seconds_of(lambda: cached.embed_sync(TEXTS[half:])) < 1.5  # nobody is waited for in vain twice
     assert cached.embed_sync(TEXTS) == FAKE.lists(TEXTS)
     os.kill(owner.pid, signal.SIGCONT)
     owner.kill()
@@ -136,7 +142,7 @@ async def test_waiting_holds_no_loop_and_ends_with_its_caller(tmp_path: Path, ow
         before = time.monotonic()
         await asyncio.sleep(0.01)
         longest = max(longest, time.monotonic() - before)
-    assert longest < 0.2
+    assert longest < 1
     assert await cached.embed(["another text"]) == FAKE.lists(["another text"])
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -152,7 +158,7 @@ def test_what_fails_or_is_left_is_given_up_at_once(tmp_path: Path) -> None:
     model.fault = lambda _: 1 / 0
     with pytest.raises(ZeroDivisionError) as raised:
         one.embed_sync(TEXTS)
-    assert seconds_of(lambda: two.embed_sync(TEXTS)) < 2
+    assert seconds_of(lambda: two.embed_sync(TEXTS)) < 10
     assert raised.value.__traceback__ is not None  # whoever keeps the error keeps no claim
 
     async def leave() -> None:
@@ -161,7 +167,7 @@ def test_what_fails_or_is_left_is_given_up_at_once(tmp_path: Path) -> None:
             await asyncio.wait_for(one.embed(["left"]), 0.1)
 
     asyncio.run(leave())
-    assert seconds_of(lambda: two.embed_sync(["left"])) < 2
+    assert seconds_of(lambda: two.embed_sync(["left"])) < 10
 
 
 @forks
@@ -179,7 +185,7 @@ def test_a_child_of_the_owner_holds_nothing(tmp_path: Path) -> None:
         own_and_fork()
     os.waitpid(parent, 0)
     assert len(claims_in(tmp_path)) == 1
-    assert seconds_of(lambda: opened("arrow", tmp_path).embed_sync(TEXTS)) < 2
+    assert seconds_of(lambda: opened("arrow", tmp_path).embed_sync(TEXTS)) < 10
     (tmp_path / "done").touch()
 
 
@@ -202,7 +208,7 @@ def test_a_cache_around_a_cache_of_the_same_directory_does_not_wait_for_itself(
 ) -> None:
     inner = CachedEmbeddingModel(model(tmp_path / "bill"), tmp_path / "cache")
     outer = CachedEmbeddingModel(inner, tmp_path / "cache")
-    assert seconds_of(lambda: outer.embed_sync(TEXTS)) < 5
+    assert seconds_of(lambda: outer.embed_sync(TEXTS)) < 10
     assert asyncio.run(outer.embed(["more"])) == FAKE.lists(["more"])
     assert sorted(paid(tmp_path / "bill")) == sorted([*TEXTS, "more"])
 
@@ -225,7 +231,7 @@ def test_where_there_are_no_locks_nobody_waits_and_nothing_is_claimed(
     stalled.start()
     until(lambda: paid(tmp_path / "bill"))
     assert claims_in(tmp_path) == []
-    assert seconds_of(lambda: two.embed_sync(TEXTS)) < 2
+    assert seconds_of(lambda: two.embed_sync(TEXTS)) < 10
     model.fault = None
     stalled.join()
     ledger = Ledger("arrow", tmp_path / "cache", "claims: locks are refused")
@@ -234,7 +240,7 @@ def test_where_there_are_no_locks_nobody_waits_and_nothing_is_claimed(
 
 def test_who_is_told_not_to_wait_claims_nothing(tmp_path: Path, owner: BaseProcess) -> None:
     cached = opened("arrow", tmp_path, patience=0)
-    assert seconds_of(lambda: cached.embed_sync(TEXTS)) < 2
+    assert seconds_of(lambda: cached.embed_sync(TEXTS)) < 10
     assert len(claims_in(tmp_path)) == 1
     owner.kill()
 
@@ -266,20 +272,23 @@ def test_what_lies_where_claims_are_to_be_stops_nobody(what: str, tmp_path: Path
     (space / ".claims" / "gate").unlink()
     IN_THE_WAY[what](space / ".claims")
     cached = opened("arrow", tmp_path)
-    assert seconds_of(lambda: cached.embed_sync(TEXTS)) < 2
+    assert seconds_of(lambda: cached.embed_sync(TEXTS)) < 10
     assert cached.stats.save_failures == cached.stats.load_failures == 0
     assert Ledger("arrow", tmp_path / "cache", "claims: something is in the way").audit(TEXTS).good
     assert caplog.records == []
 
 
-def test_a_gate_that_somebody_keeps_shut_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_gate_that_somebody_keeps_shut_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "_PATIENCE", 1)
     opened("arrow", tmp_path).embed_sync(["first"])
     (gate,) = tmp_path.rglob(".claims/gate")
     cached = opened("arrow", tmp_path)
     with gate.open("rb") as file:
         assert locks.lock_file(file.fileno())
-        assert seconds_of(lambda: cached.embed_sync(["a"])) < 2
-        assert seconds_of(lambda: cached.embed_sync(["b"])) < 0.2
+        assert seconds_of(lambda: cached.embed_sync(["a"])) < 10
+        assert seconds_of(lambda: cached.embed_sync(["b"])) < 1
 
 
 def test_a_hit_asks_for_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
