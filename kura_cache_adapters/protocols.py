@@ -215,8 +215,11 @@ class OffersClaims(Protocol):
     before its claim is released is found by whoever claims it next, and looks it up then.
     """
 
-    def claim(self, keys: Collection[bytes]) -> Claim | None:
-        """Claim the keys that nobody else has claimed, at once; None where nothing can be claimed."""
+    def claim(self, keys: Collection[bytes], *, durable: bool = True) -> Claim | None:
+        """Claim the keys that nobody else has claimed, at once; None where nothing can be claimed.
+
+        With durable, what is made for it and stays outlives a power cut, as in `put_many`.
+        """
 
 
 @runtime_checkable

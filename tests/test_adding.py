@@ -72,8 +72,8 @@ def test_a_model_that_has_changed_is_answered_and_not_stored(tmp_path: Path, cap
 
 
 def test_a_file_of_another_dimension_does_not_decide_for_the_others(tmp_path: Path) -> None:
-    of(8, tmp_path / "ours").embed_sync([f"text {at}" for at in range(10)])
-    of(16, tmp_path / "theirs").embed_sync(["one"])
+    of(8, tmp_path / "ours").embed_sync(["one"])
+    of(16, tmp_path / "theirs").embed_sync([f"text {at}" for at in range(10)])
     (foreign,), (space,) = (tmp_path / "theirs").rglob("*.arrow"), (tmp_path / "ours").glob("fake-*")
     foreign.rename(space / foreign.name)
     assert of(8, tmp_path / "ours").add(["more"], np.ones((1, 8))) == 1

@@ -54,7 +54,7 @@ class FailOpenSpace:
         """Claim those of the keys that nobody else has; None where the store offers no claims, or fails."""
         try:
             space = self._space()
-            return space.claim(keys) if isinstance(space, OffersClaims) else None
+            return space.claim(keys, durable=self._durable) if isinstance(space, OffersClaims) else None
         except Exception:  # noqa: BLE001 - any store's any trouble, of which reading and writing tell
             return None
 

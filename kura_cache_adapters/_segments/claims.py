@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from kura_cache_adapters._disk import locks, reading
+from kura_cache_adapters._disk import atomic, locks, reading
 from kura_cache_adapters._runtime.fork import forget_in_child
 from kura_cache_adapters._segments import marks
 
@@ -105,14 +105,15 @@ class Claims:
         self._shared = shared
         self._after = 0.0
 
-    def claim(self, keys: Collection[bytes]) -> FileClaim | None:
+    def claim(self, keys: Collection[bytes], *, durable: bool) -> FileClaim | None:
         """Claim the keys that nobody else has claimed; None where there are no claims.
 
+        With durable, directories that are made for it outlive a power cut, as those of a write do.
         Raises OSError where none can be made: no locks, no permission, no room.
         """
         if os.name != "posix" or time.monotonic() < self._after:
             return None
-        with self._gate() as gate:
+        with self._gate(durable=durable) as gate:
             if not _patiently_locked(gate):
                 self._after = time.monotonic() + _PAUSE
                 return None
@@ -121,21 +122,22 @@ class Claims:
             return self._add(mine, turn=_count_up(gate), beside=beside)
 
     @contextmanager
-    def _gate(self) -> Iterator[int]:
-        descriptor = self._open_gate()
+    def _gate(self, *, durable: bool) -> Iterator[int]:
+        descriptor = self._open_gate(durable=durable)
         try:
             yield descriptor
         finally:
             _close(descriptor)
 
-    def _open_gate(self) -> int:
+    def _open_gate(self, *, durable: bool) -> int:
         reading.refuse_link(self._space)
         reading.refuse_link(self._path)
         mode = 0o666 if self._shared else 0o600
         for _ in range(2):
             with suppress(FileNotFoundError):
                 return os.open(self._path / _GATE, os.O_RDWR | os.O_CREAT | _CAREFUL, mode)
-            marks.make_space(self._space, durable=False, shared=self._shared)
+            if marks.make_space(self._space, durable=durable, shared=self._shared) and durable:
+                atomic.anchor(self._space)
             self._path.mkdir(mode=0o777 if self._shared else 0o700, exist_ok=True)
         raise FileNotFoundError(self._path)
 

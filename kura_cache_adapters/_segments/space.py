@@ -8,7 +8,6 @@ specification.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -78,7 +77,7 @@ class SegmentSpace:
             return
         if not self._listing.names:
             self._listing.refresh()
-        check_dimension(self._dimension(), vectors, str(self.path))
+        check_dimension(self._expected(vectors.shape[1]), vectors, str(self.path))
         name = self._writer.write(Rows.build(matrix, vectors), durable=durable)
         self._listing.add(name, vectors.shape[1])
         self._merger.written(name, durable=durable)
@@ -108,7 +107,7 @@ class SegmentSpace:
             rows=sum(map(row_count, parts)),
             nbytes=sum(reading.size(self.path / name) for name in parts),
             parts=len(parts),
-            dimension=self._dimension(),
+            dimension=self._listing.dimension or next((part.dimension for part in parts.values()), None),
         )
 
     def answerer(self) -> str:
@@ -119,24 +118,22 @@ class SegmentSpace:
         """Note under which name a server answers for this space."""
         self._writer.note_answerer(name)
 
-    def claim(self, keys: Collection[bytes]) -> FileClaim | None:
+    def claim(self, keys: Collection[bytes], *, durable: bool = True) -> FileClaim | None:
         """Claim the keys that nobody else is embedding; None where the directory takes no claims."""
         with suppress(OSError):
-            return self._claims.claim(keys)
+            return self._claims.claim(keys, durable=durable)
         return None
 
     def close(self) -> None:
         """Forget the open segments."""
         self._listing.close()
 
-    def _dimension(self) -> int | None:
-        """Return the dimension of what was found or stored here; else that of most rows."""
+    def _expected(self, dimension: int) -> int | None:
+        """Return the dimension that vectors are to have: of what was found or stored here, else on disk."""
         if self._listing.dimension is not None:
             return self._listing.dimension
-        rows: Counter[int] = Counter()
-        for name, part in self._listing.open.items():
-            rows[part.dimension] += row_count(name)
-        return max(rows, key=rows.__getitem__, default=None)
+        on_disk = [part.dimension for part in self._listing.open.values()]  # files may be another model's
+        return dimension if dimension in on_disk else next(iter(on_disk), None)
 
     def _look_further(self, search: Search, known: dict[str, Segment]) -> None:
         try:

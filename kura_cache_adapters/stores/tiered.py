@@ -138,9 +138,9 @@ class TieredSpace:
             if isinstance(tier, NotesAnswerer):
                 tier.note_answerer(name)
 
-    def claim(self, keys: Collection[bytes]) -> Claim | None:
+    def claim(self, keys: Collection[bytes], *, durable: bool = True) -> Claim | None:
         """Claim keys in the slowest tier that has claims; None where none has."""
-        return None if self._claims is None else self._claims.claim(keys)
+        return None if self._claims is None else self._claims.claim(keys, durable=durable)
 
     def catch_up(self) -> None:
         """Try again to write what tiers have refused."""

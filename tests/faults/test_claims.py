@@ -294,7 +294,7 @@ def test_a_gate_that_somebody_keeps_shut_is_not_waited_for(
 def test_a_hit_asks_for_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = opened("memory, arrow", tmp_path)
     cached.embed_sync(TEXTS)
-    monkeypatch.setattr(claims.Claims, "claim", lambda *_: pytest.fail("a hit has claimed"))
+    monkeypatch.setattr(claims.Claims, "claim", lambda *_, **__: pytest.fail("a hit has claimed"))
     assert cached.embed_sync(TEXTS) == FAKE.lists(TEXTS)
     assert cached.missing(["else"]) == [0]
 
