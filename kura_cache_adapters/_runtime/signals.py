@@ -6,22 +6,23 @@ run: who catches what a store, a file or an observer may raise lets these pass.
 
 from __future__ import annotations
 
-import signal
 from contextlib import suppress
-from functools import partial
+from inspect import CO_VARARGS
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import CodeType, TracebackType
+    from types import FrameType, TracebackType
 
 
 def pass_on_signals(error: BaseException) -> None:
-    """Raise what a signal handler has raised, if that is what an exception is, or came of."""
-    codes = _codes_of_handlers()
-    for each in _chain(error) if codes else ():
-        if any(code in codes for code in _codes(each.__traceback__)):
-            raise each
+    """Raise what a signal handler has raised, if that is what an exception is, or was raised from."""
+    cause: BaseException | None = error  # not its context: that may be what the caller is dealing with
+    while cause is not None:
+        if any(map(_is_handler, _frames(cause.__traceback__))):
+            raise cause
+        cause = cause.__cause__
 
 
 class suppressed(suppress):  # noqa: N801 - as the one that it stands in for
@@ -40,28 +41,20 @@ class suppressed(suppress):  # noqa: N801 - as the one that it stands in for
         return True
 
 
-def _codes_of_handlers() -> set[CodeType]:
-    handlers = [_function_of(signal.getsignal(number)) for number in signal.valid_signals()]
-    return {code for handler in handlers if (code := getattr(handler, "__code__", None)) is not None}
-
-
-def _function_of(handler: object) -> object:
-    while isinstance(handler, partial):
-        handler = handler.func
-    if not hasattr(handler, "__code__") and not hasattr(handler, "__func__"):
-        handler = getattr(type(handler), "__call__", None)  # noqa: B004 - the function is wanted
-    return getattr(handler, "__func__", handler)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__  # not its context: that may be what the caller is handling
-
-
-def _codes(traceback: TracebackType | None) -> Iterator[CodeType]:
+def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
     while traceback is not None:
-        yield traceback.tb_frame.f_code
+        yield traceback.tb_frame
         traceback = traceback.tb_next
+
+
+def _is_handler(frame: FrameType) -> bool:
+    """Tell a signal handler by its arguments: a number, and the very frame that it was called from.
+
+    `signal.getsignal` would not know those that put the former handler back before they raise.
+    """
+    code = frame.f_code
+    names = code.co_varnames[: code.co_argcount]
+    given = [frame.f_locals.get(name) for name in names]
+    if code.co_flags & CO_VARARGS:
+        given += frame.f_locals.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
+    return any(isinstance(a, int) and b is not None and b is frame.f_back for a, b in pairwise(given))
