@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kura_cache_adapters._observe.events import Failed, Stored
 from kura_cache_adapters._observe.log import describe
+from kura_cache_adapters._runtime.signals import let_through
 from kura_cache_adapters.protocols import Hits, NotesAnswerer
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class FailOpenSpace:
         try:
             return self._space().get_many(keys).checked(len(keys))
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the model answers instead
+            let_through(error)
             self._report("read", error)
             return None
 
@@ -59,6 +61,7 @@ class FailOpenSpace:
         try:
             self._space().put_many(keys, vectors, durable=self._durable)
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the caller has the vectors
+            let_through(error)
             self._report("write", error)
             return False
         name = self._identity.model_name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kura_cache_adapters._observe.counters import Counters
 from kura_cache_adapters._observe.log import Log, OnceLog, describe
 from kura_cache_adapters._observe.progress import Progress
+from kura_cache_adapters._runtime.signals import let_through
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,6 +36,7 @@ class Observers:
             try:
                 observer(event)
             except Exception as error:  # noqa: BLE001 - an observer's own trouble is not the caller's
+                let_through(error)
                 self._broken.report(repr(observer), "The observer %r failed: %s", observer, describe(error))
 
     @property

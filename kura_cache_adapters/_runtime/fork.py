@@ -31,6 +31,16 @@ class ForkLock(RLock):  # type: ignore[misc]  # final in the stubs alone
         """Make a free lock."""
         _known.add(self)
 
+    def alone(self) -> ForkLock:
+        """Return the lock, to be taken now; raise BlockingIOError where this thread holds it already.
+
+        What it guards is half changed then: a signal handler has come in between.
+        """
+        if self._is_owned():  # type: ignore[attr-defined]  # as `_at_fork_reinit` below
+            message = "A signal handler uses the cache in the middle of the use that it interrupted"
+            raise BlockingIOError(message)
+        return self
+
     def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
         """Pickle as a new, free lock."""
         return type(self), ()

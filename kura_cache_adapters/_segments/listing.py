@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.signals import let_through
 from kura_cache_adapters._segments.format import ending_of, row_count
 from kura_cache_adapters.errors import DamagedSegmentError
 
@@ -44,7 +45,7 @@ class Listing:
 
     def refresh(self) -> None:
         """Open the segments that have appeared and drop those that are gone, largest first."""
-        with self._lock:
+        with self._lock.alone():
             for _ in range(_LISTINGS):
                 names = sorted(self._list() - self._unusable, reverse=True)
                 self.dimension = self.dimension if names else None
@@ -61,19 +62,19 @@ class Listing:
 
     def add(self, name: str, dimension: int) -> None:
         """Take in a segment that was written here; it is opened when something is looked for in vain."""
-        with self._lock:
+        with self._lock.alone():
             self.dimension = dimension
             self.names |= {name}
 
     def exchange(self, merged: Collection[str], name: str) -> None:
         """Put the segment in which others were merged in their place."""
-        with self._lock:
+        with self._lock.alone():
             self.names = self.names - set(merged) | {name}
             self.open = {name: part for name, part in self.open.items() if name not in merged}
 
     def close(self) -> None:
         """Forget the open segments."""
-        with self._lock:
+        with self._lock.alone():
             self.open = {}
 
     def _list(self) -> set[str]:
@@ -97,6 +98,7 @@ class Listing:
             segment = self._format.read(self.path / name)
             _check_count(segment, name)
         except DamagedSegmentError as error:
+            let_through(error)
             self._unusable.add(name)
             logger.warning("Ignored the segment %s: %s", self.path / name, error)
             return None
@@ -107,6 +109,7 @@ class Listing:
             logger.warning("Ignored the segment %s: its data is gone", self.path / name)
             return None
         except OSError as error:  # no file descriptor left, no permission: it may work next time
+            let_through(error)
             self._log.report("open", "Could not open the segment %s: %s", self.path / name, error)
             return None
         return segment

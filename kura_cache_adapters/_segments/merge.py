@@ -12,6 +12,7 @@ import numpy as np
 
 from kura_cache_adapters._disk import atomic, locks
 from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._runtime.signals import let_through
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.rows import Rows, checksums_of
 
@@ -70,6 +71,7 @@ class Merger:
                     self._listing.refresh()
                     self._merge(self._due(durable=durable), durable=durable)
         except OSError as error:
+            let_through(error)
             self._after = time.monotonic() + _PAUSE
             logger.warning("Could not merge segments in %s: %s", self._listing.path, error)
 
@@ -108,6 +110,7 @@ class Merger:
         try:
             self._retire(name, broken=broken)
         except OSError as error:
+            let_through(error)
             self._merged.add(name)
             self._log.report("retire", "Could not remove %s: %s", self._listing.path / name, error)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._runtime.signals import let_through
 from kura_cache_adapters._segments import marks
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.listing import Listing
@@ -122,6 +123,7 @@ class SegmentSpace:
         try:
             self._listing.refresh()
         except OSError as error:
+            let_through(error)
             if not search.found.any():
                 raise
             logger.warning("Could not look for new segments in %s: %s", self.path, error)

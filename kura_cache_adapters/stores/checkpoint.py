@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
+from kura_cache_adapters._runtime.signals import let_through
 from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.stores.key_value import KeyValueSpace
 from kura_cache_adapters.stores.records import records_for
@@ -116,6 +117,7 @@ class Checkpoints:
             (record,) = records
             return self._records.decode(record)
         except Exception as error:  # noqa: BLE001 - a foreign manager: what it cannot read is a miss
+            let_through(error)
             return error
 
     def _save(self, key: bytes, said: Said) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from kura_cache_adapters._core.vectors import narrowed
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._runtime.signals import let_through
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
 
@@ -109,6 +110,7 @@ class KeyValueSpace(Generic[ValueT]):
         try:
             vector = self._codec.decode(key, value)
         except ValueError as error:
+            let_through(error)
             self._report(error)
             return None
         return vector if self._fits(vector) else None

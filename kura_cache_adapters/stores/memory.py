@@ -50,7 +50,7 @@ class MemoryStore:
 
     def space(self, identity: ModelIdentity) -> MemorySpace:
         """Open the space of a model, the same object each time."""
-        with self._lock:
+        with self._lock.alone():
             return self._spaces.setdefault(identity, MemorySpace(self))
 
     def spaces(self) -> list[ModelIdentity]:
@@ -59,7 +59,7 @@ class MemoryStore:
 
     def close(self) -> None:
         """Forget everything."""
-        with self._lock:
+        with self._lock.alone():
             for space in self._spaces.values():
                 space.clear()
 
@@ -73,7 +73,7 @@ class MemoryStore:
 
     def locked(self) -> ForkLock:
         """Return the one lock of the store and its spaces."""
-        return self._lock
+        return self._lock.alone()
 
     def tick(self) -> int:
         """Return a stamp later than all before it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._runtime.signals import let_through
 from kura_cache_adapters.protocols import Hits, NotesAnswerer, SpaceStats
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class TieredSpace:
             for start in range(0, len(owed), _AT_ONCE):
                 self._pay(index, owed[start : start + _AT_ONCE], durable=durable)
         except Exception as error:  # noqa: BLE001 - a foreign store that fails again; the rest is still owed
+            let_through(error)
             tier = self._tiers[index]
             self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
 
@@ -173,12 +175,14 @@ class TieredSpace:
             try:
                 tier.put_many(keys, vectors, durable=False)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot be filled is only slow
+                let_through(error)
                 self._log.report(f"fill {tier!r}", "Could not fill %r: %s", tier, describe(error))
 
     def _ask(self, tier: VectorSpace, keys: list[bytes]) -> Hits:
         try:
             hits = tier.get_many(keys).checked(len(keys))
         except Exception as error:  # noqa: BLE001 - a foreign store that fails has nothing; the next may
+            let_through(error)
             self._log.report(f"read {tier!r}", "Could not read from %r: %s", tier, describe(error))
             return Hits.none()
         if self._log.known:

@@ -1,0 +1,125 @@
+"""Signal handlers: what they raise is the program's, and what they look up is right or a miss."""
+
+from __future__ import annotations
+
+import functools
+import signal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from kura_cache_adapters import CachedEmbeddingModel, MemoryStore
+from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters.testing import FakeEmbeddingModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kura_cache_adapters.identity import ModelIdentity
+    from kura_cache_adapters.protocols import VectorSpace
+
+
+class OutOfTime(Exception):  # noqa: N818 - as programs call theirs
+    """What a handler raises."""
+
+
+def plain(_number: int, _frame: object, *, error: type[Exception] = OutOfTime) -> None:
+    raise error
+
+
+def of_any_arguments(*_arguments: object) -> None:
+    raise OutOfTime
+
+
+def once(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise OutOfTime
+
+
+class Handler:
+    def method(self, _number: int, _frame: object) -> None:
+        raise OutOfTime
+
+    __call__ = method
+
+
+HANDLERS: dict[str, tuple[Callable[..., Any], type[Exception]]] = {
+    "plain": (plain, OutOfTime),
+    "any arguments": (of_any_arguments, OutOfTime),
+    "puts itself away": (once, OutOfTime),
+    "method": (Handler().method, OutOfTime),
+    "object": (Handler(), OutOfTime),
+    "an OSError": (functools.partial(plain, error=TimeoutError), TimeoutError),
+    "a ValueError": (functools.partial(plain, error=ValueError), ValueError),
+}
+
+
+@pytest.fixture(autouse=True)
+def _former_handler() -> Iterator[None]:
+    former = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, former)
+
+
+class Interrupted(MemoryStore):
+    """A store in which a signal arrives, or an error of its own, in the middle of a look-up."""
+
+    trouble: Callable[[], object] = staticmethod(lambda: None)
+
+    def space(self, identity: ModelIdentity) -> VectorSpace:  # type: ignore[override]
+        self.trouble()
+        return super().space(identity)
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_what_a_signal_handler_raises_during_a_look_up_reaches_the_caller(name: str) -> None:
+    handler, error = HANDLERS[name]
+    signal.signal(signal.SIGALRM, handler)
+    store, model = Interrupted(), FakeEmbeddingModel()
+    store.trouble = lambda: signal.raise_signal(signal.SIGALRM)
+    cached = CachedEmbeddingModel(model, store)
+    with pytest.raises(error):
+        cached.embed_sync(["a"])
+    assert not model.texts
+    store.trouble = lambda: None
+    assert cached.embed_sync(["a"]) == cached.embed_sync(["a"])
+    assert len(model.texts) == 1
+
+
+def test_a_store_error_is_a_miss_while_a_signal_handler_is_installed() -> None:
+    signal.signal(signal.SIGALRM, plain)
+    store = Interrupted()
+    store.trouble = lambda: int("no number")
+    assert len(CachedEmbeddingModel(FakeEmbeddingModel(), store).embed_sync(["a"])) == 1
+
+
+def test_a_lock_is_not_taken_again_by_a_handler_that_interrupts_its_holder() -> None:
+    lock = ForkLock()
+    with lock.alone(), pytest.raises(BlockingIOError, match="signal handler"):
+        lock.alone()
+    with lock.alone():
+        pass
+
+
+def test_a_handler_that_looks_up_in_the_cache_it_interrupts_gets_right_vectors() -> None:
+    texts = [f"text {n}" for n in range(50)]
+    cached = CachedEmbeddingModel(FakeEmbeddingModel(), MemoryStore())
+    right = cached.embed_array_sync(texts)
+    wrong, heard = [], []
+
+    def look_up(_number: int, _frame: object) -> None:
+        heard.append(1)
+        if not cached.missing(texts[:5]) and not np.array_equal(
+            cached.embed_array_sync(texts[:5]), right[:5]
+        ):
+            wrong.append(1)
+
+    signal.signal(signal.SIGALRM, look_up)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    while len(heard) < 300:
+        if not np.array_equal(cached.embed_array_sync(texts), right):
+            wrong.append(1)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert not wrong
