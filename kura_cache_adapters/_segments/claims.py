@@ -39,7 +39,8 @@ class FileClaim:
         self, path: Path, descriptor: int | None, keys: Iterable[bytes], *, turn: int, beside: int
     ) -> None:
         """Take the open, locked file, None for no keys; it is closed by the last release."""
-        self.turn, self.beside = turn, beside
+        self.turn: int = turn
+        self.beside: int = beside
         self._path = path
         self._descriptor: int | None = descriptor
         self._places = {key: at for at, key in enumerate(keys)}
