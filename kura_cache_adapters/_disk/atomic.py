@@ -7,12 +7,11 @@ import os
 import secrets
 import shutil
 import stat
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kura_cache_adapters._disk.locks import patient_lock
-from kura_cache_adapters._runtime.signals import suppressed
+from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +21,7 @@ _TEMPORARY = ".tmp"
 _PREVIOUS = ".previous"
 _STALE_SECONDS = 3600
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EROFS}  # what fsync says where it has nothing to do
+_FAILED = {errno.EIO, errno.ENOSPC, errno.EDQUOT}  # what it says of a directory that it could not flush
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -40,8 +40,7 @@ def make_directory(path: Path, *, shared: bool = False) -> bool:
 def anchor(path: Path) -> None:
     """Put a directory's name on disk, and its parents' names: another may have just made any of them."""
     for directory in path.parents:
-        with suppressed(PermissionError):  # not ours to read, so not ours to have been made
-            _sync(directory)
+        _sync(directory)
 
 
 def create(path: Path, *, shared: bool = False) -> BinaryIO:
@@ -78,8 +77,23 @@ def remove(path: Path) -> None:
             path.unlink()
             return
         temporary = _temporary(path)
-        path.rename(temporary)
+        move(path, temporary)
         discard(temporary)
+
+
+def move(path: Path, target: Path) -> None:
+    """Give a file or directory another name beside it; copy what cannot be renamed.
+
+    overlayfs (the layers of an image) does not rename the directories of a lower layer.
+    """
+    try:
+        path.rename(target)
+    except OSError as error:
+        pass_on_signals(error)
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(path, target, symlinks=True)
+        discard(path)
 
 
 def discard(path: Path) -> None:
@@ -92,11 +106,16 @@ def discard(path: Path) -> None:
 
 
 def remove_stale_temporaries(directory: Path) -> None:
-    """Remove what killed writers left behind an hour ago or earlier, as far as it can be removed."""
-    old = time.time() - _STALE_SECONDS
+    """Remove what killed writers left behind an hour ago or earlier, as far as it can be removed.
+
+    By the file system's own clock: an hour before what was changed last here. Other hosts have other ones.
+    """
     with suppressed(OSError):
-        for path in directory.glob(f".*{_TEMPORARY}"):
-            if path.lstat().st_mtime < old:
+        status = {path: path.lstat() for path in directory.iterdir()}
+        now = max((each.st_ctime for each in status.values()), default=0.0)
+        for path, each in status.items():
+            ours = path.name.startswith(".") and path.name.endswith(_TEMPORARY)
+            if ours and each.st_mtime < now - _STALE_SECONDS:
                 discard(path)
 
 
@@ -119,7 +138,7 @@ def _replace(temporary: Path, path: Path) -> None:
     aside = path.with_name(f".{path.name}{_PREVIOUS}")
     with patient_lock(path.parent):
         discard(aside)
-        path.replace(aside)
+        move(path, aside)
         temporary.replace(path)
         discard(aside)
 
@@ -136,11 +155,15 @@ def _sync_tree(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file, or the names in a directory, which not every file system lets one do."""
+    is_directory = path.is_dir()
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        if error.errno not in _NO_FLUSH:
+        pass_on_signals(error)
+        if error.errno in _FAILED or not (is_directory or error.errno in _NO_FLUSH):
             raise
-    finally:
-        os.close(descriptor)

@@ -140,7 +140,7 @@ class Merger:
         """Remove a merged segment; one with damaged rows is kept under another name."""
         path = self._listing.path / name
         if broken:
-            path.rename(path.with_name(f"_{name}.damaged"))
+            atomic.move(path, path.with_name(f"_{name}.damaged"))
         else:
             atomic.remove(path)
 

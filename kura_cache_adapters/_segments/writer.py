@@ -33,17 +33,24 @@ class Writer:
 
         Raises OSError when the disk refuses, and where the directory is a symbolic link.
         """
-        name = new_name(len(rows), self._format.suffix)
-        self._prepare(durable=durable)
-        with atomic.published(self._path / name, durable=durable) as temporary:
-            self._format.write(temporary, rows)
-            if age is not None:
-                os.utime(temporary, (age.used, age.written))
+        try:
+            name = self._publish(rows, durable=durable)
+        except FileNotFoundError:  # somebody has cleaned up under our hands: once more
+            name = self._publish(rows, durable=durable)
+        if age is not None:
+            os.utime(self._path / name, (age.used, age.written))
         return name
 
     def note_answerer(self, name: str) -> None:
         """Note under which name a server answers for this space."""
         marks.note_answerer(self._path, name, shared=self._format.shared)
+
+    def _publish(self, rows: Rows, *, durable: bool) -> str:
+        name = new_name(len(rows), self._format.suffix)
+        self._prepare(durable=durable)
+        with atomic.published(self._path / name, durable=durable) as temporary:
+            self._format.write(temporary, rows)
+        return name
 
     def _prepare(self, *, durable: bool) -> None:
         shared = self._format.shared
