@@ -20,6 +20,10 @@ _taken: list[ForkLock] = []
 _forgetting: list[Callable[[], object]] = []
 
 
+class ReentryError(RuntimeError):
+    """A signal handler uses what the thread that it interrupts is in the middle of changing."""
+
+
 class ForkLock(RLock):  # type: ignore[misc]  # final in the stubs alone
     """A lock that no fork leaves held in the child: a fork waits for it and both sides free it.
 
@@ -35,10 +39,10 @@ class ForkLock(RLock):  # type: ignore[misc]  # final in the stubs alone
         _known.add(self)
 
     def refuse_reentry(self) -> None:
-        """Raise BlockingIOError where this thread holds it: a signal handler has interrupted its work."""
+        """Raise ReentryError where this thread holds it: what it guards is half changed, and stays so."""
         if self._is_owned():  # type: ignore[attr-defined] # as threading.Condition asks
-            message = "this was called by a signal handler, or a finalizer, that interrupted itself at work"
-            raise BlockingIOError(message)
+            message = "A signal handler uses the cache in the middle of the use that it interrupted"
+            raise ReentryError(message)
 
     def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
         """Pickle as a new, free lock."""

@@ -11,13 +11,17 @@ from inspect import CO_VARARGS
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._runtime.fork import ReentryError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType, TracebackType
 
 
 def pass_on_signals(error: BaseException) -> None:
-    """Raise what a signal handler has raised, if that is what an exception is, or was raised from."""
+    """Raise what a signal handler has raised, or was refused, if that is what an exception is or came of."""
+    if isinstance(error, ReentryError):
+        raise error  # as a miss it would wait for a write that waits for the interrupted thread's lock
     cause: BaseException | None = error  # not its context: that may be what the caller is dealing with
     while cause is not None:
         if any(map(_is_handler, _frames(cause.__traceback__))):

@@ -75,7 +75,7 @@ class MemoryStore:
     def locked(self) -> ForkLock:
         """Return the one lock of the store and its spaces, for `with`.
 
-        Raises BlockingIOError for a signal handler that has interrupted this thread under it.
+        Raises ReentryError for a signal handler that has interrupted this thread under it.
         """
         self._lock.refuse_reentry()
         return self._lock
