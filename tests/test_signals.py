@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 import signal
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel, MemoryStore
-from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters import ArrowStore, CachedEmbeddingModel, MemoryStore, TieredStore
+from kura_cache_adapters._runtime.fork import ForkLock, ReentryError
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import VectorSpace
+    from kura_cache_adapters.protocols import EmbeddingStore, VectorSpace
 
 
 class OutOfTime(Exception):  # noqa: N818 - as programs call theirs
@@ -97,29 +99,50 @@ def test_a_store_error_is_a_miss_while_a_signal_handler_is_installed() -> None:
 
 def test_a_lock_is_not_taken_again_by_a_handler_that_interrupts_its_holder() -> None:
     lock = ForkLock()
-    with lock.alone(), pytest.raises(BlockingIOError, match="signal handler"):
+    with lock.alone(), pytest.raises(ReentryError, match="signal handler"):
         lock.alone()
     with lock.alone():
         pass
 
 
-def test_a_handler_that_looks_up_in_the_cache_it_interrupts_gets_right_vectors() -> None:
-    texts = [f"text {n}" for n in range(50)]
-    cached = CachedEmbeddingModel(FakeEmbeddingModel(), MemoryStore())
-    right = cached.embed_array_sync(texts)
-    wrong, heard = [], []
+def test_a_handler_that_interrupts_the_holder_of_the_memory_is_refused_at_once() -> None:
+    store, model = MemoryStore(), FakeEmbeddingModel()
+    cached = CachedEmbeddingModel(model, store)
+    right = cached.embed_sync(["a"])
+    signal.signal(signal.SIGALRM, lambda _number, _frame: cached.embed_sync(["a"]))
+    with store.locked(), pytest.raises(ReentryError):
+        signal.raise_signal(signal.SIGALRM)
+    assert cached.embed_sync(["a"]) == right
+    assert len(model.texts) == 1
+
+
+@pytest.mark.parametrize("way", ["memory", "disk", "memory before disk"])
+def test_a_handler_that_looks_up_in_the_cache_it_interrupts_gets_right_vectors(
+    way: str, tmp_path: Path
+) -> None:
+    disk = ArrowStore(tmp_path)
+    stores: dict[str, EmbeddingStore] = {
+        "memory": MemoryStore(),
+        "disk": disk,
+        "memory before disk": TieredStore(MemoryStore(), disk),
+    }
+    cached, model = CachedEmbeddingModel(FakeEmbeddingModel(), stores[way]), FakeEmbeddingModel()
+    heard: list[bool] = []
+
+    def right(texts: list[str]) -> bool:
+        return np.array_equal(cached.embed_array_sync(texts), model.array(texts))
 
     def look_up(_number: int, _frame: object) -> None:
-        heard.append(1)
-        if not cached.missing(texts[:5]) and not np.array_equal(
-            cached.embed_array_sync(texts[:5]), right[:5]
-        ):
-            wrong.append(1)
+        try:
+            heard.append(right([f"text {len(heard) % 50}", f"new {len(heard) // 20}"]))
+        except ReentryError:
+            heard.append(True)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)  # only now: handlers must not pile up
 
     signal.signal(signal.SIGALRM, look_up)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-    while len(heard) < 300:
-        if not np.array_equal(cached.embed_array_sync(texts), right):
-            wrong.append(1)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    turns = count()
+    while len(heard) < 100:
+        assert right([f"text {next(turns) % 300}", "text 1"])
     signal.setitimer(signal.ITIMER_REAL, 0)
-    assert not wrong
+    assert all(heard)

@@ -17,6 +17,10 @@ _taken: list[ForkLock] = []
 _forgetting: list[Callable[[], object]] = []
 
 
+class ReentryError(RuntimeError):
+    """A signal handler uses what the thread that it interrupts is in the middle of changing."""
+
+
 class ForkLock(RLock):  # type: ignore[misc]  # final in the stubs alone
     """A lock that no fork leaves held in the child: a fork waits for it and both sides free it.
 
@@ -32,13 +36,13 @@ class ForkLock(RLock):  # type: ignore[misc]  # final in the stubs alone
         _known.add(self)
 
     def alone(self) -> ForkLock:
-        """Return the lock, to be taken now; raise BlockingIOError where this thread holds it already.
+        """Return the lock, to be taken now; raise ReentryError where this thread holds it already.
 
         What it guards is half changed then: a signal handler has come in between.
         """
         if self._is_owned():  # type: ignore[attr-defined]  # as `_at_fork_reinit` below
             message = "A signal handler uses the cache in the middle of the use that it interrupted"
-            raise BlockingIOError(message)
+            raise ReentryError(message)
         return self
 
     def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:

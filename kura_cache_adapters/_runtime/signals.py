@@ -6,13 +6,17 @@ from inspect import CO_VARARGS
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._runtime.fork import ReentryError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType, TracebackType
 
 
 def let_through(error: BaseException) -> None:
-    """Raise what a signal handler raised, where it is the error or its cause; return for any other error."""
+    """Raise what a signal handler raised or was refused, if it is the error or its cause; else return."""
+    if isinstance(error, ReentryError):
+        raise error  # as a miss it would wait for a write that waits for the interrupted thread's lock
     cause: BaseException | None = error
     while cause is not None:
         if any(map(_is_handler, _frames(cause.__traceback__))):
