@@ -127,6 +127,9 @@ class Search:
         """Return the segment's rows that hold remaining keys, and which keys, in their order."""
         prefixes = segment.prefixes
         which, sought = self._remaining, self._prefixes[self._remaining]
+        if len(which) > 4 * len(prefixes):  # then it is cheaper to look for the rows among the keys
+            possible = _among(sought, prefixes)
+            which, sought = which[possible], sought[possible]
         at = np.searchsorted(prefixes, sought)
         rows = np.full(len(self.wanted), -1, np.intp)
         while len(which):
@@ -194,6 +197,17 @@ def find_one(key: bytes, segments: Iterable[Segment]) -> Vectors | None:
                 return one
             row += 1
     return None
+
+
+def _among(sought: NDArray[np.uint64], rows: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell of each of many rising prefixes whether it is among fewer rising ones."""
+    among = np.zeros(len(sought), bool)
+    first, last = np.searchsorted(sought, rows), np.searchsorted(sought, rows, side="right")
+    among[first[first < last]] = True
+    several = last > first + 1  # keys of one prefix, or one key several times
+    for start, stop in {*zip(first[several].tolist(), last[several].tolist(), strict=True)}:
+        among[start:stop] = True
+    return among
 
 
 def _same_keys(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
