@@ -131,18 +131,20 @@ class Search:
             possible = _among(sought, prefixes)
             which, sought = which[possible], sought[possible]
         at = np.searchsorted(prefixes, sought)
-        rows = np.full(len(self.wanted), -1, np.intp)
+        rows, keys = [at[:0]], [which[:0]]
         while len(which):
             inside = at < len(prefixes)
             same = inside & (prefixes[np.where(inside, at, 0)] == sought)
             if not same.all():
                 which, at, sought = which[same], at[same], sought[same]
             equal = _same_keys(segment.keys_at(at), self.wanted[which])
-            rows[which[equal]] = at[equal]
+            rows.append(at[equal])
+            keys.append(which[equal])
             # Keys that share a prefix lie side by side: step to the next.
             which, at, sought = which[~equal], at[~equal] + 1, sought[~equal]
-        found = np.flatnonzero(rows >= 0)
-        return rows[found], found
+        found = np.concatenate(keys)
+        order = np.argsort(found)
+        return np.concatenate(rows)[order], found[order]
 
     def _gather(self, segment: Segment, at: Positions, which: Positions) -> Positions:
         """Copy and verify rows, chunk by chunk; return for which keys they are intact."""
