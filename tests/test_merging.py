@@ -92,12 +92,15 @@ def test_row_by_row_no_window_writes_more_than_four_times_its_rows(dimension: in
         assert at_the_end.most <= 63 + MILLION // space.limit + 2
 
 
-@pytest.mark.parametrize("chunk", [3, 33, 100, 500, 1000, 3000, 10_000, 25_000])
-def test_puts_of_any_size_write_each_row_four_times_at_most_on_the_whole(chunk: int) -> None:
+@pytest.mark.parametrize("chunk", [3, 17, 33, 65, 100, 129, 300, 500, 1000, 3000, 10_000, 25_000])
+def test_puts_of_any_size_write_each_row_four_times_at_most_in_every_window_and_on_the_whole(
+    chunk: int,
+) -> None:
     space = Simulation(1536)
     for _ in range(200_000 // chunk):
         space.put(chunk)
     assert space.written[-1] <= 4 * 200_000
+    assert chunk > WINDOW or space.worst(chunk) <= 4
 
 
 @pytest.mark.parametrize("seed", range(4))
