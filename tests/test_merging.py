@@ -92,12 +92,15 @@ def test_row_by_row_no_window_writes_more_than_four_times_its_rows(dimension: in
         assert at_the_end.most <= 63 + MILLION // space.limit + 2
 
 
-@pytest.mark.parametrize("chunk", [3, 33, 100, 500, 1000, 3000, 10_000, 25_000])
-def test_puts_of_any_size_write_each_row_four_times_at_most_on_the_whole(chunk: int) -> None:
+@pytest.mark.parametrize("chunk", [3, 17, 33, 65, 100, 129, 300, 500, 1000, 3000, 10_000, 25_000])
+def test_puts_of_any_size_write_each_row_four_times_at_most_in_every_window_and_on_the_whole(
+    chunk: int,
+) -> None:
     space = Simulation(1536)
     for _ in range(200_000 // chunk):
         space.put(chunk)
     assert space.written[-1] <= 4 * 200_000
+    assert chunk > WINDOW or space.worst(chunk) <= 4
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -203,3 +206,42 @@ def test_segments_that_cannot_be_read_make_nobody_rewrite_anything(tmp_path: Pat
     assert len([*here.glob("*.arrow")]) == 8
     assert counting.written < 4 * puts
     assert len(space.get_many(map(key_of, range(100, 108))).positions) == 8
+
+
+class Closed(Counting):
+    """The format, where some files are another user's: opening them is refused."""
+
+    others: frozenset[str] = frozenset()
+
+    def read(self, path: Path) -> Any:
+        if path.name in self.others:
+            raise PermissionError(13, "Permission denied", str(path))
+        return super().read(path)
+
+
+def test_segments_of_another_user_make_nobody_rewrite_anything(tmp_path: Path) -> None:
+    closed = Closed()
+    first = SegmentStore(tmp_path, closed).space(IDENTITY)
+    for at in range(7):
+        first.put_many([key_of(at)], vectors_of([at]))
+    closed.others = frozenset(path.name for path in first.path.glob("*.arrow"))
+    space = SegmentStore(tmp_path, closed).space(IDENTITY)
+    for at in range(100, 107):
+        space.put_many([key_of(at)], vectors_of([at]))
+        space.get_many([key_of(7)])
+    assert len([*first.path.glob("*.arrow")]) == 14
+    space.put_many([key_of(107)], vectors_of([107]))
+    assert {path.name for path in first.path.glob("*.arrow")} > closed.others
+    assert len([*first.path.glob("*.arrow")]) == 8
+
+
+def test_a_batch_far_larger_than_its_segments_finds_what_it_finds_one_by_one(tmp_path: Path) -> None:
+    space = ArrowStore(tmp_path).space(IDENTITY)
+    for start in range(0, 100, 20):
+        numbers = [*range(start, start + 20)]
+        space.put_many(map(key_of, numbers), vectors_of(numbers))
+    wanted = [number % 130 for number in range(600)]
+    hits = space.get_many(map(key_of, wanted))
+    expected = [at for at, number in enumerate(wanted) if number < 100]
+    assert hits.positions.tolist() == expected
+    assert np.array_equal(hits.vectors, vectors_of([wanted[at] for at in expected]))

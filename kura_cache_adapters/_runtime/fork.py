@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from _thread import RLock
 from collections import deque
-from itertools import repeat, starmap
+from itertools import dropwhile, repeat, starmap
 from operator import methodcaller
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
 _T = TypeVar("_T")
 _at_once = methodcaller("acquire", blocking=False)
@@ -39,8 +41,11 @@ class ForkLock(RLock):  # type: ignore[misc]  # final in the stubs alone
         _known.add(self)
 
     def refuse_reentry(self) -> None:
-        """Raise ReentryError where this thread holds it: what it guards is half changed, and stays so."""
-        if self._is_owned():  # type: ignore[attr-defined] # as threading.Condition asks
+        """Raise ReentryError in a signal handler that has interrupted this thread under the lock.
+
+        What it guards is half changed then, and the handler's call came through the same module.
+        """
+        if self._is_owned() and _came_before(sys._getframe(1)):  # type: ignore[attr-defined] # noqa: SLF001
             message = "A signal handler uses the cache in the middle of the use that it interrupted"
             raise ReentryError(message)
 
@@ -53,6 +58,26 @@ class ModelLock(ForkLock):  # type: ignore[misc]  # as above
     """A lock that is held for as long as a model computes: no fork waits, and the child's is free."""
 
     waited_for = False
+
+
+def _came_before(frame: FrameType | None) -> bool:
+    """Tell whether a frame's module is at work further down this thread, beneath frames of others."""
+    here = "" if frame is None else frame.f_code.co_filename
+    files = [each.f_code.co_filename for each in _below(frame)]
+    return here in dropwhile(here.__eq__, files)
+
+
+def _below(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def refuse_to_wait() -> None:
+    """Raise ReentryError where this thread holds a lock: whom it would wait for may wait for that one."""
+    if any(lock.waited_for and lock._is_owned() for lock in _known_locks()):  # type: ignore[attr-defined] # noqa: SLF001
+        message = "A signal handler would wait for what waits for the use of the cache that it interrupted"
+        raise ReentryError(message)
 
 
 def if_free(lock: ForkLock, call: Callable[[], _T]) -> _T | None:

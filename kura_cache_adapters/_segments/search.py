@@ -149,8 +149,11 @@ class Search:
         """Return the segment's rows that hold remaining keys, and which keys, in their order."""
         prefixes = segment.prefixes
         which, sought = self._remaining, self._prefixes[self._remaining]
+        if len(which) > 4 * len(prefixes):  # then it is cheaper to look for the rows among the keys
+            possible = _among(sought, prefixes)
+            which, sought = which[possible], sought[possible]
         at = np.searchsorted(prefixes, sought)
-        rows = np.full(len(self.wanted), -1, np.intp)
+        rows, keys = [at[:0]], [which[:0]]
         for _ in range(_MOST_ALIKE):
             if not len(which):
                 break
@@ -159,11 +162,13 @@ class Search:
             if not same.all():
                 which, at, sought = which[same], at[same], sought[same]
             equal = _same_keys(segment.keys_at(at), self.wanted[which])
-            rows[which[equal]] = at[equal]
+            rows.append(at[equal])
+            keys.append(which[equal])
             # Keys that share a prefix lie side by side: step to the next.
             which, at, sought = which[~equal], at[~equal] + 1, sought[~equal]
-        found = np.flatnonzero(rows >= 0)
-        return rows[found], found
+        found = np.concatenate(keys)
+        order = np.argsort(found)
+        return np.concatenate(rows)[order], found[order]
 
     def _gather(self, segment: Segment, at: Positions, which: Positions) -> Positions:
         """Copy and verify rows, chunk by chunk; return for which keys they are intact."""
@@ -222,6 +227,17 @@ def find_one(key: bytes, segments: Iterable[Segment]) -> tuple[Segment, Vectors]
                 return segment, one
             row += 1
     return None
+
+
+def _among(sought: NDArray[np.uint64], rows: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell of each of many rising prefixes whether it is among fewer rising ones."""
+    among = np.zeros(len(sought), bool)
+    first, last = np.searchsorted(sought, rows), np.searchsorted(sought, rows, side="right")
+    among[first[first < last]] = True
+    several = last > first + 1  # keys of one prefix, or one key several times
+    for start, stop in {*zip(first[several].tolist(), last[several].tolist(), strict=True)}:
+        among[start:stop] = True
+    return among
 
 
 def _same_keys(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
