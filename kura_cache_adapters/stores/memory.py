@@ -26,7 +26,7 @@ _KEEP = 0.9  # of the limit after an eviction, so that not every write evicts
 class MemoryStore:
     """Keep vectors in this process, `max_bytes` in all (vectors and about 200 bytes per entry).
 
-    Models over it also remember the keys of the last texts, up to `remembered_characters` of them.
+    Models over it also remember the keys of the last texts: a quarter of the limit is theirs.
     """
 
     def __init__(self, *, max_bytes: int = 256 << 20) -> None:
@@ -43,7 +43,7 @@ class MemoryStore:
             message = f"max_bytes must be positive, not {max_bytes}"
             raise ValueError(message)
         self.max_bytes = max_bytes
-        self.remembered_characters: int = max_bytes // 4
+        self.remembered_bytes: int = max_bytes // 4
         self._spaces: dict[ModelIdentity, MemorySpace] = {}
         self._lock = ForkLock()
         self._clock = 0
@@ -184,7 +184,7 @@ class MemorySpace:
         if len(self._vectors) <= 3 * len(self.slots):
             return
         at = np.fromiter(self.slots.values(), np.intp, len(self.slots))
-        keys, vectors, stamps = list(self.slots), self._vectors[at], self.stamps[at]
+        keys, vectors, stamps = list(self.slots), self._vectors.take(at, axis=0), self.stamps[at]
         slots = {key: slot for slot, key in enumerate(keys)}
         self.clear()
         self._keys, self._vectors, self.stamps = keys, vectors, stamps
@@ -212,10 +212,9 @@ class MemorySpace:
         if missing <= 0:
             return
         old = max(len(self._keys), len(self.stamps), len(self._vectors))
-        new = old + max(missing, old // 4)
-        grown: Vectors = np.empty((new, vectors.shape[1]), dtype)
-        grown[: len(self._vectors)] = self._vectors
-        self._vectors = grown
+        new = old + max(missing, old // 16)
+        # In place: a copy would hold old and new at once. No view of the matrix leaves the lock.
+        self._vectors.resize((new, vectors.shape[1]), refcheck=False)
         self.stamps = np.concatenate([self.stamps, np.zeros(new - len(self.stamps), np.int64)])
         self._keys.extend([b""] * (new - len(self._keys)))
         self._free.extend(range(new - 1, old - 1, -1))
