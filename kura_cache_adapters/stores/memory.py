@@ -33,7 +33,8 @@ class MemoryStore:
         """Set the limit.
 
         Args:
-            max_bytes: of vectors and entries, over all models; the least recently used are evicted.
+            max_bytes: of vectors and entries over all models, and of remembered texts with their keys (a
+                quarter); the least recently used are evicted.
 
         Raises:
             ValueError: a limit that is not positive.
@@ -44,6 +45,7 @@ class MemoryStore:
             raise ValueError(message)
         self.max_bytes = max_bytes
         self.remembered_bytes: int = max_bytes // 4
+        self.vector_bytes = max_bytes - self.remembered_bytes
         self._spaces: dict[ModelIdentity, MemorySpace] = {}
         self._lock = ForkLock()
         self._clock = 0
@@ -83,7 +85,7 @@ class MemoryStore:
     def evict(self) -> None:
         """Forget the entries that have not been used for longest, if there are too many."""
         spaces = list(self._spaces.values())
-        excess = sum(space.nbytes for space in spaces) - self.max_bytes
+        excess = sum(space.nbytes for space in spaces) - self.vector_bytes
         if excess <= 0:
             return
         live = [np.fromiter(space.slots.values(), np.intp, len(space.slots)) for space in spaces]
@@ -91,7 +93,7 @@ class MemoryStore:
         sizes = np.repeat([space.entry_bytes for space in spaces], [len(at) for at in live])
         oldest = np.argsort(stamps, kind="stable")
         freed = np.cumsum(sizes[oldest])
-        count = int(np.searchsorted(freed, excess + (1 - _KEEP) * self.max_bytes)) + 1
+        count = int(np.searchsorted(freed, excess + (1 - _KEEP) * self.vector_bytes)) + 1
         gone = np.zeros(len(stamps), bool)
         gone[oldest[:count]] = True
         ends = np.cumsum([len(at) for at in live])
@@ -151,7 +153,7 @@ class MemorySpace:
         wanted = list(keys)
         check_shapes(key_matrix(wanted), vectors)
         row_bytes = vectors.shape[1] * vectors.itemsize + _ENTRY_OVERHEAD
-        fitting = max(1, self._store.max_bytes // row_bytes)
+        fitting = max(1, self._store.vector_bytes // row_bytes)
         with self._store.locked():
             check_dimension(self._vectors.shape[1] if self.slots else None, vectors, repr(self._store))
             self._insert(wanted[-fitting:], vectors[-fitting:])
