@@ -45,7 +45,7 @@ class MemoryStore:
             raise ValueError(message)
         self.max_bytes = max_bytes
         self.remembered_bytes: int = max_bytes // 4
-        self.vector_bytes = max_bytes - self.remembered_bytes
+        self.vector_bytes: int = max_bytes - self.remembered_bytes
         self._spaces: dict[ModelIdentity, MemorySpace] = {}
         self._lock = ForkLock()
         self._clock = 0
