@@ -18,7 +18,7 @@ class Keys:
     def __init__(
         self, identity: ModelIdentity, source: Source, *, remember: int = 0, secret: bytes = b""
     ) -> None:
-        """Take what is in each key; of each role's texts so many characters are remembered."""
+        """Take what is in each key; each role's remembered texts take so many bytes."""
         self.identity = identity
         self.roles = source.roles
         self._source = source

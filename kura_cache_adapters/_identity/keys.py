@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hmac
 from hashlib import sha256
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+_KEY_BYTES_HELD = 200  # a key as an object, and the place of both in a dict that may just have grown
 
 
 def text_keys(head: bytes, texts: list[str], secret: bytes = b"") -> list[bytes]:
@@ -43,7 +47,7 @@ class TextKeys:
     """Computes the keys of texts, and remembers those of the last ones: hashing is most of a hit."""
 
     def __init__(self, head: bytes, *, remember: int = 0, secret: bytes = b"") -> None:
-        """Take the head of the keys, how many characters of texts may be kept in memory, and a secret."""
+        """Take the head of the keys, how many bytes of memory its texts and keys may take, and a secret."""
         self._begun = _begun(head, secret)  # copied for each text: a head may be long
         self._room = self._left = remember
         self._known: dict[str, bytes] = {}
@@ -62,7 +66,7 @@ class TextKeys:
         return [next(rest) if key is None else key for key in known]
 
     def _remember(self, texts: list[str], keys: list[bytes]) -> None:
-        size = sum(map(len, texts))
+        size = sum(map(getsizeof, texts)) + _KEY_BYTES_HELD * len(texts)
         if size > self._left:  # start anew: what is still in use comes back with the next call
             self._known, self._left = {}, self._room
         if size <= self._left:

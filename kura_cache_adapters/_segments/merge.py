@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import time
 from bisect import bisect_right
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,14 +16,16 @@ from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._segments.ages import age_of, apart, youngest
 from kura_cache_adapters._segments.format import row_count
-from kura_cache_adapters._segments.rows import Rows, checksums_of
+from kura_cache_adapters._segments.rows import Rows, checksums_of, chunk_rows, prefixes_of
 from kura_cache_adapters._segments.search import Search
 from kura_cache_adapters.checks import key_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from kura_cache_adapters._segments.format import Segment
+    from numpy.typing import NDArray
+
+    from kura_cache_adapters._segments.format import Positions, Segment
     from kura_cache_adapters._segments.listing import Listing
     from kura_cache_adapters._segments.writer import Writer
     from kura_cache_adapters.protocols import Vectors
@@ -172,26 +175,50 @@ def intact_rows(
     """Read and verify all rows but forgotten ones; tell for each segment whether some were damaged."""
     counts = [len(segment.prefixes) for segment in segments]
     dtype = np.result_type(*(segment.dtype for segment in segments))
-    keys = np.empty((sum(counts), 32), np.uint8)
-    vectors: Vectors = np.empty((len(keys), segments[0].dimension), dtype)
-    sums, intact = np.empty(len(keys), np.uint64), np.empty(len(keys), bool)
-    ends = np.cumsum(counts)
-    for segment, end, count in zip(segments, ends, counts, strict=True):
-        here = slice(end - count, end)
-        at = np.arange(count)
-        keys[here] = segment.keys_at(at)
-        part = vectors[here] if dtype == segment.dtype else np.empty((count, vectors.shape[1]), segment.dtype)
-        segment.vectors_at(at, part)
-        sums[here] = checksums_of(keys[here], part)
-        intact[here] = sums[here] == segment.checksums_at(at)
-        vectors[here] = part
-    damaged = [not intact[end - count : end].all() for end, count in zip(ends, counts, strict=True)]
+    keys = np.concatenate(
+        [segment.keys_at(np.arange(n)) for segment, n in zip(segments, counts, strict=True)]
+    )
+    order = np.argsort(prefixes_of(keys), kind="stable")
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    keys = keys[order]
+    vectors = _scratch(len(keys), segments[0].dimension, dtype)
+    intact, damaged = np.empty(len(keys), bool), []
+    for segment, here in zip(segments, np.split(places, np.cumsum(counts)[:-1]), strict=True):
+        _gather(segment, here, keys, vectors, intact)
+        damaged.append(not intact[here].all())
     if forgotten:
         intact &= [key not in forgotten for key in map(bytes, keys)]
     if not intact.all():
-        keys, vectors, sums = keys[intact], vectors[intact], sums[intact]
-    one_dtype = all(segment.dtype == dtype for segment in segments)
-    return Rows.build(keys, vectors, sums if one_dtype else None), damaged
+        keys, vectors = keys[intact], vectors[intact]
+    kept = np.flatnonzero(np.r_[True, (keys[1:] != keys[:-1]).any(axis=1)])[: len(keys)]
+    if len(kept) < len(keys):
+        keys, vectors = keys[kept], vectors[kept]
+    return Rows(keys, checksums_of(keys, vectors), vectors), damaged
+
+
+def _gather(
+    segment: Segment,
+    places: Positions,
+    keys: NDArray[np.uint8],
+    vectors: Vectors,
+    intact: NDArray[np.bool_],
+) -> None:
+    """Put a segment's rows in their places, some at a time, and note which are intact."""
+    step = chunk_rows(segment.dimension * segment.dtype.itemsize)
+    for start in range(0, len(places), step):
+        here = places[start : start + step]
+        at = np.arange(start, start + len(here))
+        part: Vectors = np.empty((len(here), segment.dimension), segment.dtype)
+        segment.vectors_at(at, part)
+        intact[here] = checksums_of(keys[here], part) == segment.checksums_at(at)
+        vectors[here] = part
+
+
+def _scratch(count: int, dimension: int, dtype: np.dtype[Any]) -> Vectors:
+    """Return room for vectors that the system has back at once: an allocator keeps up to 32 MB a thread."""
+    room = mmap.mmap(-1, max(1, count * dimension * dtype.itemsize), access=mmap.ACCESS_COPY)
+    return np.frombuffer(room, dtype, count * dimension).reshape(count, dimension)
 
 
 def as_bytes(segment: Segment) -> list[bytes]:

@@ -27,14 +27,15 @@ _KEEP = 0.9  # of the limit after an eviction, so that not every write evicts
 class MemoryStore:
     """Keep vectors in this process, `max_bytes` in all (vectors and about 200 bytes per entry).
 
-    Models over it also remember the keys of the last texts, up to `remembered_characters` of them.
+    Models over it also remember the keys of the last texts: a quarter of the limit is theirs.
     """
 
     def __init__(self, *, max_bytes: int = 256 << 20) -> None:
         """Set the limit.
 
         Args:
-            max_bytes: of vectors and entries, over all models; the least recently used are evicted.
+            max_bytes: of vectors and entries over all models, and of remembered texts with their keys (a
+                quarter); the least recently used are evicted.
 
         Raises:
             ValueError: a limit that is not positive.
@@ -44,7 +45,8 @@ class MemoryStore:
             message = f"max_bytes must be positive, not {max_bytes}"
             raise ValueError(message)
         self.max_bytes = max_bytes
-        self.remembered_characters: int = max_bytes // 4
+        self.remembered_bytes: int = max_bytes // 4
+        self.vector_bytes: int = max_bytes - self.remembered_bytes
         self._spaces: dict[ModelIdentity, MemorySpace] = {}
         self._lock = ForkLock()
         self._clock = 0
@@ -88,7 +90,7 @@ class MemoryStore:
     def evict(self) -> None:
         """Forget the entries that have not been used for longest, if there are too many."""
         spaces = list(self._spaces.values())
-        excess = sum(space.nbytes for space in spaces) - self.max_bytes
+        excess = sum(space.nbytes for space in spaces) - self.vector_bytes
         if excess <= 0:
             return
         live = [np.fromiter(space.slots.values(), np.intp, len(space.slots)) for space in spaces]
@@ -96,7 +98,7 @@ class MemoryStore:
         sizes = np.repeat([space.entry_bytes for space in spaces], [len(at) for at in live])
         oldest = np.argsort(stamps, kind="stable")
         freed = np.cumsum(sizes[oldest])
-        count = int(np.searchsorted(freed, excess + (1 - _KEEP) * self.max_bytes)) + 1
+        count = int(np.searchsorted(freed, excess + (1 - _KEEP) * self.vector_bytes)) + 1
         gone = np.zeros(len(stamps), bool)
         gone[oldest[:count]] = True
         ends = np.cumsum([len(at) for at in live])
@@ -168,7 +170,7 @@ class MemorySpace:
         wanted = list(keys)
         check_shapes(key_matrix(wanted), vectors)
         row_bytes = vectors.shape[1] * vectors.itemsize + _ENTRY_OVERHEAD
-        fitting = max(1, self._store.max_bytes // row_bytes)
+        fitting = max(1, self._store.vector_bytes // row_bytes)
         with self._store.locked():
             check_dimension(self._vectors.shape[1] if self.slots else None, vectors, repr(self._store))
             self._insert(wanted[-fitting:], vectors[-fitting:])
@@ -205,7 +207,7 @@ class MemorySpace:
         if len(self._vectors) <= 3 * len(self.slots):
             return
         at = np.fromiter(self.slots.values(), np.intp, len(self.slots))
-        keys, vectors, stamps = list(self.slots), self._vectors[at], self.stamps[at]
+        keys, vectors, stamps = list(self.slots), self._vectors.take(at, axis=0), self.stamps[at]
         slots = {key: slot for slot, key in enumerate(keys)}
         self.clear()
         self._keys, self._vectors, self.stamps = keys, vectors, stamps
@@ -233,10 +235,9 @@ class MemorySpace:
         if missing <= 0:
             return
         old = max(len(self._keys), len(self.stamps), len(self._vectors))
-        new = old + max(missing, old // 4)
-        grown: Vectors = np.empty((new, vectors.shape[1]), dtype)
-        grown[: len(self._vectors)] = self._vectors
-        self._vectors = grown
+        new = old + max(missing, old // 16)
+        # In place: a copy would hold old and new at once. No view of the matrix leaves the lock.
+        self._vectors.resize((new, vectors.shape[1]), refcheck=False)
         self.stamps = np.concatenate([self.stamps, np.zeros(new - len(self.stamps), np.int64)])
         self._keys.extend([b""] * (new - len(self._keys)))
         self._free.extend(range(new - 1, old - 1, -1))

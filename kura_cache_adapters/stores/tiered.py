@@ -44,7 +44,7 @@ class TieredStore:
             message = "a TieredStore needs at least one store"
             raise ValueError(message)
         self.stores = stores
-        self.remembered_characters: int = getattr(stores[0], "remembered_characters", 0)
+        self.remembered_bytes: int = getattr(stores[0], "remembered_bytes", 0)
         self._spaces: dict[ModelIdentity, TieredSpace] = {}
 
     def space(self, identity: ModelIdentity) -> TieredSpace:

@@ -232,7 +232,7 @@ def short_of_memory(way: str, path: Path) -> None:
     limits, errors = resource.getrlimit(resource.RLIMIT_AS), 0
     told: list[logging.LogRecord] = []
     listener = logging.Handler()
-    listener.emit = told.append  # type: ignore[method-assign]
+    listener.emit = told.append  # type: ignore[method-assign,assignment]
     logging.getLogger("kura_cache_adapters").addHandler(listener)
     for megabytes in range(12):
         texts = [f"{megabytes}, text {number}" for number in range(100 + 100 * megabytes)]
