@@ -60,3 +60,57 @@ def plain_workers() -> Iterator[Workers]:
 def unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flush nothing in this process: where there is no power cut, it would only take time."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+class Mounted:
+    """A directory behind the tests' own file system."""
+
+    def __init__(self, backing: Path, path: Path, control: Path) -> None:
+        self.backing, self.path, self.control = backing, path, control
+        for each in (backing, path, control):
+            each.mkdir()
+        command = [sys.executable, "-m", "tests.faults.fuse", str(backing), str(path), str(control)]
+        self._server = subprocess.Popen(
+            command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self._server.stdout is not None
+        if self._server.stdout.readline() != "mounted\n":
+            _, told = self._server.communicate()
+            pytest.skip(f"no FUSE file system can be mounted: {told.strip().splitlines()[-1:]}")
+
+    def fault(self, name: str, code: int = 1) -> None:
+        """Switch a fault on."""
+        (self.control / name).write_text(str(code))
+
+    def heal(self) -> None:
+        """Switch all faults off."""
+        for each in self.control.iterdir():
+            each.unlink()
+
+    def forget_pages(self) -> None:
+        """Let the kernel forget what it has read of the files, so that it asks again."""
+        for path in self.path.rglob("*"):
+            if path.is_file():
+                descriptor = os.open(path, os.O_RDONLY)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(descriptor)
+
+    def kill(self) -> None:
+        """End the server, as a crash would."""
+        self._server.kill()
+        self._server.communicate()
+
+    def unmount(self) -> None:
+        """End all of it, whatever state it is in."""
+        self.kill()
+        subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Mounted]:
+    """Mount the tests' own file system."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("needs /dev/fuse, and the right to mount")
+    system = Mounted(tmp_path / "backing", tmp_path / "mounted", tmp_path / "control")
+    yield system
+    system.unmount()

@@ -11,6 +11,9 @@ COUNTS = ("rounds", "acknowledged", "lost", "wrong", "raised", "stuck")
 # What a line says, and which faults are in it; the first that fits counts.
 KINDS = {
     "processes that want the same texts; their owner killed, stopped, without locks": "^claims",
+    "a FUSE server whose reads fail, that is gone, stale or refuses maps and renames": "FUSE|ESTALE|EXDEV",
+    "overlayfs; directories that cannot be flushed": "overlayfs|flushing of dir",
+    "deletions struck at each system call that changes files": "struck deletion",
     "`kill -9` at random moments": "kill -9 at random",
     "`kill -9` before each system call that changes files": "kill before call n",
     "`kill -9` halfway through each such call": "kill halfway",
