@@ -68,7 +68,7 @@ class Mounted:
     def __init__(self, backing: Path, path: Path, control: Path) -> None:
         self.backing, self.path, self.control = backing, path, control
         for each in (backing, path, control):
-            each.mkdir()
+            each.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "tests.faults.fuse", str(backing), str(path), str(control)]
         self._server = subprocess.Popen(
             command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -112,5 +112,13 @@ def mounted(tmp_path: Path) -> Iterator[Mounted]:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("needs /dev/fuse, and the right to mount")
     system = Mounted(tmp_path / "backing", tmp_path / "mounted", tmp_path / "control")
+    yield system
+    system.unmount()
+
+
+@pytest.fixture
+def mounted_elsewhere(mounted: Mounted, tmp_path: Path) -> Iterator[Mounted]:
+    """Mount the same directory once more, as another host does: neither knows what the other has open."""
+    system = Mounted(mounted.backing, tmp_path / "elsewhere", tmp_path / "elsewhere's control")
     yield system
     system.unmount()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,6 +146,36 @@ def test_a_reader_whose_files_another_host_has_removed_lists_again(way: str, mou
         ledger.ask(reader, texts[:1])
     assert len(reader.embedding_model.texts) == before  # type: ignore[attr-defined]
     assert ledger.audit().good
+
+
+@pytest.mark.parametrize("way", FORMATS)
+def test_two_hosts_write_merge_and_forget_in_one_directory(
+    way: str, mounted: Mounted, mounted_elsewhere: Mounted
+) -> None:
+    hosts = [
+        Ledger(way, each.path / "cache", "two hosts on a FUSE server")
+        for each in (mounted, mounted_elsewhere)
+    ]
+    cached = [host.open() for host in hosts]
+    for number in range(30):
+        here, there = number % 2, 1 - number % 2
+        hosts[here].ask(cached[here], [f"text {number}.{at}" for at in range(3)])
+        hosts[there].acknowledged |= hosts[here].acknowledged
+        hosts[there].ask(cached[there], sorted(hosts[here].acknowledged))
+    asked = [text for each in cached for text in each.embedding_model.texts]  # type: ignore[attr-defined]
+    assert len(asked) == len(hosts[0].acknowledged)
+    doomed = [f"text {number}.1" for number in range(30)]
+    assert cached[0].cache is not None
+    space = cached[0].cache.store.space(cached[0].identity().shared)
+    assert space.delete_many([bytes.fromhex(cached[0].cache_key(text)) for text in doomed]) == 30
+    end = time.monotonic() + 2
+    while time.monotonic() < end and len(cached[1].missing(doomed)) < 30:
+        time.sleep(0.05)
+    for host in hosts:
+        host.acknowledged -= set(doomed)
+        assert len(host.open().missing(doomed)) == 30
+        assert host.audit().good
+    assert len(cached[1].missing(doomed)) == 30
 
 
 def test_what_the_lab_is_told_it_does(mounted: Mounted) -> None:
