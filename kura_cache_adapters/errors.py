@@ -124,3 +124,7 @@ def require(package: str, *, extra: str) -> ModuleType:
             raise
         message = f"{package} is not installed. Install it with: pip install 'kura-cache-adapters[{extra}]'"
         raise MissingExtraError(message, name=package) from error
+
+
+class ReentryError(KuraCacheError, RuntimeError):
+    """A signal handler uses the cache in the middle of the use that it interrupts, or would wait for it."""

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, MemoryStore, TieredStore
-from kura_cache_adapters._runtime.fork import ReentryError
 from kura_cache_adapters._runtime.signals import suppressed
+from kura_cache_adapters.errors import ReentryError
 from kura_cache_adapters.stores import ArrowStore
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from kura_cache_adapters.testing.stores import IDENTITY, key_of

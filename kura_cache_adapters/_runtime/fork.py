@@ -11,6 +11,8 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 from weakref import WeakSet
 
+from kura_cache_adapters.errors import ReentryError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
@@ -20,10 +22,6 @@ _at_once = methodcaller("acquire", blocking=False)
 _known: WeakSet[ForkLock] = WeakSet()
 _taken: list[ForkLock] = []
 _forgetting: list[Callable[[], object]] = []
-
-
-class ReentryError(RuntimeError):
-    """A signal handler uses what the thread that it interrupts is in the middle of changing."""
 
 
 class ForkLock(RLock):  # type: ignore[misc]  # final in the stubs alone

@@ -11,7 +11,7 @@ from inspect import CO_VARARGS
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._runtime.fork import ReentryError
+from kura_cache_adapters.errors import ReentryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
