@@ -156,10 +156,7 @@ class Listing:
         for _ in range(_LISTINGS):
             before = names
             try:
-                found = (path.name for path in self.path.iterdir())
-                names = {
-                    name for name in found if ending_of(name) == self._format.suffix or is_tombstone(name)
-                }
+                names = {path.name for path in self.path.iterdir() if self._is_ours(path.name)}
             except FileNotFoundError:
                 return set()
             if names == before:

@@ -53,25 +53,7 @@ class SegmentSpace:
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
-        wanted = list(keys)
-        listed = self._recheck()
-        listing = self._listing
-        known, forgotten = listing.open, listing.tombstones.keys  # once: another thread may replace them
-        if len(wanted) == 1 and wanted[0] not in forgotten and (one := self._one(wanted[0], known)):
-            return one
-        search = Search(key_matrix(wanted))
-        if forgotten:
-            search.leave_out([key in forgotten for key in wanted])
-        search.visit(known.values())
-        if not listed and not search.found.all():
-            self._look_further(search, known)
-            if listing.tombstones.keys is not forgotten:
-                return self.get_many(wanted)
-        if search.failed and self._failed(search):
-            return self.get_many(wanted)
-        if search.invalid:
-            self._log.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
-        return self._hits(search)
+        return self._found(list(keys), once_more=True)
 
     def glance(self, keys: list[bytes]) -> Hits | None:
         """Find all keys in the open segments, if these are at hand; None otherwise."""
@@ -169,6 +151,26 @@ class SegmentSpace:
         """Name the directory."""
         return f"<the space {str(self.path)!r}>"
 
+    def _found(self, wanted: list[bytes], *, once_more: bool) -> Hits:
+        listed = self._recheck()
+        listing = self._listing
+        known, forgotten = listing.open, listing.tombstones.keys  # once: another thread may replace them
+        if len(wanted) == 1 and wanted[0] not in forgotten and (one := self._one(wanted[0], known)):
+            return one
+        search = Search(key_matrix(wanted))
+        if forgotten:
+            search.leave_out([key in forgotten for key in wanted])
+        search.visit(known.values())
+        if not listed and not search.found.all():
+            self._look_further(search, known)
+            if listing.tombstones.keys is not forgotten:
+                return self._found(wanted, once_more=once_more)
+        if search.failed and self._failed(search, once_more=once_more):
+            return self._found(wanted, once_more=False)
+        if search.invalid:
+            self._log.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
+        return self._hits(search)
+
     def _one(self, key: bytes, known: dict[str, Segment]) -> Hits | None:
         try:
             found = find_one(key, known.values())
@@ -182,9 +184,9 @@ class SegmentSpace:
         self._listing.dimension = row.shape[1]
         return Hits(np.zeros(1, np.intp), row)
 
-    def _failed(self, search: Search) -> bool:
+    def _failed(self, search: Search, *, once_more: bool) -> bool:
         """Tell whether to look again, with files that are opened anew; if not, say what cannot be read."""
-        if self._listing.let_go([segment for segment, _ in search.failed]):
+        if once_more and self._listing.let_go([segment for segment, _ in search.failed]):
             return True
         error = search.failed[0][1]
         self._log.report("read", "Could not read segments in %s: %s", self.path, describe(error))
