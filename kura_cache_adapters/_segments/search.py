@@ -91,9 +91,10 @@ class Search:
         self.invalid = 0
         self.used: list[Segment] = []
         self.failed: list[tuple[Segment, OSError]] = []
-        self._prefixes = prefixes_of(wanted)
+        prefixes = prefixes_of(wanted)
         # Searching in sorted order walks each segment once, instead of jumping all over it.
-        self._remaining = np.argsort(self._prefixes)
+        self._remaining = np.argsort(prefixes)
+        self._sought = prefixes[self._remaining]
         self._vectors: Vectors | None = None
 
     @property
@@ -108,7 +109,7 @@ class Search:
 
     def leave_out(self, which: list[bool]) -> None:
         """Look no further for some of the keys."""
-        self._remaining = self._remaining[~np.array(which, bool)[self._remaining]]
+        self._keep(~np.array(which, bool)[self._remaining])
 
     def rows_in(self, segment: Segment) -> Positions:
         """Return the rows of a segment that hold remaining keys."""
@@ -143,12 +144,15 @@ class Search:
         self.used.append(segment)
         self.invalid += len(at) - len(found)
         self.found[found] = True
-        self._remaining = self._remaining[~self.found[self._remaining]]
+        self._keep(~self.found[self._remaining])
+
+    def _keep(self, which: NDArray[np.bool_]) -> None:
+        self._remaining, self._sought = self._remaining[which], self._sought[which]
 
     def _matches(self, segment: Segment) -> tuple[Positions, Positions]:
         """Return the segment's rows that hold remaining keys, and which keys, in their order."""
         prefixes = segment.prefixes
-        which, sought = self._remaining, self._prefixes[self._remaining]
+        which, sought = self._remaining, self._sought
         if len(which) > 4 * len(prefixes):  # then it is cheaper to look for the rows among the keys
             possible = _among(sought, prefixes)
             which, sought = which[possible], sought[possible]
