@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _TEMPORARY = ".tmp"
 _PREVIOUS = ".previous"
+_COPY = ".copy"
 _STALE_SECONDS = 3600
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EROFS}  # what fsync says where it has nothing to do
 _FAILED = {errno.EIO, errno.ENOSPC, errno.EDQUOT}  # what it says of a directory that it could not flush
@@ -77,23 +78,28 @@ def remove(path: Path) -> None:
             path.unlink()
             return
         temporary = _temporary(path)
-        move(path, temporary)
-        discard(temporary)
+        if _renamed(path, temporary):
+            discard(temporary)
+        else:
+            shutil.rmtree(path)
 
 
 def move(path: Path, target: Path) -> None:
-    """Give a file or directory another name beside it; copy what cannot be renamed.
-
-    overlayfs (the layers of an image) does not rename the directories of a lower layer.
-    """
+    """Give a file or directory another name beside it; copy what cannot be renamed."""
+    _settle(path)
+    if _renamed(path, target):
+        return
+    temporary = _temporary(path)
     try:
-        path.rename(target)
-    except OSError as error:
-        pass_on_signals(error)
-        if error.errno != errno.EXDEV:
-            raise
-        shutil.copytree(path, target, symlinks=True)
-        discard(path)
+        shutil.copytree(path, temporary, symlinks=True)
+        _sync_tree(temporary)
+        temporary.rename(_copy_of(path))
+    except BaseException:
+        discard(temporary)
+        raise
+    _sync(path.parent)
+    shutil.rmtree(path)  # from here on the copy counts
+    _copy_of(path).rename(target)
 
 
 def discard(path: Path) -> None:
@@ -121,12 +127,14 @@ def remove_stale_temporaries(directory: Path) -> None:
 
 def restore_previous(directory: Path) -> None:
     """Put back directories that a killed writer had moved aside without finishing."""
-    if not any(directory.glob(f".*{_PREVIOUS}")):
+    if not any(path.name.endswith((_PREVIOUS, _COPY)) for path in directory.glob(".*")):
         return
     with patient_lock(directory):
+        for copy in directory.glob(f".*{_COPY}"):
+            _settle(_named(copy, _COPY))
         for aside in directory.glob(f".*{_PREVIOUS}"):
-            path = aside.with_name(aside.name[1:].removesuffix(_PREVIOUS))
-            discard(aside) if path.exists() else aside.replace(path)
+            path = _named(aside, _PREVIOUS)
+            discard(aside) if path.exists() else move(aside, path)
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -137,10 +145,42 @@ def _replace(temporary: Path, path: Path) -> None:
     # leaves only the one aside.
     aside = path.with_name(f".{path.name}{_PREVIOUS}")
     with patient_lock(path.parent):
+        _settle(path)
         discard(aside)
         move(path, aside)
         temporary.replace(path)
         discard(aside)
+
+
+def _renamed(path: Path, target: Path) -> bool:
+    """Rename a file or directory; tell whether that can be done.
+
+    overlayfs (the layers of an image) does not rename the directories of a lower layer.
+    """
+    try:
+        path.rename(target)
+    except OSError as error:
+        pass_on_signals(error)
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
+
+
+def _settle(path: Path) -> None:
+    """Put a copy, where there is one, in the place of what a killed writer had begun to remove."""
+    copy = _copy_of(path)
+    if copy.is_dir() and not copy.is_symlink():
+        discard(path)
+        copy.rename(path)
+
+
+def _copy_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}{_COPY}")
+
+
+def _named(hidden: Path, ending: str) -> Path:
+    return hidden.with_name(hidden.name[1:].removesuffix(ending))
 
 
 def _temporary(path: Path) -> Path:

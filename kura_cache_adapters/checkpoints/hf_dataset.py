@@ -180,8 +180,8 @@ class HFDatasetCheckpointManager(FileCheckpointManager):
 
     def _contents(self, path: Path) -> list[bytes]:
         damaged: ValueError | None = None
-        for _ in range(_TRIES):
-            if not path.exists():
+        for again in range(_TRIES):
+            if again or not path.exists():
                 self._settle()
             reading.refuse_link(path)
             try:

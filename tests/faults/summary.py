@@ -21,6 +21,10 @@ KINDS = {
     "full, read-only, unreadable, vanishing disks; no descriptors; limits": (
         "full|read-only|unreadable|vanishes|descriptors|limit|in the way|closed|flushed|sticky"
     ),
+    "caches and checkpoints in a layer of an image (overlayfs)": "layer of an image",
+    "directories that cannot be flushed or opened": "directory that",
+    "a host whose clock is ahead": "clock",
+    "copies of caches that are being filled, under their lock": "copy of a live",
     "no thread can be started": "no thread",
     "eight writers, each killed at random": "8 writers",
     "Ctrl-C": "Ctrl-C",

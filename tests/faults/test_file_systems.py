@@ -1,0 +1,140 @@
+"""Odd file systems and clocks: layers of an image, directories that take no flush, copies of live caches."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.faults.fault_lab import FORMATS, MANAGERS, WAYS, Ledger
+from tests.faults.workers import Item, Job, Strike, Workers, items_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+OLD = [f"old {at}" for at in range(7)]
+
+unflushed = pytest.mark.usefixtures("unflushed")
+managers = pytest.mark.parametrize("way", [name for name in MANAGERS if name in WAYS])
+
+
+class Overlay:
+    """A directory that is the upper layer over another one, as in a container made from an image."""
+
+    def __init__(self, path: Path) -> None:
+        self.lower, self.merged = path / "lower", path / "merged"
+        self._own = [path / "upper", path / "work"]
+        for each in (self.lower, self.merged, *self._own):
+            each.mkdir()
+
+    def start(self) -> None:
+        """Start a container anew: nothing of an earlier one is left."""
+        self.stop()
+        for each in self._own:
+            shutil.rmtree(each)
+            each.mkdir()
+        upper, work = self._own
+        layers = f"lowerdir={self.lower},upperdir={upper},workdir={work},redirect_dir=off"
+        mount = ["mount", "-t", "overlay", "overlay", "-o", layers, str(self.merged)]
+        if not shutil.which("mount") or subprocess.run(mount, check=False, capture_output=True).returncode:
+            pytest.skip("mounting an overlay needs root, and a file system that can be its upper layer")
+
+    def stop(self) -> None:
+        if self.merged.is_mount():
+            subprocess.run(["umount", "-l", str(self.merged)], check=True)
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Iterator[Overlay]:
+    layers = Overlay(tmp_path)
+    yield layers
+    layers.stop()
+
+
+def rows_of(path: Path) -> int:
+    """Count the rows in the segments of a cache, by their names."""
+    return sum(int(segment.name[:9]) for segment in path.glob("*/0*"))
+
+
+def one_by_one(ledger: Ledger, texts: list[str]) -> None:
+    """Ask for texts, each as a process of its own would."""
+    for text in texts:
+        cached = ledger.open()
+        ledger.ask(cached, [text])
+        cached.close()
+
+
+@unflushed
+@pytest.mark.parametrize("way", FORMATS)
+def test_a_cache_in_an_image_takes_merges_and_does_not_grow_at_every_start(
+    way: str, overlay: Overlay, caplog: Any
+) -> None:
+    one_by_one(Ledger(way, overlay.lower / "cache", ""), OLD)
+    overlay.start()
+    ledger = Ledger(way, overlay.merged / "cache", "a cache in a layer of an image")
+    new = [f"new {at}" for at in range(5)]
+    one_by_one(ledger, new)
+    assert rows_of(ledger.path) == len(OLD + new)
+    assert len([*ledger.path.glob("*/0*")]) < len(OLD)
+    assert ledger.audit(OLD + new).good
+    assert not caplog.records
+
+
+@unflushed
+@pytest.mark.parametrize("way", FORMATS)
+def test_what_is_in_an_image_can_be_forgotten(way: str, overlay: Overlay, caplog: Any) -> None:
+    lower = Ledger(way, overlay.lower / "cache", "")
+    lower.ask(lower.open(), OLD)
+    overlay.start()
+    ledger = Ledger(way, overlay.merged / "cache", "a cache in a layer of an image, deletions")
+    cached = ledger.open()
+    assert cached.cache
+    (identity,) = cached.cache.spaces()
+    space = cached.cache.store.space(identity)
+    key = bytes.fromhex(cached.cache_key(OLD[0]))
+    assert space.delete_many([key]) == 1
+    assert cached.missing(OLD) == [0]
+    assert rows_of(ledger.path) == len(OLD) - 1
+    assert ledger.audit(OLD[1:]).good
+    assert not caplog.records
+
+
+@unflushed
+@managers
+def test_a_checkpoint_in_an_image_is_replaced_and_deleted(way: str, overlay: Overlay) -> None:
+    MANAGERS[way](overlay.lower / "checkpoints").save_checkpoint("name", items_of(0))
+    overlay.start()
+    manager = MANAGERS[way](overlay.merged / "checkpoints")
+    for number in (1, 2):
+        manager.save_checkpoint("name", items_of(number))
+        assert manager.load_checkpoint("name", Item) == items_of(number)
+    overlay.start()
+    assert manager.delete_checkpoint("name")
+    assert manager.load_checkpoint("name", Item) is None
+    assert manager.list_checkpoints() == []
+
+
+@unflushed
+@pytest.mark.skipif("HF manager" not in WAYS, reason="needs the extra `datasets`")
+def test_a_save_over_a_checkpoint_in_an_image_that_is_killed_leaves_the_old_or_the_new_one(
+    overlay: Overlay, workers: Workers
+) -> None:
+    make, path = MANAGERS["HF manager"], overlay.merged / "checkpoints"
+    make(overlay.lower / "checkpoints").save_checkpoint("name", items_of(0))
+    overlay.start()
+    job = Job("HF manager", str(path), do="save", first=1)
+    calls = workers.run(replace(job, strike=Strike())).calls
+    for at in range(1, calls + 1):
+        overlay.start()
+        report = workers.run(replace(job, strike=Strike(at=at, signal=signal.SIGKILL)))
+        assert report.ended == -signal.SIGKILL
+        found = make(path).load_checkpoint("name", Item)
+        assert found in (items_of(0), items_of(1)), at
+        make(path).save_checkpoint("name", items_of(2))
+        assert make(path).load_checkpoint("name", Item) == items_of(2)
+        assert [entry.name for entry in path.iterdir() if entry.name.endswith((".copy", ".previous"))] == []
