@@ -5,18 +5,21 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.faults.crowd import check, start, stop, whole_lines
 from tests.faults.fault_lab import FORMATS, MANAGERS, WAYS, Ledger
 from tests.faults.workers import Item, Job, Strike, Workers, items_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+DOCS = Path(__file__).parents[2] / "docs" / "stores.md"
 OLD = [f"old {at}" for at in range(7)]
 
 unflushed = pytest.mark.usefixtures("unflushed")
@@ -138,3 +141,56 @@ def test_a_save_over_a_checkpoint_in_an_image_that_is_killed_leaves_the_old_or_t
         make(path).save_checkpoint("name", items_of(2))
         assert make(path).load_checkpoint("name", Item) == items_of(2)
         assert [entry.name for entry in path.iterdir() if entry.name.endswith((".copy", ".previous"))] == []
+
+
+def fill(way: str, path: Path, log: Path) -> None:
+    """Embed one text after the other, and write down what is acknowledged, until killed."""
+    ledger = Ledger(way, path, "")
+    cached = ledger.open()
+    with log.open("ab", buffering=0) as acknowledged:
+        for number in range(1_000_000):
+            ledger.ask(cached, [f"text {number}"])
+            check(ledger)
+            acknowledged.write(f"text {number}\n".encode())
+
+
+COPIES = {
+    "cp": 'mkdir {0}; for space in cache/*/; do flock "$space" cp -a "$space" {0}; done',
+    "tar": 'mkdir {0}; cd cache; for space in */; do flock "$space" tar c "$space" | tar x -C ../{0}; done',
+}
+"""A temporary that is gone before it is copied is none of the copy."""
+
+
+def test_the_docs_copy_as_is_tested() -> None:
+    assert COPIES["cp"].format("copy") in DOCS.read_text()
+
+
+@unflushed
+@pytest.mark.skipif(not shutil.which("flock"), reason="needs flock(1) of util-linux")
+@pytest.mark.parametrize("tool", COPIES)
+@pytest.mark.parametrize(
+    ("way", "rounds"),
+    [
+        *[pytest.param(way, 8, id=way) for way in ("arrow", "hf") if way in FORMATS],
+        *[pytest.param(way, 40, id=f"{way}-long", marks=pytest.mark.long) for way in FORMATS],
+    ],
+)
+def test_a_copy_under_the_lock_of_merges_has_all_that_was_acknowledged(
+    way: str, rounds: int, tool: str, tmp_path: Path
+) -> None:
+    live, log = Ledger(way, tmp_path / "cache", ""), tmp_path / "log"
+    filler = start(fill, way, live.path, log)
+    try:
+        for number in range(rounds):
+            grown = len(whole_lines(log)) + 5
+            while len(acknowledged := whole_lines(log)) < grown:
+                assert filler.is_alive()
+                time.sleep(0.001)
+            copy = Ledger(way, tmp_path / f"copy-{number}", f"a copy of a live cache, {tool}")
+            command = ["sh", "-c", COPIES[tool].format(copy.path.name)]
+            subprocess.run(command, cwd=tmp_path, check=False, capture_output=True)
+            assert copy.audit(acknowledged).good
+            shutil.rmtree(copy.path)
+    finally:
+        stop(filler, live)
+    assert live.audit(whole_lines(log)).good
