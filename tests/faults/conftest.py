@@ -32,10 +32,20 @@ def pytest_terminal_summary(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the library that strikes at system calls."""
+    return built("shim.c", tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture(scope="session")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the library that shifts the clock."""
+    return built("clock.c", tmp_path_factory.mktemp("clock"))
+
+
+def built(name: str, directory: Path) -> Path:
+    """Build a library that is loaded before the C library."""
     if sys.platform != "linux" or not shutil.which("gcc"):
-        pytest.skip("striking at system calls needs Linux and gcc")
-    library = tmp_path_factory.mktemp("shim") / "shim.so"
-    source = Path(__file__).with_name("shim.c")
+        pytest.skip("what is loaded before the C library needs Linux and gcc")
+    library, source = directory / "library.so", Path(__file__).with_name(name)
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
     return library
 

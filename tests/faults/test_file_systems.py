@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import signal
+import stat
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +23,9 @@ from tests.faults.workers import Item, Job, Strike, Workers, items_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DOCS = Path(__file__).parents[2] / "docs" / "stores.md"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "stores.md"
+HOUR = 3600
 OLD = [f"old {at}" for at in range(7)]
 
 unflushed = pytest.mark.usefixtures("unflushed")
@@ -143,15 +149,15 @@ def test_a_save_over_a_checkpoint_in_an_image_that_is_killed_leaves_the_old_or_t
         assert [entry.name for entry in path.iterdir() if entry.name.endswith((".copy", ".previous"))] == []
 
 
-def fill(way: str, path: Path, log: Path) -> None:
+def fill(way: str, path: Path, log: Path, whose: str = "our") -> None:
     """Embed one text after the other, and write down what is acknowledged, until killed."""
     ledger = Ledger(way, path, "")
     cached = ledger.open()
     with log.open("ab", buffering=0) as acknowledged:
         for number in range(1_000_000):
-            ledger.ask(cached, [f"text {number}"])
+            ledger.ask(cached, [f"{whose} text {number}"])
             check(ledger)
-            acknowledged.write(f"text {number}\n".encode())
+            acknowledged.write(f"{whose} text {number}\n".encode())
 
 
 COPIES = {
@@ -194,3 +200,88 @@ def test_a_copy_under_the_lock_of_merges_has_all_that_was_acknowledged(
     finally:
         stop(filler, live)
     assert live.audit(whole_lines(log)).good
+
+
+BESIDE = """
+import sys, time
+from pathlib import Path
+from tests.faults.test_file_systems import fill
+print(time.time(), flush=True)
+fill(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), "their")
+"""
+
+
+@unflushed
+@pytest.mark.parametrize("way", [way for way in ("arrow", "hf") if way in FORMATS])
+@pytest.mark.parametrize("ahead", [2 * HOUR, -2 * HOUR])
+def test_a_host_whose_clock_is_wrong_removes_nothing_that_another_is_writing(
+    way: str, ahead: int, clock: Path, tmp_path: Path
+) -> None:
+    live = Ledger(way, tmp_path / "cache", "a clock that is two hours ahead or behind")
+    live.ask(live.open(), OLD)
+    (space,) = (path for path in live.path.iterdir() if path.is_dir())
+    in_flight = space / ".another's.tmp"
+    in_flight.touch()
+    logs = [tmp_path / "ours", tmp_path / "theirs"]
+    environment = {**os.environ, "LD_PRELOAD": str(clock), "CLOCK_AHEAD": str(ahead)}
+    command = [sys.executable, "-c", BESIDE, way, str(live.path), str(logs[1])]
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as beside:
+        assert beside.stdout
+        shift = float(beside.stdout.readline()) - time.time()
+        ours = start(fill, way, live.path, logs[0])
+        try:
+            while not all(len(whole_lines(log)) > 60 for log in logs):
+                assert ours.is_alive()
+                assert beside.poll() is None
+                time.sleep(0.01)
+        finally:
+            stop(ours, live)
+            beside.kill()
+    assert abs(shift - ahead) < HOUR
+    assert in_flight.exists()
+    assert live.audit([text for log in logs for text in whole_lines(log)]).good
+
+
+REFUSALS = [errno.EBADF, errno.EISDIR, errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP]
+
+
+def refuse_flush(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Refuse to flush directories, as some file systems do; files are flushed."""
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("number", REFUSALS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("way", [way for way in (*FORMATS, *MANAGERS) if way in WAYS])
+def test_where_directories_are_not_flushed_all_is_stored(
+    way: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    refuse_flush(monkeypatch, number)
+    ledger = Ledger(way, tmp_path / "cache", "a directory that takes no flush")
+    ledger.ask(ledger.open(), OLD)
+    if way in MANAGERS:
+        manager = MANAGERS[way](tmp_path / "checkpoints")
+        manager.save_checkpoint("name", items_of(0))
+        manager.save_checkpoint("name", items_of(1))
+        assert manager.load_checkpoint("name", Item) == items_of(1)
+    assert ledger.audit().good
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT], ids=errno.errorcode.get)
+def test_a_directory_that_the_disk_fails_to_flush_is_told_of(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    refuse_flush(monkeypatch, number)
+    ledger = Ledger("arrow", tmp_path / "cache", "a directory that fails to be flushed")
+    cached = ledger.open()
+    ledger.ask(cached, OLD)
+    assert cached.stats.save_failures == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    monkeypatch.undo()
+    ledger.acknowledged.clear()
+    assert ledger.audit().good
