@@ -9,17 +9,21 @@ import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, TieredStore, open_store
 from kura_cache_adapters._identity.keys import text_keys
+from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters._segments.rows import checksum_of, checksums_of
 from kura_cache_adapters.checks import key_matrix
 from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.protocols import Hits
 from kura_cache_adapters.stores import ArrowStore, MemoryStore, ParquetStore
+from kura_cache_adapters.stores.arrow import ArrowFormat
 from kura_cache_adapters.stores.parquet import ParquetFormat
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from kura_cache_adapters._segments.rows import Rows
 
 TEXTS = [f"text {at}" for at in range(40)]
 SCHEMES = ["arrow", "parquet", "jsonl", "hf"]
@@ -240,3 +244,26 @@ def test_a_tier_of_another_dimension_is_left_out(tmp_path: Path) -> None:
     hits = TieredStore(fast, slow).space(IDENTITY).get_many(map(key_of, [1, 2]))
     assert hits.positions.tolist() == [0]
     assert hits.vectors.shape == (1, 3)
+
+
+class CleanedUp(ArrowFormat):
+    """A format beside which somebody removes a file while it is being written."""
+
+    times = 1
+
+    def write(self, path: Path, rows: Rows) -> None:
+        super().write(path, rows)
+        if self.times:
+            self.times -= 1
+            path.unlink()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_segment_that_somebody_removes_while_it_is_written_is_written_once_more(
+    tmp_path: Path,
+    durable: bool,  # noqa: FBT001
+) -> None:
+    space = SegmentStore(tmp_path, CleanedUp()).space(IDENTITY)
+    space.put_many([key_of(0)], vectors_of([0]), durable=durable)
+    assert len(space.get_many([key_of(0)]).positions) == 1
+    assert space.stats().parts == 1
