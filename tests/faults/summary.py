@@ -11,6 +11,11 @@ COUNTS = ("rounds", "acknowledged", "lost", "wrong", "raised", "stuck")
 # What a line says, and which faults are in it; the first that fits counts.
 KINDS = {
     "processes that want the same texts; their owner killed, stopped, without locks": "^claims",
+    "caches and checkpoints in a layer of an image (overlayfs)": "layer of an image",
+    "FUSE: no maps, no flushes of directories, EIO from each read": "FUSE",
+    "directories that cannot be flushed": "directory that",
+    "a host whose clock is ahead": "clock",
+    "copies of caches that are being filled, under their lock": "copy of a live",
     "`kill -9` at random moments": "kill -9 at random",
     "`kill -9` before each system call that changes files": "kill before call n",
     "`kill -9` halfway through each such call": "kill halfway",
@@ -21,10 +26,6 @@ KINDS = {
     "full, read-only, unreadable, vanishing disks; no descriptors; limits": (
         "full|read-only|unreadable|vanishes|descriptors|limit|in the way|closed|flushed|sticky"
     ),
-    "caches and checkpoints in a layer of an image (overlayfs)": "layer of an image",
-    "directories that cannot be flushed or opened": "directory that",
-    "a host whose clock is ahead": "clock",
-    "copies of caches that are being filled, under their lock": "copy of a live",
     "no thread can be started": "no thread",
     "eight writers, each killed at random": "8 writers",
     "Ctrl-C": "Ctrl-C",
