@@ -6,12 +6,13 @@ import asyncio
 import sys
 import tempfile
 import time
+from itertools import count as counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel
+from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel
 from kura_cache_adapters._identity.keys import text_keys
 from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters.identity import ModelIdentity
@@ -89,16 +90,19 @@ def _private_bytes() -> int:
 
 
 def awaited(count: int, dimension: int, directory: Path) -> dict[str, Any]:
-    """Return the microseconds of a hit: one text at a time, awaited, and awaited together with others."""
+    """Return the microseconds of a hit, at once, awaited, and awaited with others; and of a miss, stored."""
     work = Work(count, dimension)
     model = CallableEmbeddingModel(lambda texts: work.arrays(texts, ""), model_name="instant")
     with room_in(directory) as room:
-        cached = CachedEmbeddingModel(model, str(room))
+        cached = CachedEmbeddingModel(model, str(room), options=CacheOptions(durable=False))
         cached.add(work.texts, work.matrix[work.at])
-        some = work.texts[:GATHERED]
+        some, numbers = work.texts[:GATHERED], counter()
 
         async def at_once() -> None:
             cached.embed_array_sync(some[:1])
+
+        async def miss() -> None:
+            await cached.embed_array([f"{0:08d} {next(numbers)}"])
 
         async def one() -> None:
             await cached.embed_array(some[:1])
@@ -110,6 +114,7 @@ def awaited(count: int, dimension: int, directory: Path) -> dict[str, Any]:
             "one us": asyncio.run(_least(at_once)) * 1e6,
             "one awaited us": asyncio.run(_least(one)) * 1e6,
             f"each of {GATHERED} gathered us": asyncio.run(_least(together)) / GATHERED * 1e6,
+            "a miss awaited us": asyncio.run(_least(miss)) * 1e6,
         }
     return {"count": count, "dimension": dimension, **micro}
 
