@@ -11,7 +11,7 @@ import pytest
 
 from tests import peers
 from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import charts, contestants, large, profile, report
+from tests.benchmarks import charts, contestants, filling, large, profile, report
 from tests.benchmarks.paths import PATHS
 from tests.benchmarks.targets import TARGETS
 from tests.benchmarks.timing import FLOOR, Work
@@ -19,7 +19,7 @@ from tests.benchmarks.timing import FLOOR, Work
 if TYPE_CHECKING:
     from pathlib import Path
 
-TINY = ["--counts", "64", "--dimensions", "8", "--rounds", "2", "--large", "500"]
+TINY = ["--counts", "64", "--dimensions", "8", "--rounds", "2", "--large", "500", "--filled", "512"]
 PEERS = [peers.LangChainFiles, peers.LlamaIndexCache, peers.DiskCache]
 ABSENT = {"redisvl EmbeddingsCache": "ConnectionError('no <server> & no socket')"}
 
@@ -66,6 +66,22 @@ def test_sizes_and_the_opened_cache_are_reported(everything: Any) -> None:
     assert all(row["relative"] > 0 for row in everything["sizes"])
     assert {"count", "parts", "open ms", "resident MB", "first look-up ms"} <= {*everything["opening"]}
     assert everything["growth"] == everything["peak"] == everything["minilm"] == {}
+
+
+def test_a_long_fill_writes_as_many_bytes_as_the_decisions_say(tmp_path: Path) -> None:
+    filled = filling.fill(4096, 384, tmp_path)
+    simulated, real = (filled[f"written in the worst window{which}"] for which in (", simulated", ""))
+    assert 1 < simulated < real < 1.1 * simulated
+    assert 0 < filled["p50 ms"] <= filled["p99 ms"] <= filled["longest ms"]
+    assert filled["most open files"] > 0
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_long_fill_and_awaited_hits_are_reported(everything: Any) -> None:
+    assert everything["filling"]["count"] == 512
+    awaited = everything["awaited"]
+    names = ("one us", "one awaited us", "each of 50 gathered us", "a miss awaited us")
+    assert all(awaited[name] > 0 for name in names)
 
 
 def test_every_target_is_met_or_not_or_not_measured(everything: Any) -> None:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks import charts, large, paths, real, report
+from tests.benchmarks import charts, filling, large, paths, real, report
 from tests.benchmarks.contestants import present, room_in
 from tests.benchmarks.timing import Work
 
@@ -37,6 +37,7 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dimensions", type=numbers, default=[384], metavar="D,D")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--large", type=int, default=1_000_000, help="entries of the opened cache; 0: none")
+    parser.add_argument("--filled", type=int, default=40_960, help="rows of the long fill; --full: 300,000")
     parser.add_argument(
         "--full", action="store_true", help="also D=1536, growth, peak memory and a real model"
     )
@@ -71,7 +72,10 @@ def _one_size(everything: dict[str, Any], work: Work, found: list[type[System]],
 
 def _large(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Measure the large caches; what is not asked for is empty."""
-    measurements: dict[str, Any] = {name: {} for name in ("opening", "growth", "peak", "minilm")}
+    measurements: dict[str, Any] = {name: {} for name in report.SINGLE}
+    rows, dimension = (300_000, 1536) if options.full else (options.filled, options.dimensions[0])
+    measurements["filling"] = filling.fill(rows, dimension, directory)
+    measurements["awaited"] = filling.awaited(options.counts[0], options.dimensions[0], directory)
     with room_in(directory) as room:
         if options.large:
             measurements["opening"] = large.opening(options.large, options.dimensions[0], room)

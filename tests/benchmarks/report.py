@@ -17,6 +17,7 @@ from tests.peers import PEERS
 if TYPE_CHECKING:
     from tests.benchmarks.timing import Row
 
+SINGLE = ("filling", "awaited", "opening", "growth", "peak", "minilm")
 PACKAGES = [
     "kura-cache-adapters",
     *[system.package for system in PEERS],
@@ -75,7 +76,7 @@ def markdown(everything: dict[str, Any]) -> str:
             *[_path(path, everything["paths"]) for path in PATHS if _of(path, everything["paths"])],
             "Bytes on disk, relative to raw float32\n\n" + _pivot(everything["sizes"], _relative),
             *[f"- absent: {name}: {reason}" for name, reason in everything["absent"].items()],
-            *[_single(name, everything[name]) for name in ("opening", "growth", "peak", "minilm")],
+            *[_single(name, everything[name]) for name in SINGLE],
             "Targets, at the sizes measured\n\n"
             + _table(["target", "limit", "measured", "met"], _targets(everything)),
         ],
