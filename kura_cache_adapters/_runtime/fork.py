@@ -71,13 +71,6 @@ def _below(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def refuse_to_wait() -> None:
-    """Raise ReentryError where this thread holds a lock: whom it would wait for may wait for that one."""
-    if any(lock.waited_for and lock._is_owned() for lock in _known_locks()):  # type: ignore[attr-defined] # noqa: SLF001
-        message = "A signal handler would wait for what waits for the use of the cache that it interrupted"
-        raise ReentryError(message)
-
-
 def if_free(lock: ForkLock, call: Callable[[], _T]) -> _T | None:
     """Call under a lock; None, at once, where another thread holds it."""
     held: list[ForkLock] = []

@@ -15,10 +15,11 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from kura_cache_adapters._runtime.detached import own_detached, settle, stop_if_left
-from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child, refuse_to_wait
+from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.greenlets import patched
 from kura_cache_adapters._runtime.here import run_here
 from kura_cache_adapters._runtime.home import Home, leave_home
+from kura_cache_adapters._runtime.signals import refuse_to_wait
 from kura_cache_adapters._runtime.threads import submit_to_model, submit_to_store, warn_of_no_thread
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def on_a_loop() -> bool:
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine on the background loop from sync code; a running loop may be around.
 
-    Raises ReentryError in a signal handler that has interrupted this thread under a lock of ours.
+    Raises ReentryError in a signal handler that has interrupted this package at work.
     """
     try:
         refuse_to_wait()

@@ -6,6 +6,8 @@ run: who catches what a store, a file or an observer may raise lets these pass.
 
 from __future__ import annotations
 
+import sys
+import threading
 from contextlib import suppress
 from inspect import CO_VARARGS
 from itertools import pairwise
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 
+_PACKAGE = "kura_cache_adapters."
+
+
 def pass_on_signals(error: BaseException) -> None:
     """Raise what a signal handler has raised, or was refused, if that is what an exception is or came of."""
     if isinstance(error, ReentryError):
@@ -27,6 +32,26 @@ def pass_on_signals(error: BaseException) -> None:
         if any(map(_is_handler, _frames(cause.__traceback__))):
             raise cause
         cause = cause.__cause__
+
+
+def refuse_to_wait() -> None:
+    """Raise ReentryError in a signal handler that has interrupted this package at work.
+
+    What it would wait for may wait for the lock that the interrupted thread holds: ours, or a library's.
+    """
+    if threading.get_ident() != threading.main_thread().ident:  # handlers run in that one alone
+        return
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - there is no other way to look down
+    handled = False
+    while frame is not None:
+        ours = frame.f_globals.get("__name__", "").startswith(_PACKAGE)
+        if ours and handled:
+            message = (
+                "A signal handler would wait for what waits for the use of the cache that it interrupted"
+            )
+            raise ReentryError(message)
+        handled = handled or (not ours and _is_handler(frame))
+        frame = frame.f_back
 
 
 class suppressed(suppress):  # noqa: N801 - as the one that it stands in for
