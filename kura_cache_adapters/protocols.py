@@ -249,8 +249,8 @@ class TellsForgotten(Protocol):
 class EmbeddingStore(Protocol):
     """Where vectors live: one space per model identity.
 
-    A store in memory may have the attribute `remembered_bytes: int`: so much memory may
-    a model use for texts and their keys, so as not to hash them again.
+    A store in memory may have the attribute `remembered_keys`, as a `MemoryStore` has and others may
+    hand on: there its models keep texts with their keys, so as not to hash them again.
     """
 
     def space(self, identity: ModelIdentity) -> VectorSpace:

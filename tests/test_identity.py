@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kura_cache_adapters import CachedEmbeddingModel
-from kura_cache_adapters._identity.keys import TextKeys, text_keys
+from kura_cache_adapters._identity.keys import RememberedKeys, TextKeys, text_keys
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
@@ -170,7 +170,7 @@ def test_a_sources_field_names_must_be_strings() -> None:
 @given(st.lists(st.lists(st.text(max_size=6), max_size=6), max_size=12), st.integers(0, 20))
 def test_remembered_keys_are_the_computed_ones(calls: list[list[str]], remember: int) -> None:
     head = ModelIdentity.of("m").head("document")
-    remembering = TextKeys(head, remember=remember)
+    remembering = TextKeys(head, remembered=RememberedKeys(remember))
     for texts in calls:
         assert remembering(texts) == text_keys(head, texts)
         assert sum(map(len, remembering._known)) <= remember

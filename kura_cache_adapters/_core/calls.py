@@ -168,8 +168,8 @@ class Cached:
 
     def _engine(self, identity: ModelIdentity) -> Engine:
         source, observe, options = self._source, self._observe, self._options
-        remember: int = getattr(self._store, "remembered_bytes", 0)
-        keys = Keys(identity, source, remember=remember, secret=options.secret_bytes)
+        remembered = getattr(self._store, "remembered_keys", None)
+        keys = Keys(identity, source, remembered=remembered, secret=options.secret_bytes)
         space = FailOpenSpace(self._store, identity.shared, observe, durable=options.durable)
 
         def unchanged() -> bool:

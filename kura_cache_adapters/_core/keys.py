@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._identity.keys import TextKeys
+from kura_cache_adapters._identity.keys import RememberedKeys, TextKeys
 from kura_cache_adapters.identity import known_role
 
 if TYPE_CHECKING:
@@ -16,13 +16,18 @@ class Keys:
     """Computes keys under one identity; roles that the model does not tell apart share theirs."""
 
     def __init__(
-        self, identity: ModelIdentity, source: Source, *, remember: int = 0, secret: bytes = b""
+        self,
+        identity: ModelIdentity,
+        source: Source,
+        *,
+        remembered: RememberedKeys | None = None,
+        secret: bytes = b"",
     ) -> None:
-        """Take what is in each key; each role's remembered texts take so many bytes."""
+        """Take what is in each key, and what remembers the keys."""
         self.identity = identity
         self.roles = source.roles
         self._source = source
-        self._remember = remember
+        self._remembered = remembered
         self._secret = secret
         self._of_role: dict[Role, TextKeys] = {}
 
@@ -34,6 +39,6 @@ class Keys:
     def _of(self, role: Role) -> TextKeys:
         if role not in self._of_role:
             head = self.identity.head(role)
-            made = TextKeys(head, remember=self._remember, secret=self._secret)
+            made = TextKeys(head, remembered=self._remembered, secret=self._secret)
             self._of_role.setdefault(role, made)  # one for all threads
         return self._of_role[role]

@@ -7,6 +7,8 @@ from hashlib import sha256
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any, cast
 
+from kura_cache_adapters._runtime.fork import ForkLock
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -43,32 +45,56 @@ def _digests(begun: Any, encoded: Iterable[bytes]) -> list[bytes]:  # noqa: ANN4
     return keys
 
 
+class RememberedKeys:
+    """The last texts of all models over a store, with their keys, within one room."""
+
+    def __init__(self, room: int) -> None:
+        """Take how many bytes of memory texts and keys may take in all."""
+        self._room = self._left = room
+        self._known: dict[bytes, dict[str, bytes]] = {}
+        self._lock = ForkLock()
+
+    def under(self, head: bytes) -> dict[str, bytes]:
+        """Return what is remembered under a head's digest, always the same dict."""
+        return self._known.setdefault(head, {})
+
+    def add(self, known: dict[str, bytes], texts: list[str], keys: list[bytes]) -> None:
+        """Remember texts in one of the dicts; when the room is used up, forget all others first."""
+        size = sum(map(getsizeof, texts)) + _KEY_BYTES_HELD * len(texts)
+        if size > self._room:
+            return
+        with self._lock:
+            if size > self._left:  # start anew: what is still in use comes back with the next call
+                self.clear()
+            self._left -= size
+            known.update(zip(texts, keys, strict=True))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            for known in list(self._known.values()):
+                known.clear()
+            self._left = self._room
+
+
 class TextKeys:
     """Computes the keys of texts, and remembers those of the last ones: hashing is most of a hit."""
 
-    def __init__(self, head: bytes, *, remember: int = 0, secret: bytes = b"") -> None:
-        """Take the head of the keys, how many bytes of memory its texts and keys may take, and a secret."""
+    def __init__(self, head: bytes, *, remembered: RememberedKeys | None = None, secret: bytes = b"") -> None:
+        """Take the head of the keys, what remembers them, and a secret."""
         self._begun = _begun(head, secret)  # copied for each text: a head may be long
-        self._room = self._left = remember
-        self._known: dict[str, bytes] = {}
+        self._remembered = remembered
+        self._known = remembered.under(self._begun.digest()) if remembered else {}
 
     def __call__(self, texts: list[str]) -> list[bytes]:
         """Return the 32-byte key of each text; see `text_keys`."""
-        if not self._room:
+        if self._remembered is None:
             return _keys(self._begun, texts)
         known = [*map(self._known.get, texts)]
         if None not in known:
             return cast("list[bytes]", known)
         fresh = [text for text, key in zip(texts, known, strict=True) if key is None]
         keys = _keys(self._begun, fresh)
-        self._remember(fresh, keys)
+        self._remembered.add(self._known, fresh, keys)
         rest = iter(keys)
         return [next(rest) if key is None else key for key in known]
-
-    def _remember(self, texts: list[str], keys: list[bytes]) -> None:
-        size = sum(map(getsizeof, texts)) + _KEY_BYTES_HELD * len(texts)
-        if size > self._left:  # start anew: what is still in use comes back with the next call
-            self._known, self._left = {}, self._room
-        if size <= self._left:
-            self._known.update(zip(texts, keys, strict=True))
-            self._left -= size

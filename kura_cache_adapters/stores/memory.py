@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kura_cache_adapters._identity.keys import RememberedKeys
 from kura_cache_adapters._runtime.fork import ForkLock, if_free
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _ENTRY_OVERHEAD = 200  # bytes of an entry beside its vector: the key, its place in a dict, a stamp
 _KEEP = 0.9  # of the limit after an eviction, so that not every write evicts
+_HELD = 1.125  # of the limit with free rows: room to grow, and as much again before rows are moved
 
 
 class MemoryStore:
@@ -45,8 +47,8 @@ class MemoryStore:
             message = f"max_bytes must be positive, not {max_bytes}"
             raise ValueError(message)
         self.max_bytes = max_bytes
-        self.remembered_bytes: int = max_bytes // 4
-        self.vector_bytes: int = max_bytes - self.remembered_bytes
+        self.remembered_keys = RememberedKeys(max_bytes // 4)
+        self.vector_bytes: int = max_bytes - max_bytes // 4
         self._spaces: dict[ModelIdentity, MemorySpace] = {}
         self._lock = ForkLock()
         self._clock = 0
@@ -62,6 +64,7 @@ class MemoryStore:
 
     def close(self) -> None:
         """Forget everything."""
+        self.remembered_keys.clear()
         with self.locked():
             for space in self._spaces.values():
                 space.clear()
@@ -91,8 +94,13 @@ class MemoryStore:
         """Forget the entries that have not been used for longest, if there are too many."""
         spaces = list(self._spaces.values())
         excess = sum(space.nbytes for space in spaces) - self.vector_bytes
-        if excess <= 0:
-            return
+        if excess > 0:
+            self._forget_oldest(spaces, excess)
+        if sum(space.held_bytes for space in spaces) > _HELD * self.vector_bytes:
+            for space in spaces:
+                space.shrink()
+
+    def _forget_oldest(self, spaces: list[MemorySpace], excess: int) -> None:
         live = [np.fromiter(space.slots.values(), np.intp, len(space.slots)) for space in spaces]
         stamps = np.concatenate([s.stamps[at] for s, at in zip(spaces, live, strict=True)])
         sizes = np.repeat([space.entry_bytes for space in spaces], [len(at) for at in live])
@@ -104,7 +112,6 @@ class MemoryStore:
         ends = np.cumsum([len(at) for at in live])
         for space, at, end in zip(spaces, live, ends, strict=True):
             space.forget(at[gone[end - len(at) : end]])
-            space.shrink()
 
 
 def _memory_store(max_bytes: int) -> MemoryStore:
@@ -139,6 +146,11 @@ class MemorySpace:
     def nbytes(self) -> int:
         """What all entries count against the limit."""
         return len(self.slots) * self.entry_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What all entries and free rows count."""
+        return len(self._vectors) * self.entry_bytes
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Copy the found rows out, and mark them as used."""
@@ -203,15 +215,19 @@ class MemorySpace:
             self._free.append(int(slot))
 
     def shrink(self) -> None:
-        """Give memory back when most slots are free; the caller holds the lock."""
-        if len(self._vectors) <= 3 * len(self.slots):
-            return
-        at = np.fromiter(self.slots.values(), np.intp, len(self.slots))
-        keys, vectors, stamps = list(self.slots), self._vectors.take(at, axis=0), self.stamps[at]
-        slots = {key: slot for slot, key in enumerate(keys)}
-        self.clear()
-        self._keys, self._vectors, self.stamps = keys, vectors, stamps
-        self.slots = slots
+        """Move the last rows to free ones, and give back the rest; the caller holds the lock."""
+        count = len(self.slots)
+        used = np.fromiter(self.slots.values(), np.intp, count)
+        old, new = used[used >= count], np.setdiff1d(np.arange(count), used)
+        keys = [self._keys[slot] for slot in old]
+        self._free = []
+        self.slots = {key: slot for key, slot in self.slots.items() if slot < count}
+        self.stamps[new] = self.stamps[old]
+        for key, source, slot in zip(keys, old, new, strict=True):  # one by one: no copy of many rows
+            self._keys[slot], self._vectors[slot] = key, self._vectors[source]
+        self._vectors.resize((count, self._vectors.shape[1]), refcheck=False)  # in place, as it grows
+        self.stamps, self._keys = self.stamps[:count].copy(), self._keys[:count]
+        self.slots.update(zip(keys, new.tolist(), strict=True))
 
     def _insert(self, keys: list[bytes], vectors: Vectors) -> None:
         fresh = list(dict.fromkeys(key for key in keys if key not in self.slots))

@@ -18,6 +18,7 @@ from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims, Spa
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+    from kura_cache_adapters._identity.keys import RememberedKeys
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Claim, EmbeddingStore, Vectors, VectorSpace
 
@@ -44,7 +45,7 @@ class TieredStore:
             message = "a TieredStore needs at least one store"
             raise ValueError(message)
         self.stores = stores
-        self.remembered_bytes: int = getattr(stores[0], "remembered_bytes", 0)
+        self.remembered_keys: RememberedKeys | None = getattr(stores[0], "remembered_keys", None)
         self._spaces: dict[ModelIdentity, TieredSpace] = {}
 
     def space(self, identity: ModelIdentity) -> TieredSpace:
