@@ -47,7 +47,7 @@ class MemoryStore:
             message = f"max_bytes must be positive, not {max_bytes}"
             raise ValueError(message)
         self.max_bytes = max_bytes
-        self.remembered_keys = RememberedKeys(max_bytes // 4)
+        self.remembered_keys: RememberedKeys = RememberedKeys(max_bytes // 4)
         self.vector_bytes: int = max_bytes - max_bytes // 4
         self._spaces: dict[ModelIdentity, MemorySpace] = {}
         self._lock = ForkLock()
