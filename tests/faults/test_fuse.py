@@ -46,7 +46,10 @@ def test_where_files_cannot_be_mapped_they_are_read(way: str, mounted: Mounted) 
 
 
 @pytest.mark.parametrize("way", FORMATS)
-@pytest.mark.parametrize("code", [errno.EIO, errno.ETIMEDOUT, errno.ESTALE])
+@pytest.mark.parametrize(
+    "code",
+    [errno.EIO, *(pytest.param(code, marks=pytest.mark.long) for code in (errno.ETIMEDOUT, errno.ESTALE))],
+)
 def test_a_read_that_the_server_refuses_is_a_miss_and_no_signal(
     way: str, code: int, mounted: Mounted
 ) -> None:
