@@ -79,6 +79,6 @@ def test_what_a_handler_raises_during_a_hit_arrives_and_costs_nothing(
                 assert cached.embed_array_sync(TEXTS).tobytes() == right  # array_equal swallows exceptions
         except kind:
             arrived += 1
-    assert arrived >= 30  # Python's own library swallows some, and on a busy machine some come too late
+    assert arrived >= 38  # Python's own library swallows some, as pathlib does ValueErrors
     assert fake.texts == TEXTS
     assert not caplog.records
