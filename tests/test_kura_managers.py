@@ -313,7 +313,9 @@ def test_all_that_kuras_managers_offer_is_there(theirs: Any, method: str) -> Non
     )
 
 
-@pytest.mark.parametrize("theirs", {kind for kind, _ in OPTIONS_AND_METHODS}, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "theirs", dict.fromkeys(kind for kind, _ in OPTIONS_AND_METHODS), ids=lambda kind: kind.__name__
+)
 def test_all_that_kuras_managers_hold_is_there_or_listed_as_missing(theirs: Any, tmp_path: Path) -> None:
     listed = (Path(__file__).parent.parent / "docs" / "kura.md").read_text(encoding="utf-8")
 

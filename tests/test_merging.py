@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import subprocess
+import sys
+import textwrap
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -245,3 +250,98 @@ def test_a_batch_far_larger_than_its_segments_finds_what_it_finds_one_by_one(tmp
     expected = [at for at, number in enumerate(wanted) if number < 100]
     assert hits.positions.tolist() == expected
     assert np.array_equal(hits.vectors, vectors_of([wanted[at] for at in expected]))
+
+
+class Gated(ArrowFormat):
+    """The Arrow format, which writes no large segment before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.gate = threading.Event(), threading.Event()
+
+    def write(self, path: Path, rows: Any) -> None:
+        if len(rows.keys) > 1:
+            self.begun.set()
+            assert self.gate.wait(30)
+        super().write(path, rows)
+
+
+@pytest.fixture
+def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a format, and a space in it whose merges are all large ones; 80 rows are in it."""
+    monkeypatch.setattr(merge, "_AT_ONCE", 0)
+    chosen = Gated()
+    space = SegmentStore(tmp_path, chosen).space(IDENTITY)
+    for at in range(80):
+        space.put_many([key_of(at)], vectors_of([at]), durable=False)
+    yield chosen, space
+    chosen.gate.set()
+    space.close()
+
+
+def test_writes_and_reads_go_on_beside_a_large_merge(gated: Any) -> None:
+    chosen, space = gated
+    assert chosen.begun.wait(30)
+    space.put_many([key_of(80)], vectors_of([80]), durable=False)
+    assert len(space.get_many(map(key_of, range(81))).positions) == 81
+    assert space.stats().parts == 81
+    chosen.gate.set()
+    space.close()
+    assert space.stats().parts < 40
+    hits = space.get_many(map(key_of, range(81)))
+    assert np.array_equal(hits.vectors, vectors_of([*range(81)]))
+
+
+def test_what_is_deleted_beside_a_large_merge_stays_so(gated: Any) -> None:
+    chosen, space = gated
+    assert chosen.begun.wait(30)
+    assert space.delete_many([key_of(at) for at in range(10)]) == 10
+    chosen.gate.set()
+    space.close()
+    assert {*space.keys()} == {key_of(at) for at in range(10, 80)}
+
+
+def test_a_large_merge_that_fails_is_heard_of_and_costs_nothing(
+    gated: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen, space = gated
+    assert chosen.begun.wait(30)
+    monkeypatch.setattr(ArrowFormat, "write", lambda *_: np.empty(1 << 60))
+    chosen.gate.set()
+    space.close()
+    assert "Could not merge segments" in caplog.text
+    monkeypatch.undo()
+    space.put_many([key_of(80)], vectors_of([80]), durable=False)
+    assert len(space.get_many(map(key_of, range(81))).positions) == 81
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_merges_by_itself(gated: Any) -> None:
+    chosen, space = gated
+    assert chosen.begun.wait(30)
+    if (child := os.fork()) == 0:
+        chosen.gate.set()
+        space.put_many([key_of(80)], vectors_of([80]), durable=False)
+        space.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert {key_of(at) for at in range(81)} == {*space.keys()}
+
+
+def test_a_process_that_ends_finishes_its_merges(tmp_path: Path) -> None:
+    program = f"""
+        import hashlib
+        import numpy as np
+        from kura_cache_adapters import ArrowStore
+        from kura_cache_adapters.identity import ModelIdentity
+        space = ArrowStore({str(tmp_path)!r}).space(ModelIdentity.of("ending"))
+        for at in range(80):
+            keys = [hashlib.sha256(b"%d %d" % (at, row)).digest() for row in range(256)]
+            space.put_many(keys, np.ones((256, 384), np.float32), durable=False)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+    rows = [row_count(path.name) for path in tmp_path.glob("*/*.arrow")]
+    assert sum(rows) == 80 * 256
+    assert len(rows) < 40
+    assert not [*tmp_path.glob("*/*.tmp")]

@@ -99,6 +99,7 @@ class _Pools:
     models: dict[int, _ModelThreads] = field(default_factory=dict)
     store: _Threads = field(default_factory=partial(_Threads, "store"))
     slices: _Threads = field(default_factory=partial(_Threads, "slices", _CORES))
+    merges: _Threads = field(default_factory=partial(_Threads, "merges", 1))
 
 
 _pools = _Pools()
@@ -115,6 +116,11 @@ forget_in_child(_renew_pools)
 def submit_to_store(call: Callable[[], _T]) -> Future[_T]:
     """Call in a thread for stores; the future has the answer."""
     return _submit(_pools.store, call)
+
+
+def submit_merge(call: Callable[[], _T]) -> Future[_T]:
+    """Call in the one thread for merges, whose work a process that ends waits for."""
+    return _submit(_pools.merges, call)
 
 
 def submit_to_model(call: Callable[[], _T], depth: int) -> Future[_T]:

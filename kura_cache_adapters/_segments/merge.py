@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from bisect import bisect_right
+from concurrent.futures import wait
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kura_cache_adapters._disk import atomic, locks
-from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
+from kura_cache_adapters._runtime.threads import submit_merge
 from kura_cache_adapters._segments.ages import age_of, apart, youngest
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.rows import Rows, checksums_of, chunk_rows, prefixes_of
@@ -22,6 +26,7 @@ from kura_cache_adapters.checks import key_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -36,7 +41,7 @@ MERGE_FACTOR = 8
 """Segments are merged where each of them becomes part of one that is so many times larger."""
 
 MAX_MERGED_ROWS = 20 * 1024
-"""The largest segment that a merge writes, in rows: the `put_many` that merges waits for it."""
+"""The largest segment that a merge writes, in rows."""
 
 MAX_MERGED_BYTES = 240 << 20
 """The same in bytes of vectors, which a merge holds in memory: 20,480 rows of 1,536 float64."""
@@ -52,6 +57,11 @@ over 6 (Bentley and Saxe, *Decomposable searching problems I*, 1980).
 
 _PAUSE = 60.0  # seconds without merges after a failed one: a full disk stays full a while
 
+_KEY_AND_CHECKSUM = 40  # bytes of a row beside its vector
+_AT_ONCE = 4 << 20  # bytes of rows: what is more is merged by another thread while the writer goes on
+_BEHIND = 128  # segments: then writers wait for that thread
+_WAIT = 0.005  # seconds, and no longer: one that writes as fast as the disk stays behind itself
+
 
 class Merger:
     """Merges the segments of a listing through a writer, as they come together."""
@@ -63,24 +73,68 @@ class Merger:
         self._volatile: set[str] = set()  # changed in place only: other threads add to it
         self._merged: set[str] = set()  # but not removed: merging them again would only fill the disk
         self._after = 0.0
+        self._beside: tuple[int, Future[None] | None] = (0, None)  # in which process, and its merges
         self._log = OnceLog(logger)
 
     def written(self, name: str, *, durable: bool) -> None:
-        """Take a segment that was just written, and merge what has come together; a failure postpones it."""
+        """Take a segment that was just written, and merge what has come together; a failure postpones it.
+
+        A large merge is done by another thread: a write waits for little more than itself.
+        """
         if not durable:
             self._volatile.add(name)
-        if not self._due(durable=durable) or time.monotonic() < self._after:
+        due = self._due(self._listing.names, durable=durable)
+        if not due or time.monotonic() < self._after:
             return
+        running = self._running()
+        if running is None and self._nbytes(due) <= _AT_ONCE:
+            self._merge_due(durable=durable)
+            return
+        if running is None:
+            running = submit_merge(partial(self._merge_all, durable=durable))
+            self._beside = os.getpid(), running
+        if len(self._listing.names) > _BEHIND:
+            wait([running], timeout=_WAIT)
+
+    def settle(self) -> None:
+        """Wait for the merges that another thread does."""
+        if running := self._running():
+            wait([running])
+
+    def _running(self) -> Future[None] | None:
+        process, running = self._beside  # a fork leaves its parent's threads behind
+        return None if running is None or running.done() or process != os.getpid() else running
+
+    def _nbytes(self, names: Iterable[str]) -> int:
+        row = _KEY_AND_CHECKSUM + (self._listing.dimension or 1) * self._listing.itemsize
+        return sum(map(row_count, names)) * row
+
+    def _merge_all(self, *, durable: bool) -> None:
+        try:
+            while self._due(self._listing.names, durable=durable) and self._merge_due(durable=durable):
+                pass
+        except Exception as error:  # noqa: BLE001 - nobody waits for it: it is heard of here
+            self._postpone(error)
+
+    def _merge_due(self, *, durable: bool) -> bool:
+        """Merge what is due, unless another does; tell whether it was done."""
         try:
             with locks.try_lock(self._listing.path) as alone:
-                if alone:
-                    opened, due = self._listing.refresh(), self._due(durable=durable)
-                    if opened.keys() >= set(due):  # one that was written meanwhile is for the next one
-                        self._merge({name: opened[name] for name in due}, durable=durable)
+                if not alone:
+                    return False
+                opened = self._listing.refresh()
+                names = self._listing.names & opened.keys()  # one written meanwhile is for the next merge
+                due = self._due(names, durable=durable)
+                self._merge({name: opened[name] for name in due}, durable=durable)
         except OSError as error:
             pass_on_signals(error)
-            self._after = time.monotonic() + _PAUSE
-            logger.warning("Could not merge segments in %s: %s", self._listing.path, error)
+            self._postpone(error)
+            return False
+        return True
+
+    def _postpone(self, error: Exception) -> None:
+        self._after = time.monotonic() + _PAUSE
+        logger.warning("Could not merge segments in %s: %s", self._listing.path, describe(error))
 
     @staticmethod
     def keys_among(keys: Collection[bytes], opened: Mapping[str, Segment]) -> set[bytes]:
@@ -110,8 +164,8 @@ class Merger:
             self._writer.write(rows, durable=True, age=age_of(self._listing.path / name))
         self._retire(name, broken=broken)
 
-    def _due(self, *, durable: bool) -> list[str]:
-        names = self._listing.names if durable else self._listing.names & self._volatile
+    def _due(self, names: frozenset[str], *, durable: bool) -> list[str]:
+        names = names if durable else names & self._volatile
         dimension, itemsize = self._listing.dimension, self._listing.itemsize
         tiers = apart(names - self._merged, self._listing.written)
         return next(filter(None, (segments_due(tier, dimension, itemsize=itemsize) for tier in tiers)), [])

@@ -144,7 +144,8 @@ class SegmentSpace:
         return None
 
     def close(self) -> None:
-        """Forget the open segments."""
+        """Forget the open segments, when merges have ended."""
+        self._merger.settle()
         self._listing.close()
 
     def __repr__(self) -> str:

@@ -35,7 +35,8 @@ def fill(count: int, dimension: int, directory: Path) -> dict[str, Any]:
         simulated.put(CHUNK)
     _puts(min(count, 8 * CHUNK), dimension, directory)  # imports and pools are no memory of a fill
     before = _private_bytes()
-    seconds, written, files, memory = np.array(_puts(count, dimension, directory)).T
+    measured = np.array(_puts(count, dimension, directory))
+    seconds, (_, written, files, memory) = measured[:-1, 0], measured.T
     p50, p99 = (float(each) * 1e3 for each in np.percentile(seconds, [50, 99]))
     return {
         "count": count,
@@ -46,8 +47,8 @@ def fill(count: int, dimension: int, directory: Path) -> dict[str, Any]:
         "longest ms": float(seconds.max()) * 1e3,
         "us a text": float(seconds.mean()) / CHUNK * 1e6,
         "written in the worst window, simulated": _worst(np.array(simulated.written)) / CHUNK,
-        "written in the worst window": _worst(np.array([0, *written])) / (CHUNK * dimension * 4),
-        "written on the whole": float(written[-1]) / (len(written) * CHUNK * dimension * 4),
+        "written in the worst window": _worst(np.array([0, *written[:-1]])) / (CHUNK * dimension * 4),
+        "written on the whole": float(written[-1]) / (len(seconds) * CHUNK * dimension * 4),
         "most open files": int(files.max()),
         "grown private MB": (float(memory[-1]) - before) / 1e6,
         "most grown private MB": (float(memory.max()) - before) / 1e6,
@@ -69,7 +70,8 @@ def _puts(count: int, dimension: int, directory: Path) -> list[tuple[float, int,
             space.put_many(keys, vectors, durable=False)
             seconds = time.perf_counter() - begun
             measured.append((seconds, counting.written, _open_files(), _private_bytes()))
-        store.close()
+        store.close()  # merges go on beside the writes, to here
+        measured.append((seconds, counting.written, _open_files(), _private_bytes()))
     return measured
 
 
