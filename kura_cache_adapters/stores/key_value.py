@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from kura_cache_adapters._core.vectors import narrowed
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
-from kura_cache_adapters._runtime.signals import pass_on_signals
+from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from kura_cache_adapters.protocols import Vectors
+
+_ASKED = 8  # entries that are read before the first write, to know the dimension of what is there
 
 _logger = logger_of("store")
 
@@ -83,6 +86,9 @@ class KeyValueSpace(Generic[ValueT]):
         check_shapes(key_matrix(wanted), vectors)
         if not wanted:
             return
+        if self._dimension is None:  # what another process has stored has one
+            with suppressed(OSError):
+                self.get_many(islice(self._keys(), _ASKED))
         check_dimension(self._dimension, vectors, repr(self._where))
         encode = self._codec.encode
         self._write({key: encode(key, vector) for key, vector in zip(wanted, vectors, strict=True)})

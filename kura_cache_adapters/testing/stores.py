@@ -164,6 +164,13 @@ class StoreContract:
             space.put_many([key_of(2)], vectors_of([2], 6))
         assert list(space.keys()) == [key_of(1)]
 
+    def test_another_dimension_is_refused_before_anything_is_found(self, open_store: Any) -> None:
+        if not self.persistent:
+            pytest.skip("nothing is there before")
+        open_store().space(IDENTITY).put_many([key_of(1)], vectors_of([1]))
+        with pytest.raises(DimensionMismatchError, match=r"5.*6"):
+            open_store().space(IDENTITY).put_many([key_of(2)], vectors_of([2], 6))
+
     @pytest.mark.parametrize(
         ("keys", "shape"),
         [([b"short"], (1, 4)), ([bytes(32)], (2, 4)), ([bytes(32)], (1, 0)), ([bytes(32)], (4,))],
