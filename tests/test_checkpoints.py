@@ -250,3 +250,27 @@ def test_options_that_change_nothing_are_taken(tmp_path: Path, option: dict[str,
 def test_a_foreign_parquet_checkpoint_without_rows_is_empty(tmp_path: Path) -> None:
     pq.write_table(pa.table({"name": pa.array([], pa.string())}), tmp_path / "empty.parquet")
     assert ParquetCheckpointManager(tmp_path).load_checkpoint("empty", Leaf) == []
+
+
+@pytest.mark.parametrize(
+    "kind", [JSONLCheckpointManager, ParquetCheckpointManager, HFDatasetCheckpointManager]
+)
+def test_a_save_whose_unfinished_file_is_cleaned_away_is_made_once_more(
+    kind: type[BaseCheckpointManager], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind is HFDatasetCheckpointManager:
+        pytest.importorskip("datasets", reason="needs the extra `datasets`")
+    write: Any = kind._write  # type: ignore[attr-defined]
+    written: list[Path] = []
+
+    def cleaned_away(self: Any, path: Path, records: Any) -> None:
+        write(self, path, records)
+        written.append(path)
+        if len(written) == 1:
+            path.rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(kind, "_write", cleaned_away)
+    manager = kind(tmp_path / "checkpoints")
+    manager.save_checkpoint("x", [Leaf(value=1)])
+    assert manager.load_checkpoint("x", Leaf) == [Leaf(value=1)]
+    assert len(written) == 2

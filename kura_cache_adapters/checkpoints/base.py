@@ -106,9 +106,15 @@ class FileCheckpointManager(BaseCheckpointManager):
         self._make_directory()
         atomic.anchor(self.checkpoint_dir)
         atomic.remove_stale_temporaries(self.checkpoint_dir)
+        try:
+            self._publish(path, records)
+        except FileNotFoundError:  # somebody has cleaned up under our hands: once more
+            self._publish(path, records)
+        _logger.info("Saved %d items to %s", len(records), path)
+
+    def _publish(self, path: Path, records: list[Fields]) -> None:
         with atomic.published(path, durable=True) as temporary:
             self._write(temporary, records)
-        _logger.info("Saved %d items to %s", len(records), path)
 
     def list_checkpoints(self) -> list[str]:
         """List the saved names, sorted; load and delete accept them. None when disabled."""
