@@ -16,7 +16,7 @@ import numpy as np
 from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.checks import key_matrix
-from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.errors import DamagedSegmentError, OtherVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -31,6 +31,7 @@ KEPT_DAYS = 90.0
 
 _NAME = re.compile(r"_forgotten-[0-9a-f]{16}")
 _HEAD = b"kura_cache_adapters forgotten 1\n"
+_ANY_HEAD = _HEAD[:-2]
 _RECORD = np.dtype([("key", "V32"), ("until", "<u8")])
 _SEAL = 32  # bytes: SHA-256 of all before
 _MANY = 8  # files: then they become one
@@ -86,6 +87,19 @@ class Tombstones:
                 self._write(records[stays])
             self._remove([name])
 
+    def check(self, name: str) -> None:
+        """Read a tombstone; raise OSError for one that says nothing that can be believed."""
+        _parsed(reading.read_file(self._path / name))
+
+    def salvage(self, name: str) -> None:
+        """Write anew what a damaged tombstone says: a key that was never there hides nothing."""
+        if not (path := self._path / name).is_file():
+            return
+        content = reading.read_file(path)
+        body = content[len(_HEAD) :]
+        if content.startswith(_HEAD) and (count := len(body) // _RECORD.itemsize):
+            self.add(_keys(np.frombuffer(body, _RECORD, count)), KEPT_DAYS)
+
     def _load(self, name: str) -> NDArray[np.void]:
         """Read a tombstone; a damaged one forgets nothing, but says so."""
         try:
@@ -112,6 +126,9 @@ class Tombstones:
 def _parsed(content: bytes) -> NDArray[np.void]:
     body, seal = content[:-_SEAL], content[-_SEAL:]
     records = body[len(_HEAD) :]
+    if content.startswith(_ANY_HEAD) and not content.startswith(_HEAD):
+        message = f"its version is {content[len(_ANY_HEAD) : len(_HEAD)]!r}; this release reads 1"
+        raise OtherVersionError(message)
     if not body.startswith(_HEAD) or len(records) % _RECORD.itemsize or sha256(body).digest() != seal:
         message = "it is damaged, or of another version"
         raise DamagedSegmentError(message)
