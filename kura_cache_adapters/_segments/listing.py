@@ -112,7 +112,7 @@ class Listing:
         """Yield the segments that are there and cannot be read, and why."""
         for name in sorted(self.segments() - self.open.keys()):
             try:
-                check_count(self._read(name), name)
+                _check_count(self._read(name), name)
             except OSError as error:
                 pass_on_signals(error)
                 if os.path.lexists(self.path / name):
@@ -201,7 +201,7 @@ class Listing:
         """Open a segment; set a damaged or foreign one aside, in memory only."""
         try:
             segment = self._read(name)
-            check_count(segment, name)
+            _check_count(segment, name)
         except DamagedSegmentError as error:
             pass_on_signals(error)
             self._aside.add(name)
@@ -255,7 +255,7 @@ def _is_intact(segment: Segment) -> bool:
         return False
 
 
-def check_count(segment: Segment, name: str) -> None:
+def _check_count(segment: Segment, name: str) -> None:
     """Refuse a name that lies about its rows: what a merge may read is decided by names."""
     if len(segment) != row_count(name):
         message = f"it has {len(segment)} rows"

@@ -15,6 +15,7 @@ import numpy as np
 
 from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters.checks import key_matrix
 from kura_cache_adapters.errors import DamagedSegmentError, OtherVersionError
 
@@ -105,7 +106,10 @@ class Tombstones:
         try:
             content = reading.read_file(self._path / name)
             return _parsed(content)
-        except DamagedSegmentError as error:
+        except OSError as error:
+            pass_on_signals(error)
+            if isinstance(error, FileNotFoundError) or not reading.lasts(error):
+                raise
             logger.warning("Ignored the tombstone %s: %s", self._path / name, error)
             return np.zeros(0, _RECORD)
 

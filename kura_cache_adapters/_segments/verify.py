@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import os
-import stat
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters._disk import atomic, locks
+from kura_cache_adapters._disk import atomic, locks, reading
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._segments import marks
-from kura_cache_adapters._segments.listing import check_count
+from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.rows import checksums_of, chunk_rows, prefixes_of
 from kura_cache_adapters._segments.tombstones import is_tombstone
 from kura_cache_adapters.errors import DamagedSegmentError, OtherVersionError
@@ -47,8 +46,9 @@ class _Finding:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What was read of one segment."""
+    """What was read of one segment; the dimension of one that could not be read is 0."""
 
+    path: Path
     rows: int = 0
     damaged: int = 0
     dimension: int = 0
@@ -101,28 +101,21 @@ class _Verifier:
         path = self._path / name
         try:
             segment = self._format.read(path)
-            check_count(segment, name)
             damaged, ordered = _checked(segment)
+            flaw = f"{damaged} of its {len(segment)} rows are damaged" if damaged else ""
+            flaw = flaw or ("" if ordered else "its rows are not where they are looked for")
+            flaw = flaw or ("" if len(segment) == row_count(name) else f"it has {len(segment)} rows")
+            flaw = flaw or self._flaw(path)
         except OSError as error:
             pass_on_signals(error)
-            return _Read(finding=self._unreadable(path, error)) if os.path.lexists(path) else None
-        flaw = f"{damaged} of its {len(segment)} rows are damaged" if damaged else ""
-        flaw = flaw or ("" if ordered else "its rows are not where they are looked for") or self._flaw(path)
-        cure = partial(self._rewrite, name)
-        finding = _Finding(path, flaw, cure) if flaw else None
-        return _Read(len(segment), damaged, segment.dimension, finding)
+            return _Read(path, finding=_unreadable(path, error)) if os.path.lexists(path) else None
+        finding = _Finding(path, flaw, partial(self._rewrite, name)) if flaw else None
+        return _Read(path, len(segment), damaged, segment.dimension, finding)
 
     def _flaw(self, path: Path) -> str:
         """Say what beside the rows other readers would stumble over."""
         flaw: Callable[[Path], str] = getattr(self._format, "flaw", lambda _: "")
         return flaw(path)
-
-    def _unreadable(self, path: Path, error: OSError) -> _Finding:
-        """Tell what is wrong for good from what may be read another time."""
-        for_good = isinstance(error, (DamagedSegmentError, FileNotFoundError)) or not _is_plain(path)
-        if isinstance(error, OtherVersionError) or not for_good:
-            return _Finding(path, describe(error))
-        return _Finding(path, describe(error), partial(_set_aside, path))
 
     def _rewrite(self, name: str) -> None:
         if os.path.lexists(self._path / name):
@@ -134,11 +127,10 @@ class _Verifier:
         for part in parts:
             rows[part.dimension] += part.rows
         most = max(rows, key=rows.__getitem__, default=0)
-        for name in sorted(self._listing.open):
-            dimension = self._listing.open[name].dimension
-            if dimension != most and rows[dimension]:
-                why = f"its vectors have {dimension} dimensions, and most here {most}"
-                yield _Finding(self._path / name, why, partial(_set_aside, self._path / name))
+        for part in parts:
+            if part.dimension not in {0, most}:
+                why = f"its vectors have {part.dimension} dimensions, and most here {most}"
+                yield _Finding(part.path, why, partial(_set_aside, part.path))
 
     def _tombstones(self) -> Iterator[_Finding]:
         tombstones = self._listing.tombstones
@@ -147,12 +139,11 @@ class _Verifier:
                 tombstones.check(path.name)
             except FileNotFoundError:
                 continue
-            except OtherVersionError as error:
-                yield _Finding(path, describe(error))
             except OSError as error:
                 pass_on_signals(error)
-                why = f"what it says is forgotten may come back: {describe(error)}"
-                yield _Finding(path, why, partial(self._save_tombstone, path))
+                finding = _unreadable(path, error)
+                why = f"what it says is forgotten may come back: {finding.why}"
+                yield replace(finding, why=why, cure=finding.cure and partial(self._save_tombstone, path))
 
     def _save_tombstone(self, path: Path) -> None:
         self._listing.tombstones.salvage(path.name)
@@ -206,9 +197,10 @@ def _checked(segment: Segment) -> tuple[int, bool]:
     return damaged, bool(ordered)
 
 
-def _is_plain(path: Path) -> bool:
-    mode = path.lstat().st_mode
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+def _unreadable(path: Path, error: OSError) -> _Finding:
+    """Set aside what is wrong for good, and is no other release's."""
+    damaged = reading.lasts(error) and not isinstance(error, OtherVersionError)
+    return _Finding(path, describe(error), partial(_set_aside, path) if damaged else None)
 
 
 def _set_aside(path: Path) -> None:

@@ -76,13 +76,14 @@ class CheckpointStore:
     def verify(self, *, repair: bool) -> list[SpaceReport]:
         """Load every entry that the manager lists, and see whether it is whole and its own."""
         entries = [*entries_in(self.manager)]
-        bad = [name for name, space, key in entries if not self._is_right(name, space, key)]
+        bad = [name for name, space, key in entries if not self._is_right(space, key)]
         troubles = tuple(self._troubled(name, repair=repair) for name in bad)
         return [SpaceReport("", "", len(entries), len(bad), len(entries), (), troubles)] if entries else []
 
-    def _is_right(self, name: str, space: str, key: str) -> bool:
+    def _is_right(self, space: str, key: str) -> bool:
         try:
-            records = self.manager.load_checkpoint(name, self._records.model_class) or []
+            model_class = self._records.model_class
+            records = self.manager.load_checkpoint(f"embedding-{space}-{key}", model_class) or []
             ((said, whose, _),) = map(self._records.decode, records)
         except Exception as error:  # noqa: BLE001 - a foreign manager: what it cannot read is damaged
             pass_on_signals(error)
