@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._segments.tombstones import KEPT_DAYS
 from kura_cache_adapters.checks import keys_of
+from kura_cache_adapters.receipts import KEPT_DAYS
 from kura_cache_adapters.stores import as_store
 from kura_cache_adapters.stores.everywhere import forget, verify
 

@@ -13,10 +13,10 @@ from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
 from kura_cache_adapters._observe.observers import Observers
 from kura_cache_adapters._runtime.loop import hop, run
-from kura_cache_adapters._segments.tombstones import KEPT_DAYS
 from kura_cache_adapters.cache import Cache
 from kura_cache_adapters.embedding.wrap import as_source
 from kura_cache_adapters.options import CacheOptions, check_keywords, one_cache
+from kura_cache_adapters.receipts import KEPT_DAYS
 from kura_cache_adapters.stores import as_store
 from kura_cache_adapters.stores.everywhere import forget_texts
 
@@ -211,7 +211,12 @@ class CachedEmbeddingModel:
 
     def _drift(self, texts: Iterable[str], sample: int, tolerance: float) -> Coroutine[Any, Any, Drift]:
         sampling = Sampling(checked_texts(texts), sample, tolerance, self.options.chunk_size)
-        return drift(self._source, self._calls.keys, self._store, sampling)
+        return drift(self._innermost(), self._calls.keys, self._store, sampling)
+
+    def _innermost(self) -> Source:
+        """Return what embeds beneath all caches."""
+        inner = self.embedding_model
+        return inner._innermost() if isinstance(inner, CachedEmbeddingModel) else self._source  # noqa: SLF001 - of our own class
 
     async def embed(self, texts: Iterable[str], *, role: Role = "document") -> list[list[float]]:
         """Embed each text: one list of floats per text, in their order; [] for no text.

@@ -6,6 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+KEPT_DAYS = 90.0
+"""How long a tombstone stands against copies, backups and machines that were away, unless told."""
+
 VERSION = 1
 """Version of the receipts' and reports' JSON."""
 

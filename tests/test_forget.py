@@ -29,8 +29,9 @@ from kura_cache_adapters._segments import forget as forgetting
 from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters.stores.checkpoint import CheckpointStore
 from kura_cache_adapters.testing import FakeEmbeddingModel
-from tests.faults.damage import segments
+from tests.faults.damage import contents, segments
 from tests.faults.fault_lab import FORMATS, STORES
+from tests.faults.rewriting import rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -163,6 +164,42 @@ def test_what_is_being_written_as_it_is_forgotten_goes_too(tmp_path: Path) -> No
         writing.result()
         assert forgetting.result().complete
     assert traces(tmp_path, TEXTS[:2]) == []
+
+
+KILLED = """
+import os, sys
+from tests.test_forget import *
+from kura_cache_adapters._segments.merge import Merger
+Merger._retire = lambda *_, **__: os._exit(9)
+model_over(sys.argv[1]).forget(TEXTS[:3])
+"""
+
+
+def test_who_is_killed_while_it_forgets_has_hidden_them_and_may_forget_again(tmp_path: Path) -> None:
+    model_over(tmp_path).embed_sync(TEXTS)
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    assert subprocess.run(command, cwd=ROOT, check=False, timeout=60).returncode == 9
+    model = model_over(tmp_path)
+    assert model.missing(TEXTS) == [0, 1, 2]
+    assert traces(tmp_path, TEXTS[:3])
+    assert model.forget(TEXTS[:3]).complete
+    assert traces(tmp_path, TEXTS[:3]) == []
+
+
+@pytest.mark.parametrize("way", FORMATS)
+def test_a_damaged_row_of_a_forgotten_key_goes_with_its_file(way: str, tmp_path: Path) -> None:
+    model = model_over(STORES[way](tmp_path))
+    model.embed_sync(TEXTS)
+    rewrite(contents(segments(tmp_path)[0])[0], lambda columns: columns["checksum"].__setitem__(3, 1))
+    keys = {model.cache_key(text): text for text in TEXTS}
+    (damaged,) = model.missing(TEXTS)
+    receipt = model.forget([TEXTS[damaged]])
+    assert receipt.complete
+    assert len(receipt.keys) == 1
+    assert receipt.keys[0] in keys
+    assert [*tmp_path.rglob("*.damaged")] == []
+    assert way == "parquet-zstd" or traces(tmp_path, [TEXTS[damaged]]) == []
+    assert model.missing(TEXTS) == [damaged]
 
 
 def test_a_model_forgets_for_every_role_and_parameter_and_no_other_model(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.faults.damage import DAMAGES, GROUPS, TEXTS, contents, segments
 from tests.faults.fault_lab import FORMATS, MANAGERS, STORES, WAYS, Ledger
 from tests.faults.rewriting import rewrite
+from tests.faults.test_claims import IN_THE_WAY
 from tests.faults.test_damage import CHANGES
 
 if TYPE_CHECKING:
@@ -195,6 +196,18 @@ def test_a_damaged_tombstone_is_found_and_what_it_says_is_kept(name: str, tmp_pa
         assert len(ledger.open().missing(TEXTS)) >= 8
 
 
+@pytest.mark.parametrize("what", [what for what in IN_THE_WAY if "place" in what or "gate" in what])
+def test_what_lies_where_claims_are_to_be_is_found_and_removed(what: str, tmp_path: Path) -> None:
+    ledger = filled("arrow", tmp_path)
+    (gate,) = tmp_path.rglob(".claims/gate")
+    gate.unlink()
+    IN_THE_WAY[what](gate.parent)
+    harmless = what == "an odd gate"
+    assert [trouble.where for trouble in verified(ledger).troubles] == [str(gate.parent)] * (not harmless)
+    assert verified(ledger, repair=True).sound
+    check_repair(ledger, {*TEXTS})
+
+
 def test_what_a_killed_writer_has_left_is_found_and_removed(tmp_path: Path) -> None:
     ledger = filled("arrow", tmp_path)
     segment = segments(tmp_path)[0]
@@ -343,6 +356,12 @@ async def test_a_little_drift_is_none_and_another_model_is_told(
     assert role.cosine_min <= role.cosine_median < 1
     strict = await CachedEmbeddingModel(Moved(noise), tmp_path).verify(TEXTS, tolerance=0)
     assert strict.changed
+
+
+def test_a_cache_around_a_cache_is_compared_with_the_model_beneath(tmp_path: Path) -> None:
+    CachedEmbeddingModel(Moved(0), tmp_path).embed_sync(TEXTS)
+    inner = CachedEmbeddingModel(Moved(1.0), tmp_path)
+    assert CachedEmbeddingModel(inner, tmp_path).verify_sync(TEXTS).changed
 
 
 async def test_another_dimension_is_another_model(tmp_path: Path) -> None:

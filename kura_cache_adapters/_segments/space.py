@@ -23,11 +23,11 @@ from kura_cache_adapters._segments.listing import Listing
 from kura_cache_adapters._segments.merge import Merger, as_bytes
 from kura_cache_adapters._segments.rows import Rows
 from kura_cache_adapters._segments.search import Search, find_one
-from kura_cache_adapters._segments.tombstones import KEPT_DAYS
 from kura_cache_adapters._segments.verify import verify
 from kura_cache_adapters._segments.writer import Writer
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
+from kura_cache_adapters.receipts import KEPT_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

@@ -18,6 +18,7 @@ from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters.checks import key_matrix
 from kura_cache_adapters.errors import DamagedSegmentError, OtherVersionError
+from kura_cache_adapters.receipts import KEPT_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 logger = logger_of("store")
-
-KEPT_DAYS = 90.0
-"""How long a tombstone stands against copies, backups and machines that were away, unless told."""
 
 _NAME = re.compile(r"_forgotten-[0-9a-f]{16}")
 _HEAD = b"kura_cache_adapters forgotten 1\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import stat
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from kura_cache_adapters._disk import atomic, locks, reading
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._segments import marks
+from kura_cache_adapters._segments.claims import DIRECTORY, GATE
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.rows import checksums_of, chunk_rows, prefixes_of
 from kura_cache_adapters._segments.tombstones import is_tombstone
@@ -73,6 +75,7 @@ class _Verifier:
             *self._strangers(parts),
             *self._tombstones(),
             *self._identity(),
+            *self._claims(),
             *self._leftovers(),
         ]
         troubles = self._repaired(findings) if repair and findings else [*map(_trouble, findings)]
@@ -169,6 +172,12 @@ class _Verifier:
             message = "its model writes it again with its next vectors"
             raise DamagedSegmentError(message)
 
+    def _claims(self) -> Iterator[_Finding]:
+        path = self._path / DIRECTORY
+        if not (_may_be(stat.S_ISDIR, path) and _may_be(stat.S_ISREG, path / GATE)):
+            why = "no process can claim texts, so that several pay for the same"
+            yield _Finding(path, why, partial(atomic.remove, path))
+
     def _leftovers(self) -> Iterator[_Finding]:
         for path in atomic.stale_temporaries(self._path):
             yield _Finding(path, "a killed writer has left it", partial(atomic.remove, path))
@@ -201,6 +210,11 @@ def _unreadable(path: Path, error: OSError) -> _Finding:
     """Set aside what is wrong for good, and is no other release's."""
     damaged = reading.lasts(error) and not isinstance(error, OtherVersionError)
     return _Finding(path, describe(error), partial(_set_aside, path) if damaged else None)
+
+
+def _may_be(kind: Callable[[int], bool], path: Path) -> bool:
+    """Tell whether a path is of a kind, or nothing."""
+    return not os.path.lexists(path) or kind(path.lstat().st_mode)
 
 
 def _set_aside(path: Path) -> None:

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
-from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters._segments.marks import formats_in
-from kura_cache_adapters._segments.tombstones import KEPT_DAYS
 from kura_cache_adapters.protocols import Forgets, Verifies
-from kura_cache_adapters.receipts import Forgotten, Receipt, Report, SpaceReport, Trouble
+from kura_cache_adapters.receipts import KEPT_DAYS, Forgotten, Receipt, Report, SpaceReport, Trouble
 from kura_cache_adapters.stores.registry import STORES, class_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
+    from pathlib import Path
 
+    from kura_cache_adapters._segments.format import SegmentFormat
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, VectorSpace
 
 _AT_ONCE = 1024  # entries of a store without checksums of its own
+
+
+@runtime_checkable
+class _Tiered(Protocol):
+    stores: tuple[EmbeddingStore, ...]
+
+
+@runtime_checkable
+class _OnDisk(Protocol):
+    """A store of segments, told without its engine, which takes long to import."""
+
+    path: Path
+    format: SegmentFormat
 
 
 def forget(
@@ -71,16 +84,16 @@ def verify(store: EmbeddingStore, *, repair: bool) -> Report:
 
 def _leaves(store: EmbeddingStore) -> Iterator[EmbeddingStore]:
     """Yield a store, or its tiers instead, each with what other formats have left in its directory."""
-    tiers: Sequence[EmbeddingStore] = getattr(store, "stores", ())
-    for tier in tiers:
-        yield from _leaves(tier)
-    if not tiers:
-        yield store
-    if isinstance(store, SegmentStore):
+    if isinstance(store, _Tiered):
+        for tier in store.stores:
+            yield from _leaves(tier)
+        return
+    yield store
+    if isinstance(store, _OnDisk):
         yield from _beside(store)
 
 
-def _beside(store: SegmentStore) -> Iterator[EmbeddingStore]:
+def _beside(store: _OnDisk) -> Iterator[EmbeddingStore]:
     for scheme in sorted(formats_in(store.path, most=None).intersection(STORES)):
         if f".{scheme}" != store.format.suffix:
             yield class_of(scheme)(store.path, shared=store.format.shared)
