@@ -70,6 +70,7 @@ class Cache:
 
         Raises:
             ValueError: something else than a key.
+            MissingExtraError: datasets lie in the directory of another format, and `datasets` is missing.
 
         """
         return forget(self.store, keys_of(keys), days=days)

@@ -25,13 +25,17 @@ from kura_cache_adapters import (
     open_cache,
     open_store,
 )
+from kura_cache_adapters._disk import locks
 from kura_cache_adapters._segments import forget as forgetting
 from kura_cache_adapters._segments.directory import SegmentStore
+from kura_cache_adapters._segments.tombstones import Tombstones
+from kura_cache_adapters._segments.writer import Writer
 from kura_cache_adapters.stores.checkpoint import CheckpointStore
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.faults.damage import contents, segments
 from tests.faults.fault_lab import FORMATS, STORES
 from tests.faults.rewriting import rewrite
+from tests.test_forgetting import SOON
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,13 +79,17 @@ for number in range(10**6):
 """
 
 
-@pytest.mark.parametrize("way", ["arrow", "parquet", "jsonl", "hf"])
+LONG = [pytest.param(way, marks=pytest.mark.long) for way in ("parquet", "hf")]
+
+
+@pytest.mark.parametrize("way", ["arrow", "jsonl", *LONG])
 def test_under_four_writers_no_byte_of_a_forgotten_vector_is_left_on_disk(way: str, tmp_path: Path) -> None:
     if way not in FORMATS:
         pytest.skip("needs the extra `datasets`")
     url = f"{way}://{tmp_path}/cache"
-    mine = model_over(url)
+    mine, other = model_over(url), model_over(url)
     mine.embed_sync(TEXTS)
+    other.embed_sync(TEXTS)
     command = [sys.executable, "-c", WRITER, url]
     writers = [
         subprocess.Popen([*command, str(number)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -96,6 +104,10 @@ def test_under_four_writers_no_byte_of_a_forgotten_vector_is_left_on_disk(way: s
             assert receipt.complete
             assert receipt.there == 5
             assert mine.missing(TEXTS) == [*range(at + 5)]
+        end = time.monotonic() + SOON
+        while other.missing(TEXTS) != [*range(15)]:
+            assert time.monotonic() < end
+            time.sleep(0.01)
     finally:
         for writer in writers:
             writer.kill()
@@ -283,6 +295,47 @@ def test_a_file_that_cannot_be_read_is_in_the_receipt_until_a_repair(tmp_path: P
     assert traces(tmp_path, TEXTS) == []
 
 
+def test_rows_that_cannot_be_rewritten_are_hidden_and_in_the_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_over(tmp_path)
+    model.embed_sync(TEXTS)
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "write", full)
+        receipt = model.forget(TEXTS[:2])
+    assert (receipt.there, receipt.complete) == (2, False)
+    assert "the rows of 2 keys" in receipt.unreachable[0].why
+    assert model.missing(TEXTS) == [0, 1]
+    with monkeypatch.context() as patched:
+        patched.setattr(Tombstones, "add", full)
+        assert "No space left" in model.forget(TEXTS[2:4]).unreachable[0].why
+    assert model.missing(TEXTS) == [0, 1]
+    assert model.forget(TEXTS[:2]).complete
+    assert traces(tmp_path, TEXTS[:2]) == []
+
+
+def test_a_lock_that_somebody_keeps_is_in_the_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_TRIES", 1)
+    model = model_over(tmp_path)
+    model.embed_sync(TEXTS)
+    space = tmp_path / model.identity().directory
+    with locks.try_lock(space) as alone:
+        assert alone
+        receipt = model.forget(TEXTS[:2])
+        assert model.cache is not None
+        segments(tmp_path)[0].rename(space / f"000000009-{'0' * 16}.arrow")
+        assert not model.cache.verify(repair=True).sound
+    assert "held its lock" in receipt.unreachable[0].why
+    assert model.cache.verify(repair=True).sound
+    assert model.forget(TEXTS[:2]).complete
+
+
 @pytest.mark.parametrize("order", ["front", "middle", "back"])
 def test_a_tier_that_fails_keeps_no_other_from_it_and_brings_nothing_back(
     order: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -375,6 +428,32 @@ def test_a_checkpoint_manager_forgets_where_it_can_and_says_where_it_cannot() ->
         receipt = open_cache(manager).forget([model.cache_key(text) for text in TEXTS[:3]])  # a new process
         assert (receipt.complete, receipt.there) == (able, 3 * able)
         assert model.missing(TEXTS) == ([0, 1, 2] if able else [])
+
+
+def test_kuras_own_manager_forgets(tmp_path: Path) -> None:
+    checkpoints = pytest.importorskip("kura.checkpoints", reason="needs the extra `kura`")
+    manager = checkpoints.JSONLCheckpointManager(str(tmp_path))
+    model = model_over(manager)
+    model.embed_sync(TEXTS)
+    receipt = model.forget(TEXTS[:3])
+    assert (receipt.complete, receipt.there, len(receipt.spaces[0].removed)) == (True, 3, 3)
+    assert traces(tmp_path, TEXTS[:3]) == []
+    assert model.missing(TEXTS) == [0, 1, 2]
+
+
+def test_a_text_is_forgotten_as_it_is_and_as_the_model_edits_it(tmp_path: Path) -> None:
+    class Editing(FakeEmbeddingModel):
+        def asked_for(self, text: str) -> str:
+            return text.strip()
+
+    plain_model = model_over(tmp_path, at=1)
+    editing = CachedEmbeddingModel(Editing(dimension=DIMENSION), tmp_path, at=2)
+    for each in (plain_model, editing):
+        each.embed_sync([" a ", "b"])
+    receipt = editing.forget([" a "])
+    assert receipt.there == 2
+    assert model_over(tmp_path, at=1).missing([" a ", "b"]) == [0]
+    assert editing.missing([" a ", "b"]) == [0]
 
 
 def test_a_manager_that_keeps_what_it_was_to_delete_is_named() -> None:

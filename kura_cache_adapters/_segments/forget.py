@@ -13,7 +13,7 @@ from kura_cache_adapters._segments.marks import set_aside_in
 from kura_cache_adapters.receipts import Forgotten, Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     from kura_cache_adapters._segments.listing import Listing
@@ -24,7 +24,7 @@ _WRITING = 5.0  # seconds for those who were writing: what they leave by then is
 
 _UNREAD = "it could not be read ({}): cache.verify(repair=True) sets it aside, then forget again"
 _BUSY = "another process has held its lock all the time: forget again"
-_STILL = "rows could not be removed ({}), and are hidden: forget again"
+_STILL = "the rows of {} keys could not be removed, and are hidden: let it be written to, then forget again"
 
 
 def forget(listing: Listing, merger: Merger, keys: Collection[bytes], *, days: float) -> Forgotten:
@@ -33,21 +33,29 @@ def forget(listing: Listing, merger: Merger, keys: Collection[bytes], *, days: f
     there = merger.keys_among(keys, listing.refresh()) - listing.tombstones.keys
     listing.tombstones.add(keys, days)
     writing = leftovers_in(path)
-    dropped = _drop(listing, merger)
+    dropped, alone = _drop(listing, merger)
     left = _outlasted(path, writing)
     if writing:  # what was being written is there by now
-        dropped += _drop(listing, merger)
+        late, alone = _drop(listing, merger)
+        dropped += late
     gone, kept = _removed([*left, *set_aside_in(path)])
-    unread = [Trouble(str(path / name), _UNREAD.format(describe(e))) for name, e in listing.unreadable()]
     still = merger.keys_among(listing.tombstones.keys.intersection(keys), listing.refresh())
-    hidden = [Trouble(str(path), _STILL.format(f"{len(still)} keys"))] if still else []
     return Forgotten(
         store="",
         space=path.name,
         keys=tuple(sorted(key.hex() for key in there)),
-        removed=(*(name for name in dropped if name), *gone),
-        unreachable=(*([Trouble(str(path), _BUSY)] if "" in dropped else []), *kept, *unread, *hidden),
+        removed=(*dropped, *gone),
+        unreachable=(*kept, *_unreachable(listing, busy=not alone, still=len(still))),
     )
+
+
+def _unreachable(listing: Listing, *, busy: bool, still: int) -> Iterator[Trouble]:
+    if busy:
+        yield Trouble(str(listing.path), _BUSY)
+    if still:
+        yield Trouble(str(listing.path), _STILL.format(still))
+    for name, error in listing.unreadable():
+        yield Trouble(str(listing.path / name), _UNREAD.format(describe(error)))
 
 
 def leftovers_in(space: Path) -> list[Path]:
@@ -55,13 +63,13 @@ def leftovers_in(space: Path) -> list[Path]:
     return [path for path in space.iterdir() if is_leftover(path.name)]
 
 
-def _drop(listing: Listing, merger: Merger) -> list[str]:
-    """Rewrite segments; return their names, and an empty one where the lock was not to be had."""
+def _drop(listing: Listing, merger: Merger) -> tuple[list[str], bool]:
+    """Rewrite segments; return their names, and whether the lock was to be had."""
     with locks.patient_lock(listing.path, patience=_PATIENCE) as alone:
         dropped = merger.drop(listing.refresh(), listing.tombstones.keys)
         listing.tombstones.tidy()
     listing.refresh()
-    return dropped if alone else [*dropped, ""]
+    return dropped, alone
 
 
 def _outlasted(space: Path, writing: list[Path]) -> list[Path]:

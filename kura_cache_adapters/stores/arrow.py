@@ -43,8 +43,10 @@ class ArrowFormat:
 
     def flaw(self, path: Path) -> str:
         """Say why other readers of Arrow would not open it; empty where nothing is wrong."""
-        whole = reading.read_file(path)[-len(_MAGIC) :] == _MAGIC
-        return "" if whole else "its end is not that of an Arrow file"
+        view = reading.view_file(path, mapped=False)
+        size = len(view.content)
+        view.load(max(0, size - len(_MAGIC)), size)
+        return "" if view.content[-len(_MAGIC) :] == _MAGIC else "its end is not that of an Arrow file"
 
 
 class ArrowStore(SegmentStore):

@@ -94,6 +94,7 @@ def _leaves(store: EmbeddingStore) -> Iterator[EmbeddingStore]:
 
 
 def _beside(store: _OnDisk) -> Iterator[EmbeddingStore]:
+    """Open the other formats in a store's directory; raise MissingExtraError where an extra is needed."""
     for scheme in sorted(formats_in(store.path, most=None).intersection(STORES)):
         if f".{scheme}" != store.format.suffix:
             yield class_of(scheme)(store.path, shared=store.format.shared)
