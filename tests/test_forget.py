@@ -233,6 +233,21 @@ def test_a_model_forgets_for_every_role_and_parameter_and_no_other_model(tmp_pat
         assert traces(tmp_path, TEXTS[:2], role, **roles) == []
 
 
+def test_what_decides_one_role_only_is_in_the_keys_that_are_forgotten(tmp_path: Path) -> None:
+    class Prefixed(FakeEmbeddingModel):
+        def identity(self) -> dict[str, Any]:
+            return {"prefix": "", "roles": {"query": {"prefix": "query: "}}}
+
+    def opened() -> CachedEmbeddingModel:
+        return CachedEmbeddingModel(Prefixed(roles=("query", "other")), tmp_path)
+
+    for role in ("document", "query", "other"):
+        opened().embed_sync(TEXTS[:3], role=role)
+    assert opened().forget(TEXTS[:1]).there == 3
+    for role in ("document", "query", "other"):
+        assert opened().missing(TEXTS[:3], role=role) == [0]
+
+
 def test_a_cache_forgets_keys_of_any_model_and_refuses_what_is_none(tmp_path: Path) -> None:
     models = [model_over(tmp_path, name) for name in ("fake", "other")]
     for each in models:
