@@ -28,6 +28,7 @@ from kura_cache_adapters.protocols import (
     EmbeddingStore,
     VectorSpace,
 )
+from kura_cache_adapters.receipts import Drift, Receipt, Report
 from kura_cache_adapters.stores import open_store
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ __all__ = [
     "CallableEmbeddingModel",
     "CheckpointError",
     "DimensionMismatchError",
+    "Drift",
     "Embedded",
     "EmbeddingStore",
     "Event",
@@ -90,9 +92,11 @@ __all__ = [
     "OpenAIEmbeddingModel",
     "ParquetCheckpointManager",
     "ParquetStore",
+    "Receipt",
     "ReentryError",
     "RefusedTextsError",
     "RegistrationError",
+    "Report",
     "SentenceTransformerEmbeddingModel",
     "Stored",
     "TieredStore",

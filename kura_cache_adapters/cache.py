@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters.checks import keys_of
+from kura_cache_adapters.receipts import KEPT_DAYS
 from kura_cache_adapters.stores import as_store
+from kura_cache_adapters.stores.everywhere import forget, verify
 
 if TYPE_CHECKING:
     import os
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, SupportsCheckpoints
+    from kura_cache_adapters.receipts import Receipt, Report
 
 
 class Cache:
@@ -52,6 +56,34 @@ class Cache:
         hits = self.store.space(identity.shared).get_many(wanted)
         found = set(hits.checked(len(wanted)).positions.tolist())
         return [key for at, key in enumerate(wanted) if at not in found]
+
+    def forget(self, keys: Iterable[bytes | str], *, days: float = KEPT_DAYS) -> Receipt:
+        """Forget keys in all spaces of all tiers, to the last byte; tell what could not be reached.
+
+        Files are written anew without their rows, files that were set aside as damaged are removed, and
+        for so many days no copy that is put back brings them again. What fails is in the receipt, and
+        keeps no other tier from it.
+
+        Args:
+            keys: 32 bytes or 64 hexadecimal characters each, as `model.cache_key(text)` returns them.
+            days: how long tombstones stand against copies, backups and machines that were away.
+
+        Raises:
+            ValueError: something else than a key.
+            MissingExtraError: datasets lie in the directory of another format, and `datasets` is missing.
+
+        """
+        return forget(self.store, keys_of(keys), days=days)
+
+    def verify(self, *, repair: bool = False) -> Report:
+        """Read every checksum of every space, of all tiers; it works while others write.
+
+        Args:
+            repair: write files anew that hold damaged rows, without them; set aside those that cannot be
+                read, as `_<name>.damaged`; and remove what killed writers have left.
+
+        """
+        return verify(self.store, repair=repair)
 
     def close(self) -> None:
         """Close the store, unless it was handed in open; the next use opens it again."""

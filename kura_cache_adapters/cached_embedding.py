@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._core.ask import Source
 from kura_cache_adapters._core.calls import Bare, Cached
+from kura_cache_adapters._core.drift import TOLERANCE, Sampling, drift
 from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
 from kura_cache_adapters._observe.observers import Observers
+from kura_cache_adapters._runtime.loop import hop, run
 from kura_cache_adapters.cache import Cache
 from kura_cache_adapters.embedding.wrap import as_source
 from kura_cache_adapters.options import CacheOptions, check_keywords, one_cache
+from kura_cache_adapters.receipts import KEPT_DAYS
 from kura_cache_adapters.stores import as_store
+from kura_cache_adapters.stores.everywhere import forget_texts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity, Role
     from kura_cache_adapters.options import CacheLike
     from kura_cache_adapters.protocols import BaseEmbeddingModel, Vectors
+    from kura_cache_adapters.receipts import Drift, Receipt
 
 
 class CachedEmbeddingModel:
@@ -165,6 +170,53 @@ class CachedEmbeddingModel:
         """
         texts = checked_texts(texts)
         return self._calls.add(texts, counted(vectors, len(texts), self.model_name), role, replace=replace)
+
+    def forget(self, texts: Iterable[str], *, days: float = KEPT_DAYS) -> Receipt:
+        """Forget texts in every role, under every stored identity of this model's name; see `Cache.forget`.
+
+        Whatever the parameters of its cached vectors are, and in every tier. Not reached is what was
+        stored under another model's name, under another `key_secret`, as a role that the model does not
+        tell apart any more, or where this cache does not lead: other machines' caches, and backups, which
+        are hidden for so many days where they are put back.
+
+        Args:
+            texts: as `embed` takes them.
+            days: how long tombstones stand against copies, backups and machines that were away.
+
+        Returns:
+            What was there, what was done, and what could not be reached.
+
+        """
+        texts, keys = checked_texts(texts), self._calls.keys()
+        return forget_texts(self._store, texts, keys.identity, keys.under, days=days)
+
+    async def verify(self, texts: Iterable[str], *, sample: int = 100, tolerance: float = TOLERANCE) -> Drift:
+        """Embed a sample of the cached texts again, in every role, and compare; nothing is stored.
+
+        Models answer a little differently from call to call: what is compared are distributions.
+
+        Args:
+            texts: as `embed` takes them; a key holds no text. Those that are not cached are left out.
+            sample: how many are embedded again in each role, chosen by chance.
+            tolerance: the cosine distance at the median beyond which it is said to be another model.
+
+        What the model or the store raises arrives as it is.
+
+        """
+        return await hop(self._drift(texts, sample, tolerance))
+
+    def verify_sync(self, texts: Iterable[str], *, sample: int = 100, tolerance: float = TOLERANCE) -> Drift:
+        """Compare from sync code, see `verify`."""
+        return run(self._drift(texts, sample, tolerance))
+
+    def _drift(self, texts: Iterable[str], sample: int, tolerance: float) -> Coroutine[Any, Any, Drift]:
+        sampling = Sampling(checked_texts(texts), sample, tolerance, self.options.chunk_size)
+        return drift(self._innermost(), self._calls.keys, self._store, sampling)
+
+    def _innermost(self) -> Source:
+        """Return what embeds beneath all caches."""
+        inner = self.embedding_model
+        return inner._innermost() if isinstance(inner, CachedEmbeddingModel) else self._source  # noqa: SLF001 - of our own class
 
     async def embed(self, texts: Iterable[str], *, role: Role = "document") -> list[list[float]]:
         """Embed each text: one list of floats per text, in their order; [] for no text.

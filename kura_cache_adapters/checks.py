@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,21 @@ def key_matrix(keys: Iterable[bytes]) -> NDArray[np.uint8]:
         message = f"a key has {KEY_BYTES} bytes; got {sorted(lengths)}"
         raise ValueError(message)
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+
+
+def keys_of(keys: Iterable[bytes | str]) -> list[bytes]:
+    """Return distinct keys as bytes; raise ValueError for what is neither 32 bytes nor 64 hex characters."""
+    keys = [keys] if isinstance(keys, (bytes, str)) else keys
+    return list(dict.fromkeys(map(_key_of, keys)))
+
+
+def _key_of(key: bytes | str) -> bytes:
+    with suppress(ValueError, TypeError):
+        decoded = bytes.fromhex(key) if isinstance(key, str) else b"".join([key])
+        if len(decoded) == KEY_BYTES:
+            return decoded
+    message = f"a key has {KEY_BYTES} bytes, or {2 * KEY_BYTES} hexadecimal characters: {key!r:.80} is none"
+    raise ValueError(message)
 
 
 def check_shapes(keys: Sized, vectors: Vectors) -> None:

@@ -102,6 +102,10 @@ class DamagedSegmentError(KuraCacheError, OSError):
     """A segment's file is not what its writer left: cut, overwritten or foreign."""
 
 
+class OtherVersionError(DamagedSegmentError):
+    """A file is of another version of its format: another release may read it."""
+
+
 class CheckpointError(KuraCacheError, ValueError):
     """A checkpoint could not be read or written; the message names its file."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kura_cache_adapters.identity import ModelIdentity, Role
+    from kura_cache_adapters.receipts import Forgotten, SpaceReport
 
 _logger = logging.getLogger("kura_cache_adapters.checkpoints")
 
@@ -243,6 +244,24 @@ class TellsForgotten(Protocol):
 
     def forgotten(self) -> frozenset[bytes]:
         """Return the keys, the same object for as long as they are the same ones."""
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """A store that forgets keys in all its spaces at once, and tells what it did and could not do."""
+
+    def forget(
+        self, keys: Sequence[bytes], *, days: float, within: Collection[ModelIdentity] | None
+    ) -> Sequence[Forgotten]:
+        """Forget keys, in the spaces of some models or in all; copies stay hidden for so many days."""
+
+
+@runtime_checkable
+class Verifies(Protocol):
+    """A store that reads all it has, and tells what is damaged."""
+
+    def verify(self, *, repair: bool) -> Sequence[SpaceReport]:
+        """Read everything; with `repair`, leave only what is intact."""
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import stat
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kura_cache_adapters._disk.locks import patient_lock
@@ -15,7 +16,6 @@ from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _TEMPORARY = ".tmp"
 _PREVIOUS = ".previous"
@@ -112,17 +112,24 @@ def discard(path: Path) -> None:
 
 
 def remove_stale_temporaries(directory: Path) -> None:
-    """Remove what killed writers left behind an hour ago or earlier, as far as it can be removed.
+    """Remove what killed writers left behind an hour ago or earlier, as far as it can be removed."""
+    with suppressed(OSError):
+        for path in stale_temporaries(directory):
+            discard(path)
+
+
+def stale_temporaries(directory: Path) -> list[Path]:
+    """List what killed writers left behind an hour ago or earlier.
 
     By the file system's own clock: an hour before what was changed last here. Other hosts have other ones.
     """
-    with suppressed(OSError):
-        status = {path: path.lstat() for path in directory.iterdir()}
-        now = max((each.st_ctime for each in status.values()), default=0.0)
-        for path, each in status.items():
-            ours = path.name.startswith(".") and path.name.endswith(_TEMPORARY)
-            if ours and each.st_mtime < now - _STALE_SECONDS:
-                discard(path)
+    status = dict[Path, os.stat_result]()
+    for path in directory.iterdir():
+        with suppressed(FileNotFoundError):  # others are at work
+            status[path] = path.lstat()
+    now = max((each.st_ctime for each in status.values()), default=0.0)
+    ours = [path for path in status if path.name.startswith(".") and path.name.endswith(_TEMPORARY)]
+    return [path for path in ours if status[path].st_mtime < now - _STALE_SECONDS]
 
 
 def restore_previous(directory: Path) -> None:

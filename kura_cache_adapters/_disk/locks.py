@@ -21,15 +21,18 @@ except ImportError:  # Windows
 
 
 @contextmanager
-def patient_lock(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock while names are exchanged; wait a second for it, not for ever."""
-    for _ in range(_TRIES):
+def patient_lock(directory: Path, *, patience: int = 1) -> Iterator[bool]:
+    """Hold the directory's lock while names are exchanged; yield False where it was not to be had.
+
+    That is waited for a second, or as many as the patience, not for ever.
+    """
+    for _ in range(_TRIES * patience):
         with try_lock(directory) as alone:
             if alone:
-                yield
+                yield True
                 return
         time.sleep(0.001)
-    yield
+    yield False
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from kura_cache_adapters.errors import DamagedSegmentError
 if TYPE_CHECKING:
     from pathlib import Path
 
+_LASTING = {None, errno.ELOOP, errno.ENXIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _SMALL = 1 << 30  # bytes
 _RATIO = 64
 _AT_ONCE = 1 << 20  # bytes of one read
@@ -120,6 +121,11 @@ def check_size(claimed: int, stored: int) -> None:
     if claimed > max(_SMALL, _RATIO * stored):
         message = f"its {stored} bytes claim to be {claimed}"
         raise DamagedSegmentError(message)
+
+
+def lasts(error: OSError) -> bool:
+    """Tell damage, or something else in a file's place, from what may be over: a server that is away."""
+    return error.errno in _LASTING
 
 
 def refuse_link(path: Path) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 DIRECTORY = ".claims"
 """Where the claims of a space are, inside of it."""
 
-_GATE = "gate"
+GATE = "gate"
+"""The file in there whose lock is held while claims are listed or added."""
 _COUNT = 8  # bytes of the gate: how many claims there have been
 _KEY = 32
 _NOBODY = bytes(_KEY)  # in place of a key that was released
@@ -151,14 +152,14 @@ class Claims:
         mode = 0o666 if self._shared else 0o600
         for _ in range(2):
             with suppressed(FileNotFoundError):
-                return os.open(self._path / _GATE, os.O_RDWR | os.O_CREAT | _CAREFUL, mode)
+                return os.open(self._path / GATE, os.O_RDWR | os.O_CREAT | _CAREFUL, mode)
             marks.make_space(self._space, durable=durable, shared=self._shared)
             self._path.mkdir(mode=0o777 if self._shared else 0o700, exist_ok=True)
         raise FileNotFoundError(self._path)
 
     def _look(self, wanted: set[bytes]) -> tuple[set[bytes], int]:
         """Return which of the keys are claimed, and the number of all claims; remove those of the dead."""
-        names = [name for name in os.listdir(self._path) if name != _GATE]  # noqa: PTH208 - half the time
+        names = [name for name in os.listdir(self._path) if name != GATE]  # noqa: PTH208 - half the time
         claims = [claim for name in names if (claim := self._keys_of(name)) is not None]
         return {key for claimed in claims for key in _among(wanted, claimed)}, len(claims)
 

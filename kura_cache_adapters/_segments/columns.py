@@ -16,7 +16,7 @@ from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._segments.read_segment import as_read
 from kura_cache_adapters._segments.search import ArraySegment
 from kura_cache_adapters.checks import KEY_BYTES
-from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.errors import DamagedSegmentError, OtherVersionError
 
 if TYPE_CHECKING:
     import mmap
@@ -65,6 +65,8 @@ def read_segment(view: View) -> Segment:
     """
     try:
         segment = to_segment(untrusted.first_batch(view), view.map)
+    except OtherVersionError:
+        raise
     except (pa.ArrowException, EOFError, ValueError) as error:
         raise DamagedSegmentError(str(error)) from error
     except OSError as error:
@@ -98,7 +100,7 @@ def vector_type_of(schema: pa.Schema) -> pa.FixedSizeListType:
     version = (schema.metadata or {}).get(_VERSION_KEY, _VERSION)
     if version != _VERSION:
         message = f"its format has the version {version!r:.20}; this release reads {_VERSION!r}"
-        raise DamagedSegmentError(message)
+        raise OtherVersionError(message)
     types = [schema.field(name).type for name in COLUMNS] if schema.names == list(COLUMNS) else []
     if types[:3] != [pa.uint64(), pa.binary(KEY_BYTES), pa.uint64()]:
         message = f"its columns are not those of a segment: {schema.names}"

@@ -19,6 +19,7 @@ Positions: TypeAlias = "NDArray[np.intp]"
 """Row numbers, shape (k,)."""
 
 _NAME = re.compile(r"\d{9}-[0-9a-f]{16}(\.\w+)")
+_LEFTOVER = re.compile(rf"\._?{_NAME.pattern}\..*tmp")
 
 
 class Segment(Protocol):
@@ -73,6 +74,9 @@ class SegmentFormat(Protocol):
     def shared(self) -> bool:
         """Whether the umask decides who may read what is written, or only its owner may."""
 
+    mapped: bool | None
+    """Whether files are mapped, or read; None decides by where they are."""
+
     def write(self, path: Path, rows: Rows) -> None:
         """Write rows to a new file or directory at `path`."""
 
@@ -94,3 +98,8 @@ def ending_of(name: str) -> str:
     """Return the ending of a segment's name, with its dot; empty for what names no segment."""
     match = _NAME.fullmatch(name)
     return match[1] if match else ""
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether a name is that of a segment which is being written or removed, or was."""
+    return bool(_LEFTOVER.fullmatch(name))

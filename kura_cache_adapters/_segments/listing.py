@@ -20,7 +20,7 @@ from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
 from kura_cache_adapters.errors import DamagedSegmentError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from kura_cache_adapters._segments.format import Segment, SegmentFormat
@@ -47,7 +47,7 @@ class Listing:
         self.dimension: int | None = None
         self.itemsize = 8  # of the widest number seen
         self.tombstones = Tombstones(path, shared=segment_format.shared)
-        self._format = segment_format
+        self.format = segment_format
         self._stamps: dict[str, Stamp] = {}
         self._aside: set[str] = set()  # damaged or foreign, until they change
         self._again_at = 0.0
@@ -103,6 +103,20 @@ class Listing:
             return found
         message = f"{self.path} changes faster than it can be listed"
         raise BlockingIOError(message)
+
+    def segments(self) -> set[str]:
+        """List the names of the segments that are there, whether or not they can be read."""
+        return {name for name in self._list() if not is_tombstone(name)}
+
+    def unreadable(self) -> Iterator[tuple[str, OSError]]:
+        """Yield the segments that are there and cannot be read, and why."""
+        for name in sorted(self.segments() - self.open.keys()):
+            try:
+                _check_count(self._read(name), name)
+            except OSError as error:
+                pass_on_signals(error)
+                if os.path.lexists(self.path / name):
+                    yield name, error
 
     def prevailing(self, wanted: int | None = None) -> int | None:
         """Return the dimension that vectors have here: as found or stored, else as most rows on disk have.
@@ -164,7 +178,7 @@ class Listing:
         return names
 
     def _is_ours(self, name: str) -> bool:
-        return ending_of(name) == self._format.suffix or is_tombstone(name)
+        return ending_of(name) == self.format.suffix or is_tombstone(name)
 
     def _opened(self, name: str) -> Segment | None:
         """Open a segment, unless it is open, or set aside, as it is now."""
@@ -207,12 +221,12 @@ class Listing:
 
     def _read(self, name: str) -> Segment:
         try:
-            return self._format.read(self.path / name)
+            return self.format.read(self.path / name)
         except OSError as error:
             pass_on_signals(error)
             if error.errno not in {errno.EMFILE, errno.ENFILE} or not pool.make_room(self, most=0):
                 raise
-            return self._format.read(self.path / name)
+            return self.format.read(self.path / name)
 
     def _mergeable(self, segment: Segment) -> bool:
         return _is_intact(segment) and self.dimension in {None, segment.dimension}

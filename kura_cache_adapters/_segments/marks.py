@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters._segments.format import ending_of
+from kura_cache_adapters.identity import ModelIdentity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +22,7 @@ ANSWERER_FILE = "_answered_by"
 """The name under which a server answered for the vectors of a space; it is in no key."""
 
 _LONGEST_NAME = 1 << 10  # bytes
+_LONGEST_IDENTITY = 1 << 20  # bytes: what is longer is none, and is not read
 
 _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This directory is a cache of embeddings (kura_cache_adapters). See https://bford.info/cachedir/
@@ -36,12 +38,30 @@ _SPACE = re.compile(r".*-[0-9a-f]{16}")
 _LOOKED_INTO = 100  # spaces: a directory of many tenants is not read through
 
 
-def formats_in(cache: str | os.PathLike[str]) -> set[str]:
-    """Tell the formats of the segments in a cache's directory by their endings, without a dot."""
+def formats_in(cache: str | os.PathLike[str], *, most: int | None = _LOOKED_INTO) -> set[str]:
+    """Tell the formats of the segments in a cache's directory by their endings, without a dot.
+
+    No more spaces than that are looked into.
+    """
     with suppressed(OSError), os.scandir(cache) as entries:
         spaces = (each for each in entries if _SPACE.fullmatch(each.name))
-        return {ending for space in islice(spaces, _LOOKED_INTO) for ending in _endings_in(space)}
+        return {ending for space in islice(spaces, most) for ending in _endings_in(space)}
     return set()
+
+
+def is_space(name: str) -> bool:
+    """Tell whether a name may be that of a space's directory."""
+    return bool(_SPACE.fullmatch(name))
+
+
+def set_aside(path: Path) -> None:
+    """Give a damaged file or directory a name under which it is not read any more."""
+    atomic.move(path, path.with_name(f"_{path.name}.damaged"))
+
+
+def set_aside_in(space: Path) -> list[Path]:
+    """List what was set aside in a space."""
+    return sorted(space.glob("_*.damaged"))
 
 
 def _endings_in(space: os.DirEntry[str]) -> set[str]:
@@ -64,6 +84,11 @@ def make_space(path: Path, *, durable: bool, shared: bool) -> bool:
         _write(path.parent / "CACHEDIR.TAG", _TAG, durable=durable, shared=shared)
         _write(path.parent / ".gitignore", _IGNORED, durable=durable, shared=shared)
     return atomic.make_directory(path, shared=shared) or fresh
+
+
+def identity_in(space: Path) -> ModelIdentity:
+    """Read whose space a directory is; raise OSError or ValueError where that cannot be read."""
+    return ModelIdentity.from_json(reading.read_file(space / IDENTITY_FILE, most=_LONGEST_IDENTITY))
 
 
 def write_identity(space: Path, description: bytes, *, durable: bool, shared: bool) -> None:

@@ -18,6 +18,7 @@ from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._runtime.threads import submit_merge
+from kura_cache_adapters._segments import marks
 from kura_cache_adapters._segments.ages import age_of, apart, youngest
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.rows import Rows, checksums_of, chunk_rows, prefixes_of
@@ -144,21 +145,24 @@ class Merger:
         rows = [(segment, sought.rows_in(segment)) for segment in segments]
         return {key for segment, at in rows for key in map(bytes, segment.keys_at(at))}
 
-    def drop(self, opened: Mapping[str, Segment], forgotten: frozenset[bytes]) -> None:
-        """Rewrite the segments that hold forgotten keys.
+    def drop(self, opened: Mapping[str, Segment], forgotten: frozenset[bytes]) -> list[str]:
+        """Rewrite the segments that hold forgotten keys; return the names of those that are gone.
 
         One that cannot be rewritten is left, and said so: the tombstones hide what is in it.
         """
-        sought = Search(key_matrix(forgotten))
+        sought, gone = Search(key_matrix(forgotten)), list[str]()
         for name, segment in opened.items():
             try:
                 if segment.intact() and len(sought.rows_in(segment)):
-                    self._rewrite(name, segment, forgotten)
+                    self.rewrite(name, segment, forgotten)
+                    gone.append(name)
             except OSError as error:
                 pass_on_signals(error)
                 logger.warning("Could not rewrite %s: %s", self._listing.path / name, error)
+        return gone
 
-    def _rewrite(self, name: str, segment: Segment, forgotten: frozenset[bytes]) -> None:
+    def rewrite(self, name: str, segment: Segment, forgotten: frozenset[bytes]) -> None:
+        """Write a segment's intact rows anew, but for forgotten ones; the caller holds the lock."""
         rows, (broken,) = intact_rows([segment], forgotten)
         if len(rows):
             self._writer.write(rows, durable=True, age=age_of(self._listing.path / name))
@@ -197,7 +201,7 @@ class Merger:
         """Remove a merged segment; one with damaged rows is kept under another name."""
         path = self._listing.path / name
         if broken:
-            atomic.move(path, path.with_name(f"_{name}.damaged"))
+            marks.set_aside(path)
         else:
             atomic.remove(path)
 

@@ -17,15 +17,17 @@ from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters._segments import marks
 from kura_cache_adapters._segments.claims import Claims
+from kura_cache_adapters._segments.forget import forget
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.listing import Listing
 from kura_cache_adapters._segments.merge import Merger, as_bytes
 from kura_cache_adapters._segments.rows import Rows
 from kura_cache_adapters._segments.search import Search, find_one
-from kura_cache_adapters._segments.tombstones import KEPT_DAYS
+from kura_cache_adapters._segments.verify import verify
 from kura_cache_adapters._segments.writer import Writer
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
+from kura_cache_adapters.receipts import KEPT_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters._segments.format import Segment, SegmentFormat
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Vectors
+    from kura_cache_adapters.receipts import Forgotten, SpaceReport
 
 logger = logger_of("store")
 
@@ -42,9 +45,13 @@ logger = logger_of("store")
 class SegmentSpace:
     """The segments of one model identity in one directory."""
 
-    def __init__(self, path: Path, identity: ModelIdentity, segment_format: SegmentFormat) -> None:
-        """Name the directory; nothing is read before the first look-up."""
+    def __init__(self, path: Path, identity: ModelIdentity | None, segment_format: SegmentFormat) -> None:
+        """Name the directory; nothing is read before the first look-up.
+
+        Without an identity, which may be damaged, nothing but its rows is written anew.
+        """
         self.path = path
+        self.identity: ModelIdentity | None = identity
         self._listing = Listing(path, segment_format)
         self._writer = Writer(path, identity, segment_format)
         self._merger = Merger(self._listing, self._writer)
@@ -102,6 +109,14 @@ class SegmentSpace:
             listing.tombstones.tidy()
         listing.refresh()
         return len(there)
+
+    def forget(self, keys: Collection[bytes], *, days: float = KEPT_DAYS) -> Forgotten:
+        """Do `delete_many`, wait for who is writing, remove what was set aside, and tell what was done."""
+        return forget(self._listing, self._merger, keys, days=days)
+
+    def verify(self, *, repair: bool = False) -> SpaceReport:
+        """Read every checksum; with `repair`, leave only what is intact."""
+        return verify(self._listing, self._merger, self._writer, repair=repair)
 
     @property
     def fresh(self) -> bool:

@@ -15,8 +15,10 @@ import numpy as np
 
 from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters.checks import key_matrix
-from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.errors import DamagedSegmentError, OtherVersionError
+from kura_cache_adapters.receipts import KEPT_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -26,11 +28,9 @@ if TYPE_CHECKING:
 
 logger = logger_of("store")
 
-KEPT_DAYS = 90.0
-"""How long a tombstone stands against copies, backups and machines that were away, unless told."""
-
 _NAME = re.compile(r"_forgotten-[0-9a-f]{16}")
 _HEAD = b"kura_cache_adapters forgotten 1\n"
+_ANY_HEAD = _HEAD[:-2]
 _RECORD = np.dtype([("key", "V32"), ("until", "<u8")])
 _SEAL = 32  # bytes: SHA-256 of all before
 _MANY = 8  # files: then they become one
@@ -86,12 +86,28 @@ class Tombstones:
                 self._write(records[stays])
             self._remove([name])
 
+    def check(self, name: str) -> None:
+        """Read a tombstone; raise OSError for one that says nothing that can be believed."""
+        _parsed(reading.read_file(self._path / name))
+
+    def salvage(self, name: str) -> None:
+        """Write anew what a damaged tombstone says: a key that was never there hides nothing."""
+        if not (path := self._path / name).is_file():
+            return
+        content = reading.read_file(path)
+        body = content[len(_HEAD) :]
+        if content.startswith(_HEAD) and (count := len(body) // _RECORD.itemsize):
+            self.add(_keys(np.frombuffer(body, _RECORD, count)), KEPT_DAYS)
+
     def _load(self, name: str) -> NDArray[np.void]:
         """Read a tombstone; a damaged one forgets nothing, but says so."""
         try:
             content = reading.read_file(self._path / name)
             return _parsed(content)
-        except DamagedSegmentError as error:
+        except OSError as error:
+            pass_on_signals(error)
+            if isinstance(error, FileNotFoundError) or not reading.lasts(error):
+                raise
             logger.warning("Ignored the tombstone %s: %s", self._path / name, error)
             return np.zeros(0, _RECORD)
 
@@ -112,6 +128,9 @@ class Tombstones:
 def _parsed(content: bytes) -> NDArray[np.void]:
     body, seal = content[:-_SEAL], content[-_SEAL:]
     records = body[len(_HEAD) :]
+    if content.startswith(_ANY_HEAD) and not content.startswith(_HEAD):
+        message = f"its version is {content[len(_ANY_HEAD) : len(_HEAD)]!r}; this release reads 1"
+        raise OtherVersionError(message)
     if not body.startswith(_HEAD) or len(records) % _RECORD.itemsize or sha256(body).digest() != seal:
         message = "it is damaged, or of another version"
         raise DamagedSegmentError(message)

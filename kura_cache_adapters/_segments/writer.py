@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class Writer:
     """One model's directory, as it is written to."""
 
-    def __init__(self, path: Path, identity: ModelIdentity, segment_format: SegmentFormat) -> None:
-        """Name the directory; it is made by the first write."""
+    def __init__(self, path: Path, identity: ModelIdentity | None, segment_format: SegmentFormat) -> None:
+        """Name the directory; it is made by the first write. Whose it is may not be known."""
         self._path = path
-        self._description = identity.to_json().encode()
+        self._description = identity.to_json().encode() if identity else b""
         self._format = segment_format
         self._anchored = False
 
@@ -45,6 +45,12 @@ class Writer:
         """Note under which name a server answers for this space."""
         marks.note_answerer(self._path, name, shared=self._format.shared)
 
+    def describe(self, *, durable: bool) -> bool:
+        """Write down whose space it is, unless that is there; tell whether it is known."""
+        if self._description:
+            marks.write_identity(self._path, self._description, durable=durable, shared=self._format.shared)
+        return bool(self._description)
+
     def _publish(self, rows: Rows, *, durable: bool) -> str:
         name = new_name(len(rows), self._format.suffix)
         self._prepare(durable=durable)
@@ -60,4 +66,4 @@ class Writer:
         if durable and not self._anchored:
             atomic.anchor(self._path)
             self._anchored = True
-        marks.write_identity(self._path, self._description, durable=durable, shared=shared)
+        self.describe(durable=durable)

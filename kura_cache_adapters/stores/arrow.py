@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from kura_cache_adapters._segments.rows import Rows
 
 
+_MAGIC = b"ARROW1"
+
+
 class ArrowFormat:
     """One record batch per file (Arrow IPC file format), uncompressed."""
 
@@ -37,6 +40,13 @@ class ArrowFormat:
     def read(self, path: Path) -> Segment:
         """View a file; of one that is mapped only the schema is read."""
         return columns.read_segment(reading.view_file(path, mapped=self.mapped))
+
+    def flaw(self, path: Path) -> str:
+        """Say why other readers of Arrow would not open it; empty where nothing is wrong."""
+        view = reading.view_file(path, mapped=False)
+        size = len(view.content)
+        view.load(max(0, size - len(_MAGIC)), size)
+        return "" if view.content[-len(_MAGIC) :] == _MAGIC else "its end is not that of an Arrow file"
 
 
 class ArrowStore(SegmentStore):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from kura_cache_adapters._disk import atomic, reading
+from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._segments import columns
 from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters.errors import require
@@ -43,6 +44,15 @@ class HFDatasetFormat:
         """View the data file; of one that is mapped only the schema is read."""
         reading.refuse_link(path)
         return columns.read_segment(reading.view_file(path / DATA_FILE, mapped=self.mapped))
+
+    def flaw(self, path: Path) -> str:
+        """Say why `datasets` would not load it; empty where nothing is wrong."""
+        try:
+            json.loads(reading.read_file(path / "dataset_info.json", most=_LONGEST_STATE))["features"]
+            read_dataset_files(path)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            return f"`datasets` does not load it: {describe(error)}"
+        return ""
 
 
 class HFDatasetStore(SegmentStore):

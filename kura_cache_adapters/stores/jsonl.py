@@ -14,7 +14,7 @@ from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters._segments.rows import Rows, prefixes_of
 from kura_cache_adapters.checks import KEY_BYTES
-from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.errors import DamagedSegmentError, OtherVersionError
 
 if TYPE_CHECKING:
     import os
@@ -71,9 +71,12 @@ class JSONLFormat:
         start = mapped.find(b"\n", 0, 1024) + 1
         try:
             header = json.loads(mapped[:start])
-            if (header["format"], header["version"]) != ("kura_cache_adapters.segment", 1):
+            if header["format"] != "kura_cache_adapters.segment":
                 message = "its header is that of another format"
                 raise DamagedSegmentError(message)
+            if header["version"] != 1:
+                message = f"its format has the version {header['version']!r:.20}; this release reads 1"
+                raise OtherVersionError(message)
             return _LineSegment(
                 view,
                 start,
@@ -84,6 +87,15 @@ class JSONLFormat:
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             message = f"its header does not describe its lines: {type(error).__name__}"
             raise DamagedSegmentError(message) from error
+
+    def flaw(self, path: Path) -> str:
+        """Say why other readers of JSON would not read its lines; empty where nothing is wrong."""
+        try:
+            for line in reading.read_file(path).splitlines():
+                json.loads(line)
+        except (ValueError, RecursionError):
+            return "not all of its lines are JSON"
+        return ""
 
 
 class JSONLStore(SegmentStore):

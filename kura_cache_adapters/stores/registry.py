@@ -83,7 +83,7 @@ def as_store(cache: object) -> EmbeddingStore | None:
 
 
 def _open(scheme: str, path: str, query: str | None = None) -> EmbeddingStore:
-    store_class = _class_of(scheme)
+    store_class = class_of(scheme)
     options = read_options(scheme, store_class, query)
     where = [each for each in signature(store_class).parameters.values() if each.kind in _BY_POSITION]
     if path and not where:
@@ -99,7 +99,8 @@ def _open(scheme: str, path: str, query: str | None = None) -> EmbeddingStore:
     raise ValueError(message)
 
 
-def _class_of(scheme: str) -> Callable[..., Any]:
+def class_of(scheme: str) -> Callable[..., Any]:
+    """Return the class of a store's scheme; raise ValueError where there is none."""
     if scheme in STORES:
         return _ours(*STORES[scheme])
     found: Callable[..., Any] | None = registered(GROUP, scheme, fits=callable, what="a store's class")

@@ -85,6 +85,7 @@ class TieredSpace:
         self._owed: list[set[bytes]] = [set() for _ in tiers]
         self._forgetting = [(at, tier) for at, tier in enumerate(tiers) if isinstance(tier, TellsForgotten)]
         self._forgotten: dict[int, frozenset[bytes]] = {at: frozenset() for at, _ in self._forgetting}
+        self._hidden: frozenset[bytes] = frozenset()  # of any tier: one behind it may not have heard of it
         self._claims = next((tier for tier in reversed(tiers) if isinstance(tier, OffersClaims)), None)
         volatile = [getattr(tier, "volatile", False) for tier in tiers]
         self.volatile: bool = all(volatile)
@@ -94,9 +95,9 @@ class TieredSpace:
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look in each tier for what those before it did not have."""
         wanted = list(keys)
-        for index, teller in self._forgetting:
-            if (forgotten := teller.forgotten()) is not self._forgotten[index]:
-                self._forget(index, forgotten)
+        self._heed()
+        if self._hidden and not self._hidden.isdisjoint(wanted):
+            return self._past_hidden(wanted)
         hits = self._ask(self._tiers[0], wanted)
         if len(hits.positions) == len(wanted):  # without dataclasses.replace: it takes as long as finding one
             return Hits(hits.positions, hits.vectors, hits.invalid, (len(wanted),))
@@ -117,6 +118,8 @@ class TieredSpace:
         for index, teller in self._forgetting:
             if not teller.fresh or teller.forgotten() is not self._forgotten[index]:
                 return None
+        if self._hidden and not self._hidden.isdisjoint(keys):
+            return None
         glance = None if self._log.known else glance_of(self._tiers[0])
         hits = None if glance is None else glance(keys)
         return None if hits is None else Hits(hits.positions, hits.vectors, hits.invalid, (len(keys),))
@@ -200,8 +203,11 @@ class TieredSpace:
         return None
 
     def _catch_up(self, index: int, *, durable: bool) -> None:
-        owed = list(self._owed[index])
+        if not self._owed[index]:
+            return
         try:
+            self._heed()
+            owed = list(self._owed[index])
             for start in range(0, len(owed), _AT_ONCE):
                 self._pay(index, owed[start : start + _AT_ONCE], durable=durable)
         except Exception as error:  # noqa: BLE001 - a foreign store that fails again; the rest is still owed
@@ -220,6 +226,22 @@ class TieredSpace:
                 found = [keys[at] for at in hits.positions]
                 self._tiers[index].put_many(found, hits.vectors, durable=durable)
         self._owed[index].difference_update(keys)
+
+    def _heed(self) -> None:
+        """Take in what any process has forgotten since."""
+        for index, teller in self._forgetting:
+            if (forgotten := teller.forgotten()) is not self._forgotten[index]:
+                self._forget(index, forgotten)
+                self._hidden = frozenset().union(*self._forgotten.values())
+
+    def _past_hidden(self, wanted: list[bytes]) -> Hits:
+        """Look up all but what is forgotten, which a tier that could not forget would bring back."""
+        for _, teller in self._forgetting:  # who looks in vain sees what was stored anew
+            self._ask(teller, [key for key in wanted if key in self._hidden])
+        self._heed()
+        at = [place for place, key in enumerate(wanted) if key not in self._hidden]
+        hits = self.get_many([wanted[place] for place in at])
+        return replace(hits, positions=np.array(at, np.intp)[hits.positions])
 
     def _forget(self, index: int, forgotten: frozenset[bytes]) -> None:
         """Let the tiers before one go of what that one has forgotten, whoever asked for it."""

@@ -25,6 +25,7 @@ from kura_cache_adapters import (
     CallableEmbeddingModel,
     CheckpointError,
     DimensionMismatchError,
+    Drift,
     Embedded,
     EmbeddingStore,
     Event,
@@ -47,9 +48,11 @@ from kura_cache_adapters import (
     OpenAIEmbeddingModel,
     ParquetCheckpointManager,
     ParquetStore,
+    Receipt,
     ReentryError,
     RefusedTextsError,
     RegistrationError,
+    Report,
     SentenceTransformerEmbeddingModel,
     Stored,
     TieredStore,
@@ -63,6 +66,7 @@ from kura_cache_adapters import (
 )
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import Hits, SpaceStats, Vectors
+from kura_cache_adapters.receipts import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -315,6 +319,20 @@ def look_without_a_model() -> None:
         for identity in cache.spaces():
             assert_type(cache.stats(identity), SpaceStats)
             logger.info("%d", len(cache.missing(identity, cache.keys(identity))))
+
+
+async def forget_and_verify(model: CachedEmbeddingModel) -> None:
+    receipt = model.forget(TEXTS, days=30)
+    assert_type(receipt, Receipt)
+    logger.info("%d, %s: %s", receipt.there, receipt.complete, receipt.to_json())
+    with open_cache("./cache") as cache:
+        assert_type(cache.forget([model.cache_key("a"), bytes(32)]).unreachable, tuple[Trouble, ...])
+        report: Report = cache.verify(repair=True)
+        rows = sum(space.intact for space in report.spaces)
+        logger.info("%d, %s, %s", rows, report.sound, report.as_dict())
+    drift: Drift = await model.verify(TEXTS, sample=10)
+    assert_type(model.verify_sync(TEXTS, tolerance=1e-6), Drift)
+    assert_type([role.cosine_median for role in drift.roles], list[float | None])
 
 
 def hear_of_errors(model: CachedEmbeddingModel) -> None:
