@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._core.plan import Plan
 from kura_cache_adapters._observe.counters import CacheStats
 from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
 from kura_cache_adapters._runtime.lazy import lazy
@@ -90,6 +91,7 @@ __all__ = [
     "OpenAIEmbeddingModel",
     "ParquetCheckpointManager",
     "ParquetStore",
+    "Plan",
     "ReentryError",
     "RefusedTextsError",
     "RegistrationError",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kura_cache_adapters._core.ask import Source
 from kura_cache_adapters._core.calls import Bare, Cached
 from kura_cache_adapters._core.lookup import checked_texts
+from kura_cache_adapters._core.plan import plan
 from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
 from kura_cache_adapters._observe.observers import Observers
 from kura_cache_adapters.cache import Cache
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from kura_cache_adapters._core.plan import Plan
     from kura_cache_adapters._core.vectors import Kept
     from kura_cache_adapters._observe.counters import CacheStats
     from kura_cache_adapters.identity import ModelIdentity, Role
@@ -137,6 +139,35 @@ class CachedEmbeddingModel:
         Nothing is embedded; a repeated text is named once.
         """
         return self._calls.missing(checked_texts(texts), role)
+
+    def contains(self, texts: Iterable[str], *, role: Role = "document") -> list[bool]:
+        """Tell of each text whether its vector is in the cache; nothing is embedded."""
+        return self._calls.contains(checked_texts(texts), role)
+
+    def plan(
+        self,
+        texts: Iterable[str],
+        *,
+        role: Role = "document",
+        price_per_million: float | None = None,
+    ) -> Plan:
+        """Tell what embedding texts would find, send and cost now; the model is not touched.
+
+        Args:
+            texts: as `embed` takes them.
+            role: what they would be embedded as.
+            price_per_million: of tokens, in any currency; without, the package genai-prices (the extra
+                `prices`) is asked for the model's price at its address, in US dollars.
+
+        Returns:
+            Counts. Tokens are known where the model counts them (`protocols.CountsTokens`), the cost
+            where tokens and price are; what is not known is None.
+
+        Raises:
+            ValueError: a role that the model does not know.
+
+        """
+        return plan(self._source, self._calls, checked_texts(texts), role, price_per_million)
 
     def add(
         self,

@@ -37,6 +37,8 @@ _AGAIN = 3  # times that a call looks up anew where its model has become another
 class Bare:
     """The calls of a model without a cache: all goes to it, nothing is kept."""
 
+    each_once = False  # a text that is repeated in a call is sent again
+
     def __init__(self, source: Source, parameters: Mapping[str, Any], options: CacheOptions) -> None:
         """Take a model; raise what its identity raises."""
         self._source = source
@@ -47,6 +49,10 @@ class Bare:
     def keys(self) -> Keys:
         """Return what computes keys now."""
         return self._engines.now()
+
+    def contains(self, texts: list[str], role: Role) -> list[bool]:
+        """Tell that nothing is kept."""
+        return [False] * len(self.keys()(texts, role))
 
     def missing(self, texts: list[str], role: Role) -> list[int]:
         """Return the positions of the distinct texts."""
@@ -92,6 +98,8 @@ class _Begun(NamedTuple):
 class Cached:
     """The calls of a model with a cache."""
 
+    each_once = True
+
     def __init__(
         self,
         source: Source,
@@ -111,6 +119,10 @@ class Cached:
     def keys(self) -> Keys:
         """Return what computes keys now."""
         return self._engines.now().keys
+
+    def contains(self, texts: list[str], role: Role) -> list[bool]:
+        """Tell of each text whether its vector is found."""
+        return self._engines.now().contains(texts, role)
 
     def missing(self, texts: list[str], role: Role) -> list[int]:
         """Return the positions of the texts that the model would be asked for, each text once."""

@@ -105,9 +105,18 @@ class Engine:
     def missing(self, texts: list[str], role: Role) -> list[int]:
         """Return the positions of the texts that the model would be asked for, each text once."""
         keys = self.keys(texts, role)
-        hits = self._space.load(keys) if keys else None
-        found = set() if hits is None else set(hits.positions.tolist())
+        found = self._there(keys)
         return [at for at in first_positions(keys) if at not in found]
+
+    def contains(self, texts: list[str], role: Role) -> list[bool]:
+        """Tell of each text whether its vector is found."""
+        keys = self.keys(texts, role)
+        found = self._there(keys)
+        return [at in found for at in range(len(keys))]
+
+    def _there(self, keys: list[bytes]) -> set[int]:
+        hits = self._space.load(keys) if keys else None
+        return set() if hits is None else set(hits.positions.tolist())
 
     def add(self, texts: list[str], answer: Sequence[Any], role: Role, *, replace: bool) -> int:
         """Store vectors from elsewhere; return how many were stored, raise ValueError for unfit ones."""

@@ -47,6 +47,7 @@ from kura_cache_adapters import (
     OpenAIEmbeddingModel,
     ParquetCheckpointManager,
     ParquetStore,
+    Plan,
     ReentryError,
     RefusedTextsError,
     RegistrationError,
@@ -137,6 +138,9 @@ def ask(model: CachedEmbeddingModel) -> None:
     logger.info("%s, %s: %f %f", model.slug(), model.model_name, similarity, share)
     assert_type(model.cache_key("a", role="query"), str)
     assert_type(model.missing(TEXTS, role="document"), list[int])
+    assert_type(model.contains(TEXTS), list[bool])
+    plan: Plan = model.plan(TEXTS, role="query", price_per_million=0.02)
+    assert_type((plan.missing, plan.tokens, plan.cost), tuple[int, int | None, float | None])
     added: int = model.add(TEXTS, vectors)
     added += model.add(TEXTS, [[1.0], [2.0]], role="query")
     assert_type(model.identity(), ModelIdentity)
