@@ -11,6 +11,7 @@ from kura_cache_adapters._core.calls import Bare, Cached
 from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.plan import plan
 from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
+from kura_cache_adapters._observe.bar import pictured
 from kura_cache_adapters._observe.observers import Observers
 from kura_cache_adapters.cache import Cache
 from kura_cache_adapters.embedding.wrap import as_source
@@ -88,7 +89,7 @@ class CachedEmbeddingModel:
         )
         self._observe = Observers(options.observers, progress=options.progress)
         self._calls: Bare | Cached = (
-            Bare(self._source, key_kwargs, options)
+            Bare(self._source, key_kwargs, options, self._observe)
             if self._store is None
             else Cached(self._source, key_kwargs, options, self._store, self._observe)
         )
@@ -255,6 +256,9 @@ class CachedEmbeddingModel:
         """Name the model and the cache."""
         model = f"{type(self.embedding_model).__name__}({self.model_name!r})"
         return f"{type(self).__name__}({model}, {self._store!r})"
+
+    def _repr_html_(self) -> str:
+        return pictured(repr(self), str(self.stats), self.stats)
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[object, object]]:
         """Pickle what the constructor takes; the other side opens the store again."""

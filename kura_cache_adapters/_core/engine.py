@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import Role
 
 _T = TypeVar("_T")
-_calls = count(1)
+next_call = count(1).__next__
 
 
 class Engine:
@@ -58,7 +58,7 @@ class Engine:
         hits = self._space.load(keys) if keys else Hits.none()
         readable, hits = hits is not None, hits or Hits.none()
         seconds = perf_counter() - begun
-        return Lookup(texts, role, keys, hits, generation, next(_calls), readable, begun, seconds)
+        return Lookup(texts, role, keys, hits, generation, next_call(), readable, begun, seconds)
 
     def share(self, lookup: Lookup) -> Lookup:
         """Claim, here and now, what is to be embedded first; return the look-up, which then has it."""
@@ -74,7 +74,7 @@ class Engine:
         if hits is None:
             return None
         generation = self._space.generation
-        return Lookup(texts, role, keys, hits, generation, next(_calls), True, begun, perf_counter() - begun)  # noqa: FBT003 - readable
+        return Lookup(texts, role, keys, hits, generation, next_call(), True, begun, perf_counter() - begun)  # noqa: FBT003 - readable
 
     def whole(self, lookup: Lookup, convert: Callable[[Kept], _T]) -> _T:
         """Return what was found; it is all that was asked for."""
