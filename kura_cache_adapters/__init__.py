@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._core.explain import Explanation
 from kura_cache_adapters._core.plan import Plan
 from kura_cache_adapters._observe.counters import CacheStats
 from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
@@ -76,6 +77,7 @@ __all__ = [
     "Embedded",
     "EmbeddingStore",
     "Event",
+    "Explanation",
     "Failed",
     "HFDatasetCheckpointManager",
     "HFDatasetStore",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._core.ask import Source
 from kura_cache_adapters._core.calls import Bare, Cached
+from kura_cache_adapters._core.explain import explain
+from kura_cache_adapters._core.keys import Keys
 from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.plan import plan
 from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from kura_cache_adapters._core.explain import Explanation
     from kura_cache_adapters._core.plan import Plan
     from kura_cache_adapters._core.vectors import Kept
     from kura_cache_adapters._observe.counters import CacheStats
@@ -169,6 +172,18 @@ class CachedEmbeddingModel:
 
         """
         return plan(self._source, self._calls, checked_texts(texts), role, price_per_million)
+
+    def explain(self, text: str, *, role: Role = "document") -> Explanation:
+        """Tell whether a text is in the cache and, of a miss, which stored identity comes nearest.
+
+        Raises:
+            ValueError: a role that the model does not know.
+            OSError: and whatever else the store raises: this is for whoever asks about it.
+
+        """
+        (text,), secret = checked_texts([text]), self.options.secret_bytes
+        keys_of = partial(Keys, source=self._source, secret=secret)
+        return explain(self._calls.keys(), keys_of, self._store, text, role)
 
     def add(
         self,

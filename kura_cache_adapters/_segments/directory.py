@@ -6,19 +6,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._disk import reading
-from kura_cache_adapters._observe.log import describe
-from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._segments.beside import read_identity
 from kura_cache_adapters._segments.marks import IDENTITY_FILE
 from kura_cache_adapters._segments.space import SegmentSpace
-from kura_cache_adapters.identity import ModelIdentity
 
 if TYPE_CHECKING:
     from kura_cache_adapters._segments.format import SegmentFormat
-
-logger = logger_of("store")
-
-_LONGEST_IDENTITY = 1 << 20  # bytes: what is longer is none, and is not read
+    from kura_cache_adapters.identity import ModelIdentity
 
 
 class SegmentStore:
@@ -39,7 +33,7 @@ class SegmentStore:
 
     def spaces(self) -> list[ModelIdentity]:
         """List the identities whose directories here tell the truth about themselves."""
-        found = (_read_identity(path) for path in sorted(self.path.glob(f"*/{IDENTITY_FILE}")))
+        found = (read_identity(path.parent) for path in sorted(self.path.glob(f"*/{IDENTITY_FILE}")))
         return [identity for identity in found if identity is not None]
 
     def close(self) -> None:
@@ -54,13 +48,3 @@ class SegmentStore:
     def __getstate__(self) -> dict[str, object]:
         """Pickle the directory, never what is open."""
         return {**self.__dict__, "_spaces": {}}
-
-
-def _read_identity(path: Path) -> ModelIdentity | None:
-    try:
-        reading.refuse_link(path.parent)
-        identity = ModelIdentity.from_json(reading.read_file(path, most=_LONGEST_IDENTITY))
-    except (OSError, ValueError) as error:
-        logger.warning("Ignored %s: %s", path, describe(error))
-        return None
-    return identity if identity.directory == path.parent.name else None

@@ -28,6 +28,7 @@ from kura_cache_adapters import (
     Embedded,
     EmbeddingStore,
     Event,
+    Explanation,
     Failed,
     HFDatasetCheckpointManager,
     HFDatasetStore,
@@ -140,6 +141,9 @@ def ask(model: CachedEmbeddingModel) -> None:
     assert_type(model.cache_key("a", role="query"), str)
     assert_type(model.missing(TEXTS, role="document"), list[int])
     assert_type(model.contains(TEXTS), list[bool])
+    explained: Explanation = model.explain("a", role="query")
+    if explained.nearest is not None:
+        logger.info("%s", [each.field for each in explained.nearest.differences])
     plan: Plan = model.plan(TEXTS, role="query", price_per_million=0.02)
     assert_type((plan.missing, plan.tokens, plan.cost), tuple[int, int | None, float | None])
     added: int = model.add(TEXTS, vectors)
