@@ -8,6 +8,7 @@ from kura_cache_adapters._core.explain import Explanation
 from kura_cache_adapters._core.plan import Plan
 from kura_cache_adapters._observe.counters import CacheStats
 from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
+from kura_cache_adapters._observe.uses import UseStats
 from kura_cache_adapters._runtime.lazy import lazy
 from kura_cache_adapters.cache import Cache, open_cache
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
@@ -100,6 +101,7 @@ __all__ = [
     "SentenceTransformerEmbeddingModel",
     "Stored",
     "TieredStore",
+    "UseStats",
     "VectorCountError",
     "VectorSpace",
     "open_cache",

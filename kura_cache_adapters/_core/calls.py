@@ -201,5 +201,5 @@ class Cached:
         def unchanged() -> bool:
             return self._engines.now().keys.identity == identity
 
-        fill = Fill(source, space, observe, options=options, unchanged=unchanged)
-        return Engine(keys, source, space, fill, observe)
+        fill = Fill(source, space, space.tell, options=options, unchanged=unchanged)
+        return Engine(keys, source, space, fill, space.tell)

@@ -24,6 +24,7 @@ from kura_cache_adapters._segments.merge import Merger, as_bytes
 from kura_cache_adapters._segments.rows import Rows
 from kura_cache_adapters._segments.search import Search, find_one
 from kura_cache_adapters._segments.tombstones import KEPT_DAYS
+from kura_cache_adapters._segments.uses import uses_of
 from kura_cache_adapters._segments.writer import Writer
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
@@ -49,6 +50,7 @@ class SegmentSpace:
         self._listing = Listing(path, segment_format)
         self._writer = Writer(path, identity, segment_format)
         self._merger = Merger(self._listing, self._writer)
+        self.use_record = uses_of(path, shared=segment_format.shared)
         self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
         self._identity, self._ending = identity, segment_format.suffix
