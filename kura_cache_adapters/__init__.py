@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._core.explain import Explanation
+from kura_cache_adapters._core.plan import Plan
 from kura_cache_adapters._observe.counters import CacheStats
 from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
+from kura_cache_adapters._observe.uses import UseStats
 from kura_cache_adapters._runtime.lazy import lazy
 from kura_cache_adapters.cache import Cache, open_cache
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
@@ -77,6 +80,7 @@ __all__ = [
     "Embedded",
     "EmbeddingStore",
     "Event",
+    "Explanation",
     "Failed",
     "HFDatasetCheckpointManager",
     "HFDatasetStore",
@@ -92,6 +96,7 @@ __all__ = [
     "OpenAIEmbeddingModel",
     "ParquetCheckpointManager",
     "ParquetStore",
+    "Plan",
     "Receipt",
     "ReentryError",
     "RefusedTextsError",
@@ -100,6 +105,7 @@ __all__ = [
     "SentenceTransformerEmbeddingModel",
     "Stored",
     "TieredStore",
+    "UseStats",
     "VectorCountError",
     "VectorSpace",
     "open_cache",

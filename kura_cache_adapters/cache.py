@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._observe.uses import record_of
 from kura_cache_adapters.checks import keys_of
 from kura_cache_adapters.receipts import KEPT_DAYS
 from kura_cache_adapters.stores import as_store
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from kura_cache_adapters._observe.uses import UseStats
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, SupportsCheckpoints
     from kura_cache_adapters.receipts import Receipt, Report
@@ -38,6 +40,16 @@ class Cache:
     def stats(self, identity: ModelIdentity) -> SpaceStats:
         """Count what is held of a model: rows, bytes, parts, and the dimension."""
         return self.store.space(identity.shared).stats()
+
+    def hit_rates(self) -> dict[ModelIdentity, UseStats]:
+        """Sum up, over all processes, what the entries of each model were used for.
+
+        What a process has counted is written down after each batch that it stores, after hits at most every
+        five seconds, and at its end; a kill loses what came since. Stores that keep no record (memory,
+        checkpoint managers) have none here.
+        """
+        spaces = {identity: record_of(self.store.space(identity)) for identity in self.store.spaces()}
+        return {identity: record.total() for identity, record in spaces.items() if record is not None}
 
     def keys(self, identity: ModelIdentity) -> Iterator[bytes]:
         """Iterate over the distinct keys (32 bytes each) of a model, of all roles, in no order."""

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 from kura_cache_adapters._core.ask import Source
 from kura_cache_adapters._core.calls import Bare, Cached
 from kura_cache_adapters._core.drift import TOLERANCE, Sampling, drift
+from kura_cache_adapters._core.explain import explain
+from kura_cache_adapters._core.keys import Keys
 from kura_cache_adapters._core.lookup import checked_texts
+from kura_cache_adapters._core.plan import plan
 from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
+from kura_cache_adapters._observe.bar import pictured
 from kura_cache_adapters._observe.observers import Observers
 from kura_cache_adapters._runtime.loop import hop, run
 from kura_cache_adapters.cache import Cache
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from kura_cache_adapters._core.explain import Explanation
+    from kura_cache_adapters._core.plan import Plan
     from kura_cache_adapters._core.vectors import Kept
     from kura_cache_adapters._observe.counters import CacheStats
     from kura_cache_adapters.identity import ModelIdentity, Role
@@ -91,7 +97,7 @@ class CachedEmbeddingModel:
         )
         self._observe = Observers(options.observers, progress=options.progress)
         self._calls: Bare | Cached = (
-            Bare(self._source, key_kwargs, options)
+            Bare(self._source, key_kwargs, options, self._observe)
             if self._store is None
             else Cached(self._source, key_kwargs, options, self._store, self._observe)
         )
@@ -142,6 +148,47 @@ class CachedEmbeddingModel:
         Nothing is embedded; a repeated text is named once.
         """
         return self._calls.missing(checked_texts(texts), role)
+
+    def contains(self, texts: Iterable[str], *, role: Role = "document") -> list[bool]:
+        """Tell of each text whether its vector is in the cache; nothing is embedded."""
+        return self._calls.contains(checked_texts(texts), role)
+
+    def plan(
+        self,
+        texts: Iterable[str],
+        *,
+        role: Role = "document",
+        price_per_million: float | None = None,
+    ) -> Plan:
+        """Tell what embedding texts would find, send and cost now; the model is not touched.
+
+        Args:
+            texts: as `embed` takes them.
+            role: what they would be embedded as.
+            price_per_million: of tokens, in any currency; without, the package genai-prices (the extra
+                `prices`) is asked for the model's price at its address, in US dollars.
+
+        Returns:
+            Counts. Tokens are known where the model counts them (`protocols.CountsTokens`), the cost
+            where tokens and price are; what is not known is None.
+
+        Raises:
+            ValueError: a role that the model does not know.
+
+        """
+        return plan(self._source, self._calls, checked_texts(texts), role, price_per_million)
+
+    def explain(self, text: str, *, role: Role = "document") -> Explanation:
+        """Tell whether a text is in the cache and, of a miss, which stored identity comes nearest.
+
+        Raises:
+            ValueError: a role that the model does not know.
+            OSError: and whatever else the store raises: this is for whoever asks about it.
+
+        """
+        (text,), secret = checked_texts([text]), self.options.secret_bytes
+        keys_of = partial(Keys, source=self._source, secret=secret)
+        return explain(self._calls.keys(), keys_of, self._store, text, role)
 
     def add(
         self,
@@ -276,6 +323,9 @@ class CachedEmbeddingModel:
         """Name the model and the cache."""
         model = f"{type(self.embedding_model).__name__}({self.model_name!r})"
         return f"{type(self).__name__}({model}, {self._store!r})"
+
+    def _repr_html_(self) -> str:
+        return pictured(repr(self), str(self.stats), self.stats)
 
     def __reduce__(self) -> tuple[Callable[..., Self], tuple[object, object]]:
         """Pickle what the constructor takes; the other side opens the store again."""

@@ -7,10 +7,10 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 Role: TypeAlias = str
 """What a text is embedded as: "document", "query", "classification", any string that a model tells apart."""
@@ -21,7 +21,21 @@ DOCUMENT: Role = "document"
 KEY_VERSION = 1
 """Version of the key's encoding (docs/format.md); it is hashed into every key."""
 
+_SHOWN = 60  # characters of a value, for people
 _SCALARS = (str, int, float, bool, type(None))
+
+
+class Difference(NamedTuple):
+    """A field in which two identities differ, as `parameters.batch_size`: JSON, empty where it is absent."""
+
+    field: str
+    here: str
+    there: str
+
+    def __str__(self) -> str:
+        """Say it, long values shortened."""
+        here, there = (value or "nothing" for value in self[1:])
+        return f"{self.field} {_shortened(here)} here, {_shortened(there)} there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +109,17 @@ class ModelIdentity:
         }
         return json.dumps(fields, indent=2) + "\n"
 
+    def differences(self, there: ModelIdentity) -> tuple[Difference, ...]:
+        """List the fields in which another identity differs from this one; what roles add is left out."""
+        mine, others = self._fields(), there._fields()
+        names = sorted(mine.keys() | others.keys())
+        told = (Difference(name, mine.get(name, ""), others.get(name, "")) for name in names)
+        return tuple(each for each in told if each.here != each.there)
+
+    def _fields(self) -> dict[str, str]:
+        parts = {"parameters": json.loads(self.parameters), "source": json.loads(self.source)}
+        return dict(_flat({"model_name": self.model_name, **parts}, ""))
+
     def head(self, role: Role) -> bytes:
         """Encode all but the text: canonical JSON, ended by a NUL, which JSON cannot contain.
 
@@ -122,6 +147,18 @@ class ModelIdentity:
         """A name for a directory: readable characters of the model's name, then 16 of the digest."""
         readable = re.sub(r"[^A-Za-z0-9._]+", "-", self.model_name)[-48:].strip("-.")
         return f"{readable or 'model'}-{self.digest[:16]}"
+
+
+def _flat(fields: Mapping[str, Any], before: str) -> Iterator[tuple[str, str]]:
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{before}{name}.")
+        elif value != {} or before:
+            yield f"{before}{name}", json.dumps(value)
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
 
 
 def checked_role(role: object) -> Role:

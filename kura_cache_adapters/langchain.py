@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from typing_extensions import Self
 
+    from kura_cache_adapters._observe.counters import CacheStats
     from kura_cache_adapters.options import CacheLike
     from kura_cache_adapters.protocols import BaseEmbeddingModel
 else:
@@ -41,6 +42,11 @@ class LangChainCachedEmbeddings(Embeddings):
     def model(self) -> str:
         """The model's name, as on every embedder of LangChain's; the cached model is `cached`."""
         return self.cached.model_name
+
+    @property
+    def stats(self) -> CacheStats:
+        """What has been done so far."""
+        return self.cached.stats
 
     @classmethod
     def from_embeddings(
@@ -80,6 +86,9 @@ class LangChainCachedEmbeddings(Embeddings):
     def __repr__(self) -> str:
         """Name the model and the cache."""
         return f"{type(self).__name__}({self.cached!r})"
+
+    def _repr_html_(self) -> str:
+        return self.cached._repr_html_()
 
 
 class LangChainEmbeddingModel(FrameworkEmbeddingModel):

@@ -14,11 +14,12 @@ from kura_cache_adapters.errors import require
 from kura_cache_adapters.options import DEFAULT, CacheOptions, one_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from typing_extensions import Self
 
+    from kura_cache_adapters._observe.counters import CacheStats
     from kura_cache_adapters.identity import Role
     from kura_cache_adapters.options import CacheLike
 else:
@@ -61,6 +62,11 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
         super().__init__(embed_batch_size=embed_batch_size, **{**fields, **own})
         self._limiter = limiter
 
+    @property
+    def stats(self) -> CacheStats:
+        """What has been done so far."""
+        return self.cached.stats
+
     @classmethod
     def from_embedding(
         cls,
@@ -98,6 +104,13 @@ class LlamaIndexCachedEmbedding(BaseEmbedding):
         """Pickle what the constructor takes: BaseEmbedding would drop what cannot be pickled."""
         make = partial(type(self), embed_batch_size=self.embed_batch_size, num_workers=self.num_workers)
         return make, (self.cached,)
+
+    def __repr_args__(self) -> Iterator[tuple[None, CachedEmbeddingModel]]:
+        """Name the model and the cache."""
+        yield None, self.cached
+
+    def _repr_html_(self) -> str:
+        return self.cached._repr_html_()
 
     def _get_query_embedding(self, query: str) -> list[float]:
         self._limit([query], "query")

@@ -110,6 +110,18 @@ class StreamsBatches(Protocol):
         """Yield (positions in texts, their vectors) until each text has been answered once."""
 
 
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A model that can tell what its server would bill for texts, without asking it."""
+
+    def count_tokens(self, texts: list[str], *, role: Role = "document") -> list[int] | None:
+        """Count the tokens of each text as it would be sent; None where that is not exactly known.
+
+        No weights are loaded and no model is asked. `role` is told as to `embed`: only where it is one of
+        its `roles`.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Hits:
     """The found part of a look-up.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from kura_cache_adapters._core.engine import Engine, first_positions
+from kura_cache_adapters._core.engine import Engine, first_positions, next_call
 from kura_cache_adapters._core.engines import Engines
 from kura_cache_adapters._core.fail_open import FailOpenSpace
 from kura_cache_adapters._core.fill import Fill
@@ -17,6 +17,8 @@ from kura_cache_adapters._core.glance import FEW, Pace, short, small
 from kura_cache_adapters._core.keys import Keys
 from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.vectors import as_vectors, uncached
+from kura_cache_adapters._observe.billing import bill
+from kura_cache_adapters._observe.events import Embedded
 from kura_cache_adapters._runtime.loop import hop, in_thread, on_a_loop, run
 
 if TYPE_CHECKING:
@@ -37,9 +39,14 @@ _AGAIN = 3  # times that a call looks up anew where its model has become another
 class Bare:
     """The calls of a model without a cache: all goes to it, nothing is kept."""
 
-    def __init__(self, source: Source, parameters: Mapping[str, Any], options: CacheOptions) -> None:
+    each_once = False  # a text that is repeated in a call is sent again
+
+    def __init__(
+        self, source: Source, parameters: Mapping[str, Any], options: CacheOptions, observe: Observer
+    ) -> None:
         """Take a model; raise what its identity raises."""
         self._source = source
+        self._observe = observe
         self._engines = Engines(
             source, parameters, lambda identity: Keys(identity, source, secret=options.secret_bytes)
         )
@@ -47,6 +54,10 @@ class Bare:
     def keys(self) -> Keys:
         """Return what computes keys now."""
         return self._engines.now()
+
+    def contains(self, texts: list[str], role: Role) -> list[bool]:
+        """Tell that nothing is kept."""
+        return [False] * len(self.keys()(texts, role))
 
     def missing(self, texts: list[str], role: Role) -> list[int]:
         """Return the positions of the distinct texts."""
@@ -60,12 +71,21 @@ class Bare:
     async def answer(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
         """Ask the model; the answer is of the type that a cache's has."""
         asked, role = checked_texts(texts), self._source.role(role)
-        answered = as_vectors(
-            await self._source.embed(asked, role) if asked else [], len(asked), self._source.name
-        )
+        answered = as_vectors(await self._embed(asked, role) if asked else [], len(asked), self._source.name)
         if len(answered) <= FEW or not on_a_loop():
             return _converted(answered, convert)
         return await in_thread("store", _converted, answered, convert)
+
+    async def _embed(self, texts: list[str], role: Role) -> Any:  # noqa: ANN401 - whatever the model returns
+        begun, answered = perf_counter(), 0
+        with bill() as billed:
+            try:
+                answer = await self._source.embed(texts, role)
+                answered = len(texts)
+            finally:
+                told = (next_call(), self._source.name, answered, 0, perf_counter() - begun, billed.take())
+                self._observe(Embedded(*told))
+        return answer
 
     def answer_sync(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
         """Do the same from sync code."""
@@ -92,6 +112,8 @@ class _Begun(NamedTuple):
 class Cached:
     """The calls of a model with a cache."""
 
+    each_once = True
+
     def __init__(
         self,
         source: Source,
@@ -111,6 +133,10 @@ class Cached:
     def keys(self) -> Keys:
         """Return what computes keys now."""
         return self._engines.now().keys
+
+    def contains(self, texts: list[str], role: Role) -> list[bool]:
+        """Tell of each text whether its vector is found."""
+        return self._engines.now().contains(texts, role)
 
     def missing(self, texts: list[str], role: Role) -> list[int]:
         """Return the positions of the texts that the model would be asked for, each text once."""
@@ -175,5 +201,5 @@ class Cached:
         def unchanged() -> bool:
             return self._engines.now().keys.identity == identity
 
-        fill = Fill(source, space, observe, options=options, unchanged=unchanged)
-        return Engine(keys, source, space, fill, observe)
+        fill = Fill(source, space, space.tell, options=options, unchanged=unchanged)
+        return Engine(keys, source, space, fill, space.tell)

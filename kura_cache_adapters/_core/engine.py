@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import Role
 
 _T = TypeVar("_T")
-_calls = count(1)
+next_call = count(1).__next__
 
 
 class Engine:
@@ -58,7 +58,7 @@ class Engine:
         hits = self._space.load(keys) if keys else Hits.none()
         readable, hits = hits is not None, hits or Hits.none()
         seconds = perf_counter() - begun
-        return Lookup(texts, role, keys, hits, generation, next(_calls), readable, begun, seconds)
+        return Lookup(texts, role, keys, hits, generation, next_call(), readable, begun, seconds)
 
     def share(self, lookup: Lookup) -> Lookup:
         """Claim, here and now, what is to be embedded first; return the look-up, which then has it."""
@@ -74,7 +74,7 @@ class Engine:
         if hits is None:
             return None
         generation = self._space.generation
-        return Lookup(texts, role, keys, hits, generation, next(_calls), True, begun, perf_counter() - begun)  # noqa: FBT003 - readable
+        return Lookup(texts, role, keys, hits, generation, next_call(), True, begun, perf_counter() - begun)  # noqa: FBT003 - readable
 
     def whole(self, lookup: Lookup, convert: Callable[[Kept], _T]) -> _T:
         """Return what was found; it is all that was asked for."""
@@ -105,9 +105,18 @@ class Engine:
     def missing(self, texts: list[str], role: Role) -> list[int]:
         """Return the positions of the texts that the model would be asked for, each text once."""
         keys = self.keys(texts, role)
-        hits = self._space.load(keys) if keys else None
-        found = set() if hits is None else set(hits.positions.tolist())
+        found = self._there(keys)
         return [at for at in first_positions(keys) if at not in found]
+
+    def contains(self, texts: list[str], role: Role) -> list[bool]:
+        """Tell of each text whether its vector is found."""
+        keys = self.keys(texts, role)
+        found = self._there(keys)
+        return [at in found for at in range(len(keys))]
+
+    def _there(self, keys: list[bytes]) -> set[int]:
+        hits = self._space.load(keys) if keys else None
+        return set() if hits is None else set(hits.positions.tolist())
 
     def add(self, texts: list[str], answer: Sequence[Any], role: Role, *, replace: bool) -> int:
         """Store vectors from elsewhere; return how many were stored, raise ValueError for unfit ones."""

@@ -10,6 +10,7 @@ import numpy as np
 from kura_cache_adapters._core.glance import glance_of
 from kura_cache_adapters._observe.events import Failed, Stored
 from kura_cache_adapters._observe.log import describe
+from kura_cache_adapters._observe.uses import record_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters.checks import check_dimension
 from kura_cache_adapters.errors import DimensionMismatchError
@@ -18,7 +19,8 @@ from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kura_cache_adapters._observe.events import Observer
+    from kura_cache_adapters._observe.events import Event, Observer
+    from kura_cache_adapters._observe.uses import UseRecord
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Claim, EmbeddingStore, Vectors, VectorSpace
 
@@ -41,7 +43,14 @@ class FailOpenSpace:
         self._observe = observe
         self._durable = durable
         self._opened: VectorSpace | None = None
+        self._record: UseRecord | None = None
         self._answerer = ""
+
+    def tell(self, event: Event) -> None:
+        """Tell the space's own record of an event, where it keeps one, and all who observe."""
+        if self._record is not None:
+            self._record(event)
+        self._observe(event)
 
     def load(self, keys: Sequence[bytes]) -> Hits | None:
         """Look keys up; None where the store fails."""
@@ -119,7 +128,7 @@ class FailOpenSpace:
             self.generation += 1  # a tier may have taken it
             return False
         name = self._identity.model_name
-        self._observe(Stored(name, len(keys), vectors.nbytes, perf_counter() - begun))
+        self.tell(Stored(name, len(keys), vectors.nbytes, perf_counter() - begun))
         self.generation += 1
         if answerer and answerer != self.answerer() and isinstance(self._opened, NotesAnswerer):
             with suppressed(OSError):
@@ -143,8 +152,9 @@ class FailOpenSpace:
     def _space(self) -> VectorSpace:
         if self._opened is None:
             self._opened = self._store.space(self._identity)
+            self._record = record_of(self._opened)
         return self._opened
 
     def _report(self, action: Literal["read", "write"], error: Exception) -> None:
         name, reason = self._identity.model_name, describe(error)
-        self._observe(Failed(action, name, repr(self), reason, error=error))
+        self.tell(Failed(action, name, repr(self), reason, error=error))

@@ -18,6 +18,7 @@ from kura_cache_adapters._core.floats import let_go
 from kura_cache_adapters._core.room import Room
 from kura_cache_adapters._core.sharing import Share, Sharing, Waiting
 from kura_cache_adapters._core.vectors import exact_matrix, finite_rows, matrix_or_list
+from kura_cache_adapters._observe.billing import bill
 from kura_cache_adapters._observe.events import Embedded
 from kura_cache_adapters._runtime.detached import detached
 from kura_cache_adapters._runtime.home import inside, when_still
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters._core.lookup import Lookup
     from kura_cache_adapters._core.sharing import Found
     from kura_cache_adapters._core.vectors import Kept, Part
+    from kura_cache_adapters._observe.billing import Bill
     from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters.options import CacheOptions
     from kura_cache_adapters.protocols import Vectors
@@ -195,20 +197,26 @@ class Fill:
         """Embed those of the keys that no other process does; return the share of those ahead, if taken."""
         self._land_found(work, share.found)
         ours = [key for key in keys if key in work.owed and key not in share.theirs]
-        try:
-            return await self._stream(work, ours, ahead) if ours else None
-        except RefusedTextsError as error:
-            error.keys = [ours[at] for at in error.positions]
-            raise
+        if not ours:
+            return None
+        with bill() as billed:
+            try:
+                return await self._stream(work, ours, ahead, billed)
+            except RefusedTextsError as error:
+                error.keys = [ours[at] for at in error.positions]
+                raise
+            finally:
+                if tokens := billed.take():  # for an answer that was refused
+                    self._tell(work.lookup, tokens=tokens)
 
-    async def _stream(self, work: _Work, keys: list[bytes], ahead: list[bytes]) -> Share | None:
+    async def _stream(self, work: _Work, keys: list[bytes], ahead: list[bytes], billed: Bill) -> Share | None:
         share, left = None, len(keys)
         if hasattr(self._source.model, "answers_as"):
             self._source.expect(await in_thread("store", self._space.answerer))
         asked, texts = perf_counter(), [work.owed[key] for key in keys]
         async with aclosing(self._source.ask(texts, work.lookup.role, self.chunk_size)) as stream:
             async for positions, vectors in stream:
-                self._tell(work.lookup, texts=len(positions), since=asked)
+                self._tell(work.lookup, texts=len(positions), since=asked, tokens=billed.take())
                 here, left = [keys[at] for at in positions], left - len(positions)
                 last = work.finish if len(here) == len(work.owed) and not self._flights.awaited else None
                 then = [] if left else ahead
@@ -272,6 +280,14 @@ class Fill:
     def _warn(self, what: str, count: int) -> None:
         logger.warning("%s returned %s for %d texts; not stored", self._source.name, what, count)
 
-    def _tell(self, lookup: Lookup, *, texts: int = 0, shared: int = 0, since: float | None = None) -> None:
+    def _tell(
+        self,
+        lookup: Lookup,
+        *,
+        texts: int = 0,
+        shared: int = 0,
+        since: float | None = None,
+        tokens: int | None = None,
+    ) -> None:
         seconds = 0.0 if since is None else perf_counter() - since
-        self._observe(Embedded(lookup.call, self._source.name, texts, shared, seconds))
+        self._observe(Embedded(lookup.call, self._source.name, texts, shared, seconds, tokens))

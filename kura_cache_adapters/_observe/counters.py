@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from kura_cache_adapters._observe.bar import pictured
 from kura_cache_adapters._observe.events import Embedded, LookedUp, Stored
 from kura_cache_adapters._runtime.fork import ForkLock
 
@@ -19,7 +20,10 @@ class CacheStats:
     `hits` were found in the cache; `misses` were answered by the model; `duplicates` were answered
     by the same text elsewhere in the call, or by another call's embedding of it; `stored` were
     saved. `load_failures` and `save_failures` count batches that the cache could not read or
-    write, `invalid_entries` what was in the cache and not fit to use.
+    write, `invalid_entries` what was in the cache and not fit to use. `tokens` is what the model has
+    billed, as far as it tells; None where it has told nothing. The seconds are those in look-ups, in waiting
+    for the model and in storing, of all calls together: those that ran at once count each;
+    where all else is equal, two of these are.
     """
 
     hits: int = 0
@@ -29,6 +33,32 @@ class CacheStats:
     load_failures: int = 0
     save_failures: int = 0
     invalid_entries: int = 0
+    tokens: int | None = None
+    lookup_seconds: float = field(default=0.0, compare=False)
+    model_seconds: float = field(default=0.0, compare=False)
+    store_seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def texts(self) -> int:
+        """How many texts have been answered."""
+        return self.hits + self.duplicates + self.misses
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of the texts that was found in the cache; 0.0 before the first."""
+        return self.hits / self.texts if self.texts else 0.0
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        tokens = "" if self.tokens is None else f", {self.tokens:,} tokens billed"
+        found = f"{self.hits:,} hits, {self.duplicates:,} duplicates, {self.misses:,} misses{tokens}"
+        seconds = (self.lookup_seconds, self.model_seconds, self.store_seconds)
+        return "{}: hit rate {:.1%}; seconds in look-up {:.3g}, model {:.3g}, store {:.3g}".format(
+            found, self.hit_rate, *seconds
+        )
+
+    def _repr_html_(self) -> str:
+        return pictured(type(self).__name__, str(self), self)
 
 
 class Counters:
@@ -37,7 +67,7 @@ class Counters:
     def __init__(self) -> None:
         """Start at zero."""
         self._lock = ForkLock()
-        self._counts = asdict(CacheStats())
+        self._counts: dict[str, Any] = asdict(CacheStats())
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
@@ -45,14 +75,19 @@ class Counters:
         with self._lock:
             if isinstance(event, LookedUp):
                 counts["hits"] += event.hits
+                counts["lookup_seconds"] += event.seconds
                 if event.repeated or event.invalid:
                     counts["duplicates"] += event.repeated
                     counts["invalid_entries"] += event.invalid
             elif isinstance(event, Embedded):
                 counts["misses"] += event.texts
                 counts["duplicates"] += event.shared
+                counts["model_seconds"] += event.seconds
+                if event.tokens is not None:
+                    counts["tokens"] = event.tokens + (counts["tokens"] or 0)
             elif isinstance(event, Stored):
                 counts["stored"] += event.entries
+                counts["store_seconds"] += event.seconds
             elif event.action != "embed":
                 counts["load_failures" if event.action == "read" else "save_failures"] += 1
 

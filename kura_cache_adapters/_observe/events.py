@@ -31,7 +31,8 @@ class LookedUp(NamedTuple):  # one for each hit: a frozen dataclass takes three 
 class Embedded:
     """Some of a call's missing texts have their vectors: `texts` from the model, in `seconds` of waiting.
 
-    `shared` ones were embedded by another call at the same time.
+    `shared` ones were embedded by another call at the same time. `tokens` is what the model has billed since
+    the call's last such event, where it tells; None where it does not.
     """
 
     call: int
@@ -39,6 +40,7 @@ class Embedded:
     texts: int
     shared: int
     seconds: float
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

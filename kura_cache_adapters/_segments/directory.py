@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._disk import reading
 from kura_cache_adapters._observe.log import describe
-from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._segments import marks
+from kura_cache_adapters._segments.beside import read_identity
 from kura_cache_adapters._segments.space import SegmentSpace
 from kura_cache_adapters.receipts import Forgotten, SpaceReport, Trouble
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._segments.format import SegmentFormat
     from kura_cache_adapters.identity import ModelIdentity
-
-logger = logger_of("store")
 
 _HASH = 16  # characters at the end of a space's name
 _WHOSE = "its _identity.json does not say which model it is: verify, or forget by keys"
@@ -44,7 +41,7 @@ class SegmentStore:
 
     def spaces(self) -> list[ModelIdentity]:
         """List the identities whose directories here tell the truth about themselves."""
-        found = (_read_identity(path) for path in sorted(self.path.glob(f"*/{marks.IDENTITY_FILE}")))
+        found = (read_identity(path.parent) for path in sorted(self.path.glob(f"*/{marks.IDENTITY_FILE}")))
         return [identity for identity in found if identity is not None]
 
     def forget(
@@ -79,16 +76,6 @@ class SegmentStore:
     def __getstate__(self) -> dict[str, object]:
         """Pickle the directory, never what is open."""
         return {**self.__dict__, "_spaces": {}}
-
-
-def _read_identity(path: Path) -> ModelIdentity | None:
-    try:
-        reading.refuse_link(path.parent)
-        identity = marks.identity_in(path.parent)
-    except (OSError, ValueError) as error:
-        logger.warning("Ignored %s: %s", path, describe(error))
-        return None
-    return identity if identity.directory == path.parent.name else None
 
 
 def _forgotten(

@@ -16,6 +16,7 @@ from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters._segments import marks
+from kura_cache_adapters._segments.beside import announce, endings_in
 from kura_cache_adapters._segments.claims import Claims
 from kura_cache_adapters._segments.forget import forget
 from kura_cache_adapters._segments.format import row_count
@@ -23,6 +24,7 @@ from kura_cache_adapters._segments.listing import Listing
 from kura_cache_adapters._segments.merge import Merger, as_bytes
 from kura_cache_adapters._segments.rows import Rows
 from kura_cache_adapters._segments.search import Search, find_one
+from kura_cache_adapters._segments.uses import uses_of
 from kura_cache_adapters._segments.verify import verify
 from kura_cache_adapters._segments.writer import Writer
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
@@ -55,8 +57,11 @@ class SegmentSpace:
         self._listing = Listing(path, segment_format)
         self._writer = Writer(path, identity, segment_format)
         self._merger = Merger(self._listing, self._writer)
+        self.use_record = uses_of(path, shared=segment_format.shared)
         self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
+        self._ending = segment_format.suffix
+        self._announced = False
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
@@ -85,6 +90,9 @@ class SegmentSpace:
         if self._listing.dimension is None:
             self._listing.refresh()
         check_dimension(self._listing.prevailing(vectors.shape[1]), vectors, str(self.path))
+        if self.identity is not None and not self._announced:
+            self._announced = True
+            announce(self.path, self.identity, self._ending)
         name = self._writer.write(Rows.build(matrix, vectors), durable=durable)
         self._listing.add(name, vectors.shape[1])
         if self._listing.tombstones.keys:
@@ -143,6 +151,10 @@ class SegmentSpace:
             parts=len(parts),
             dimension=self._listing.prevailing(),
         )
+
+    def other_formats(self) -> list[str]:
+        """Name the other formats that have segments of this model here, by their endings."""
+        return sorted(endings_in(self.path).keys() - {self._ending})
 
     def answerer(self) -> str:
         """Return the name under which a server has answered for this space; empty if none is noted."""

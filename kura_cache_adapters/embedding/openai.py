@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._runtime import loop
 from kura_cache_adapters._runtime.detached import stop_if_left
+from kura_cache_adapters.embedding._openai import tokens
 from kura_cache_adapters.embedding._openai.asking import Asking
 from kura_cache_adapters.embedding._openai.batches import Batches, RequestSize
 from kura_cache_adapters.embedding._openai.endpoint import Endpoint, Usage
@@ -135,6 +136,11 @@ class OpenAIEmbeddingModel(BaseEmbeddingModel):
         roles = {role: {**nothing, **told} for role, told in others.items() if told != document}
         told = {**self._endpoint.address.deciding(), **self._dimensions(), **document}
         return {**told, "roles": roles} if roles else told
+
+    def count_tokens(self, texts: list[str], *, role: Role = "document") -> list[int] | None:
+        """Count the tokens of each text as it is sent; None without tiktoken, or for a foreign model."""
+        asking = self._asking[known_role(role, self.roles, self.model_name)]
+        return tokens.count(self.model_name, asking.prefixed(texts))
 
     async def embed(self, texts: list[str], *, role: Role = "document") -> list[list[float]]:
         """Embed each text, from any event loop.

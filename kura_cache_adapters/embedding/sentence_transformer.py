@@ -126,6 +126,20 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
         """Load the model."""
         self.model  # noqa: B018 - loads it
 
+    def count_tokens(self, texts: list[str], *, role: Role = "document") -> list[int] | None:
+        """Count the tokens of each text that are computed, its prompt's too; None before it is loaded."""
+        if self._model is None:
+            return None
+        document, others = self._encodings(self._what_it_is())
+        prompt = (document if role == DOCUMENT else others[role]).get("prompt", "")
+        read = getattr(self._model, "preprocess", self._model.tokenize)  # its newer name
+        counts: list[int] = []
+        for start in range(0, len(texts), self._model_batch_size):
+            some = [prompt + text for text in texts[start : start + self._model_batch_size]]
+            with lock_of(self.model):
+                counts += _read_tokens(read(some))
+        return counts if len(counts) == len(texts) else None
+
     async def embed_batches(
         self,
         texts: list[str],
@@ -175,6 +189,13 @@ class SentenceTransformerEmbeddingModel(StreamingEmbeddingModel):
         directory = _directory(self._found, self._arguments)
         told = {name: value for name, value in self._arguments.items() if name not in _HOW_FOUND}
         return None if directory is None else remembered.place_of(directory, {**told, "device": None})
+
+
+def _read_tokens(features: Mapping[str, Any]) -> list[int]:
+    """Return how many tokens of each text are computed; nothing for a model that attends to none."""
+    mask = features.get("attention_mask")
+    counts: list[int] = [] if mask is None else mask.sum(1).tolist()
+    return counts
 
 
 class KurasLocalModel(BaseEmbeddingModel):

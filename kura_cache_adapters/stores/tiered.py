@@ -10,6 +10,7 @@ import numpy as np
 
 from kura_cache_adapters._core.glance import glance_of
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._observe.uses import record_of
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters.errors import DimensionMismatchError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from kura_cache_adapters._identity.keys import RememberedKeys
+    from kura_cache_adapters._observe.uses import UseRecord
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Claim, EmbeddingStore, Vectors, VectorSpace
 
@@ -91,6 +93,7 @@ class TieredSpace:
         self.volatile: bool = all(volatile)
         self._lasting = {at for at, gone in enumerate(volatile) if not gone} or {len(tiers) - 1}
         self._log = OnceLog(_logger)
+        self.use_record: UseRecord | None = next(filter(None, map(record_of, reversed(tiers))), None)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look in each tier for what those before it did not have."""

@@ -55,20 +55,23 @@ class OpenAIServer:
     """Serve while the `with` block runs; `faults` are used up one per request, then all is well.
 
     `embed` makes an array of shape (N, D) from texts; without it, vectors are FakeEmbeddingModel's.
-    `refuses` tells which texts are answered with 400, `most_texts` how many are taken at once,
-    `only_float` that base64 is not; `answers_as` is what it calls its model; `says` is a status and an
-    error's message that every request is answered with.
+    `count_tokens` says what is billed for a text, its words without; `billed` is the sum. `refuses` tells
+    which texts are answered with 400, `most_texts` how many are taken at once, `only_float` that base64 is
+    not; `answers_as` is what it calls its model; `says` is a status and an error's message that every
+    request is answered with.
     """
 
     def __init__(self, embed: Callable[[list[str]], Any] | None = None) -> None:
         """Take a free port."""
         self.embed = embed
+        self.count_tokens: Callable[[str], int] = lambda text: len(text.split())
         self.refuses: Callable[[str], bool] = lambda _: False
         self.most_texts: int | None = None
         self.only_float = False
         self.answers_as: str | None = None
         self.says: tuple[int, str] | None = None
         self.requests: list[dict[str, Any]] = []
+        self.billed = 0
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.faults: list[Fault] = []
@@ -161,7 +164,9 @@ class _Handler(BaseHTTPRequestHandler):
             }
             for at, vector in enumerate(model.array(texts) if server.embed is None else server.embed(texts))
         ]
-        tokens = sum(len(text.split()) for text in texts)
+        tokens = sum(map(server.count_tokens, texts))
+        with server.lock:
+            server.billed += tokens
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         model_name = server.answers_as or request["model"]
         return {"object": "list", "data": data, "model": model_name, "usage": usage}

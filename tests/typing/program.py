@@ -29,6 +29,7 @@ from kura_cache_adapters import (
     Embedded,
     EmbeddingStore,
     Event,
+    Explanation,
     Failed,
     HFDatasetCheckpointManager,
     HFDatasetStore,
@@ -48,6 +49,7 @@ from kura_cache_adapters import (
     OpenAIEmbeddingModel,
     ParquetCheckpointManager,
     ParquetStore,
+    Plan,
     Receipt,
     ReentryError,
     RefusedTextsError,
@@ -137,10 +139,17 @@ def ask(model: CachedEmbeddingModel) -> None:
     vectors = model.embed_array_sync(TEXTS)
     similarity: float = vectors[0].astype(np.float64) @ vectors[1].astype(np.float64)
     assert_type(model.stats, CacheStats)
-    share = model.stats.hits / (model.stats.hits + model.stats.misses)
+    assert_type((model.stats.tokens, model.stats.model_seconds), tuple[int | None, float])
+    share: float = model.stats.hit_rate
     logger.info("%s, %s: %f %f", model.slug(), model.model_name, similarity, share)
     assert_type(model.cache_key("a", role="query"), str)
     assert_type(model.missing(TEXTS, role="document"), list[int])
+    assert_type(model.contains(TEXTS), list[bool])
+    explained: Explanation = model.explain("a", role="query")
+    if explained.nearest is not None:
+        logger.info("%s", [each.field for each in explained.nearest.differences])
+    plan: Plan = model.plan(TEXTS, role="query", price_per_million=0.02)
+    assert_type((plan.missing, plan.tokens, plan.cost), tuple[int, int | None, float | None])
     added: int = model.add(TEXTS, vectors)
     added += model.add(TEXTS, [[1.0], [2.0]], role="query")
     assert_type(model.identity(), ModelIdentity)
@@ -275,7 +284,7 @@ async def use_langchain(loaded: Embeddings) -> None:
     assert_type(embeddings.embed_query("a"), list[float])
     assert_type(await embeddings.aembed_documents(TEXTS), list[list[float]])
     assert_type(await embeddings.aembed_query("a"), list[float])
-    assert_type(embeddings.cached.stats, CacheStats)
+    assert_type(embeddings.stats, CacheStats)
     assert_type(embeddings.model, str)
     assert_type(LangChainCachedEmbeddings(CachedEmbeddingModel(Mine())).cached, CachedEmbeddingModel)
 
@@ -285,6 +294,7 @@ def use_llama_index(loaded: BaseEmbedding) -> BaseEmbedding:
     assert_type(embedding.get_text_embedding("a"), list[float])
     assert_type(embedding.cached, CachedEmbeddingModel)
     assert_type(embedding.fingerprint, str)
+    assert_type(embedding.stats, CacheStats)
     return LlamaIndexCachedEmbedding(CachedEmbeddingModel(Mine(), "./cache"), num_workers=2)
 
 
@@ -302,7 +312,9 @@ def watch(event: Event) -> None:
     match event:
         case LookedUp():
             assert_type(event.tiers, tuple[int, ...])
-        case Embedded() | Stored():
+        case Embedded():
+            assert_type(event.tokens, int | None)
+        case Stored():
             assert_type(event.seconds, float)
         case Failed():
             assert_type(event.reason, str)

@@ -55,7 +55,7 @@ model.embed_sync([b"bytes"])  # error: list-item
 model.embed_sync(["a"], "query")  # error: call-arg
 model.embed_array_sync(["a"]).tolists()  # error: union-attr
 model.embedd_sync(["a"])  # error: attr-defined
-model.stats.hit_rate  # error: attr-defined
+model.stats.hitrate  # error: attr-defined
 model.stats.hits = 0  # error: misc
 model.cache_key(["a"])  # error: arg-type
 model.cache_key("a", "query")  # error: call-arg

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from kura_cache_adapters._observe.billing import note_billed
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.embedding._openai.asking import Address
 from kura_cache_adapters.embedding._openai.connection import Connection
@@ -97,6 +98,7 @@ class Endpoint:
         self._untried = False
         now = self.usage
         self.usage = Usage(now.requests + 1, now.texts + len(texts), now.tokens + answer.tokens)
+        note_billed(answer.tokens)
         self._refuse_another_model(answer.model, options["model"])
         return answer.vectors
 
