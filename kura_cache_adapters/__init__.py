@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._adopt.adopting import Adopted
 from kura_cache_adapters._observe.counters import CacheStats
 from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
 from kura_cache_adapters._runtime.lazy import lazy
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adopted",
     "AnswerError",
     "ArrowStore",
     "BaseCheckpointManager",

@@ -19,7 +19,8 @@ class CacheStats:
     `hits` were found in the cache; `misses` were answered by the model; `duplicates` were answered
     by the same text elsewhere in the call, or by another call's embedding of it; `stored` were
     saved. `load_failures` and `save_failures` count batches that the cache could not read or
-    write, `invalid_entries` what was in the cache and not fit to use.
+    write, `invalid_entries` what was in the cache and not fit to use. `adopted` texts were found in the
+    `fallback`, and the model was not asked for them.
     """
 
     hits: int = 0
@@ -29,6 +30,7 @@ class CacheStats:
     load_failures: int = 0
     save_failures: int = 0
     invalid_entries: int = 0
+    adopted: int = 0
 
 
 class Counters:
@@ -51,6 +53,7 @@ class Counters:
             elif isinstance(event, Embedded):
                 counts["misses"] += event.texts
                 counts["duplicates"] += event.shared
+                counts["adopted"] += event.adopted
             elif isinstance(event, Stored):
                 counts["stored"] += event.entries
             elif event.action != "embed":

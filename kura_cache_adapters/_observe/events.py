@@ -31,7 +31,7 @@ class LookedUp(NamedTuple):  # one for each hit: a frozen dataclass takes three 
 class Embedded:
     """Some of a call's missing texts have their vectors: `texts` from the model, in `seconds` of waiting.
 
-    `shared` ones were embedded by another call at the same time.
+    `shared` ones were embedded by another call at the same time, `adopted` ones found in the `fallback`.
     """
 
     call: int
@@ -39,6 +39,7 @@ class Embedded:
     texts: int
     shared: int
     seconds: float
+    adopted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing_extensions import assert_type
 
 import kura_cache_adapters
 from kura_cache_adapters import (
+    Adopted,
     AnswerError,
     ArrowStore,
     BaseCheckpointManager,
@@ -315,6 +316,15 @@ def look_without_a_model() -> None:
         for identity in cache.spaces():
             assert_type(cache.stats(identity), SpaceStats)
             logger.info("%d", len(cache.missing(identity, cache.keys(identity))))
+
+
+def adopt(model: CachedEmbeddingModel, cache: Cache, old: Embeddings) -> Adopted:
+    assert_type(model.adopt(old, TEXTS, role="query").stored, int)
+    assert_type(CachedEmbeddingModel(Mine(), "./cache", fallback=old).stats.adopted, int)
+    assert_type(model.import_file("vectors.parquet", vector="vector", check=3, tolerance=0.01), Adopted)
+    assert_type(model.export_file(Path("texts.jsonl"), TEXTS), int)
+    assert_type(cache.export_file("keys.npz", model.identity()), int)
+    return cache.import_file("keys.npz")
 
 
 def hear_of_errors(model: CachedEmbeddingModel) -> None:
