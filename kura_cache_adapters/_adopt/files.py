@@ -17,7 +17,7 @@ from kura_cache_adapters._core.calls import Bare
 from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.vectors import as_matrix
 from kura_cache_adapters._segments.rows import checksums_of
-from kura_cache_adapters.checks import KEY_BYTES, key_matrix
+from kura_cache_adapters.checks import KEY_BYTES, check_dimension, key_matrix
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.options import CacheOptions
 
@@ -135,6 +135,7 @@ def _check(  # noqa: PLR0913, PLR0917 - what is checked, against what
         message = f"{path} has no vectors in its first rows that could be checked; nothing was imported"
         raise ValueError(message)
     again = Bare(source, {}, CacheOptions()).answer_sync(asked, role, as_matrix)
+    check_dimension(found.vectors.shape[1], again, str(path))
     if (apart := _distance(found.vectors[:count], again)) > tolerance:
         message = (
             f"{path} has other vectors than {source.name} makes: of {len(asked)} texts that were embedded "
@@ -145,9 +146,7 @@ def _check(  # noqa: PLR0913, PLR0917 - what is checked, against what
 
 
 def _distance(given: Vectors, again: Vectors) -> float:
-    """Return the largest distance of two vectors, as a part of their length; 1 where dimensions differ."""
-    if given.shape != again.shape:
-        return 1.0
+    """Return the largest distance of two vectors, as a part of their length."""
     lengths = np.maximum(np.linalg.norm(again, axis=1), np.finfo(again.dtype).tiny)
     return float((np.linalg.norm(given - again, axis=1) / lengths).max())
 
