@@ -209,6 +209,26 @@ def test_a_model_that_tells_no_roles_apart_takes_either(tmp_path: Path) -> None:
     assert asked.texts == []
 
 
+def test_stores_of_vectors_need_no_encoder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    classic = pytest.importorskip("langchain_classic.embeddings", reason="needs langchain-classic")
+    from langchain_core.stores import InMemoryStore
+
+    fake, asked = FakeEmbeddingModel(roles=("query",)), FakeEmbeddingModel(roles=("query",))
+    old = classic.CacheBackedEmbeddings(
+        LangChain().embedder(Spy(fake)), InMemoryStore(), query_embedding_store=InMemoryStore()
+    )
+    CachedEmbeddingModel(old, MemoryStore(), model_name="fake")
+    cached = of(asked, MemoryStore())
+    assert cached.adopt(old, ["q"], role="query") == Adopted(1)
+    assert caplog.records == []
+    old.embed_documents(["a"])
+    assert old.embed_query("q") == fake.lists(["q"], "query")[0]
+    assert (
+        cached.adopt(old, ["a", "q"]) == cached.adopt(old, ["a", "q"], role="query") == Adopted(2, 0, 1, 0, 1)
+    )
+    assert cached.embed_sync(["q"], role="query") == fake.lists(["q"], "query")
+
+
 DAMAGE: dict[str, bytes] = {
     "cut": b"[0.1, 0.2",
     "no text": b"\xff\xfe",

@@ -95,10 +95,10 @@ def test_lines_of_json_are_imported(tmp_path: Path) -> None:
         json.dumps({"text": text, "embedding": vector})
         for text, vector in zip(TEXTS, FAKE.lists(TEXTS), strict=True)
     ]
-    rows[7], rows[8], rows[9] = "", rows[8][:30], '["text"]'
+    rows[0], rows[7], rows[8], rows[9] = "{", "", rows[8][:30], '["text"]'
     (tmp_path / "file.jsonl").write_text("\n".join(rows))
     cached = of(MemoryStore())
-    assert cached.import_file(tmp_path / "file.jsonl", check=3) == Adopted(2499, 0, 2497, 2, 2497)
+    assert cached.import_file(tmp_path / "file.jsonl", check=3) == Adopted(2499, 0, 2496, 3, 2496)
     assert np.array_equal(cached.embed_array_sync(TEXTS[10:]), MATRIX[10:])
 
 
@@ -107,6 +107,14 @@ def test_an_archive_of_arrays_is_imported(tmp_path: Path) -> None:
     cached = of(MemoryStore())
     assert cached.import_file(tmp_path / "file.npz").stored == 2500
     assert np.array_equal(cached.embed_array_sync(TEXTS), MATRIX)
+
+
+def test_one_long_text_in_an_archive_takes_no_room_a_thousand_times(tmp_path: Path) -> None:
+    texts = ["x" * 1_000_000, *TEXTS[1:40]]
+    np.savez_compressed(tmp_path / "file.npz", text=np.array(texts), embedding=MATRIX[:40])
+    cached = of(MemoryStore())
+    assert cached.import_file(tmp_path / "file.npz").stored == 40
+    assert np.array_equal(cached.embed_array_sync(texts), MATRIX[:40])
 
 
 @pytest.mark.parametrize("texts", [np.array(TEXTS, object), np.array(3)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from kura_cache_adapters._adopt.adopting import Adopted, keep
+from kura_cache_adapters._adopt.adopting import BATCH, Adopted, keep
 from kura_cache_adapters._adopt.fit import fit
 from kura_cache_adapters._adopt.tables import about, read_columns
 from kura_cache_adapters._adopt.writing import write
@@ -38,7 +38,6 @@ TEXT, VECTOR = "text", "embedding"
 _KEYS = ("key", "checksum", "vector")
 _NO_KEY = bytes(KEY_BYTES)
 _NOTHING: Sequence[Sequence[Any]] = ((), ())
-_ROWS = 4096  # written at a time
 _T = TypeVar("_T")
 
 
@@ -191,4 +190,4 @@ def _taken(column: Any, at: list[int]) -> Any:  # noqa: ANN401 - a matrix or a l
 
 
 def _some(things: list[_T]) -> Iterator[list[_T]]:
-    return (things[at : at + _ROWS] for at in range(0, len(things), _ROWS))
+    return (things[at : at + BATCH] for at in range(0, len(things), BATCH))

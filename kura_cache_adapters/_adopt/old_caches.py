@@ -84,8 +84,7 @@ def seen_through(embedder: Any) -> str:  # noqa: ANN401 - of any framework
     """
     if _LANGCHAIN.isdisjoint(_paths(embedder)):
         return ""
-    entries = embedder.document_embedding_store
-    store = getattr(entries, "store", entries)
+    store = _beneath(embedder.document_embedding_store)
     if type(store).__name__ in _AT_HAND and next(iter(store.yield_keys()), None) is None:
         return ""
     return type(embedder).__name__
@@ -117,8 +116,12 @@ def _langchain(old: Any, _: str) -> dict[Role, Ask]:  # noqa: ANN401
     return {DOCUMENT: documents.mget, "query": queries.mget}
 
 
-def _where(entries: Any) -> tuple[Any, Any]:  # noqa: ANN401 - of LangChain
-    return getattr(entries, "store", entries), getattr(entries, "key_encoder", None)
+def _where(entries: Any) -> tuple[int, int]:  # noqa: ANN401 - of LangChain
+    return id(_beneath(entries)), id(getattr(entries, "key_encoder", None))
+
+
+def _beneath(entries: Any) -> Any:  # noqa: ANN401 - of LangChain
+    return entries.store if hasattr(entries, "key_encoder") else entries
 
 
 def _key_values(old: Any, _: str) -> dict[Role, Ask]:  # noqa: ANN401

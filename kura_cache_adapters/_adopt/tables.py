@@ -27,6 +27,7 @@ ABOUT = "kura_cache_adapters"
 """Where a file of ours says what it holds."""
 
 _BUFFER = 1 << 20  # bytes of a column that are read ahead
+_MOST = 64 << 20  # bytes of an array that are read at a time: numpy pads texts to the longest
 
 
 def read_columns(path: Path, names: Sequence[str]) -> Iterator[Columns]:
@@ -90,12 +91,11 @@ def _of_dataset(path: Path, names: Sequence[str]) -> Iterator[Columns]:
 def _of_jsonl(path: Path, names: Sequence[str]) -> Iterator[Columns]:
     with path.open("rb") as file:
         lines = (line for line in file if line.strip())
-        first = True
+        whole: dict[str, Any] = {}
         while some := [*map(_row, islice(lines, BATCH))]:
             rows = [row for row in some if ABOUT not in row]
-            if first and rows:
-                _check(path, names, [*rows[0]])
-            first = False
+            whole = whole or next(filter(None, rows), {})
+            _check(path, names, [*whole] or names)
             yield [[row.get(name) for row in rows] for name in names]
 
 
@@ -112,21 +112,34 @@ def _of_npz(path: Path, names: Sequence[str]) -> Iterator[Columns]:
     with zipfile.ZipFile(path) as archive:
         _check(path, names, [name.removesuffix(".npy") for name in archive.namelist()])
         files = [cast("BinaryIO", archive.open(f"{name}.npy")) for name in names]
-        yield from map(list, zip(*(_of_npy(path, file) for file in files), strict=True))
+        kinds = [_kind(path, file) for file in files]
+        rows = min([BATCH, *(max(1, _MOST // _row_bytes(*kind)) for kind in kinds)])
+        columns = (_of_npy(file, *kind, rows) for file, kind in zip(files, kinds, strict=True))
+        yield from map(list, zip(*columns, strict=True))
 
 
-def _of_npy(path: Path, file: BinaryIO) -> Iterator[Sequence[Any]]:
-    """Yield rows of an array in a stream, which no map would reach in an archive."""
+def _kind(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read the shape and the dtype of an array in a stream, which no map would reach in an archive."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_column, dtype = read(file)
     if dtype.hasobject or (by_column and len(shape) > 1) or not shape:
         message = f"{path} has an array of {dtype} that is not read here: save rows of str, bytes or numbers"
         raise ValueError(message)
-    size = dtype.itemsize * int(np.prod(shape[1:]))
-    for start in range(0, shape[0], BATCH):
-        count = min(BATCH, shape[0] - start)
-        rows = np.frombuffer(file.read(count * size), dtype).reshape(count, *shape[1:])
+    return shape, dtype
+
+
+def _row_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    return max(1, dtype.itemsize * int(np.prod(shape[1:])))
+
+
+def _of_npy(
+    file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any], step: int
+) -> Iterator[Sequence[Any]]:
+    for start in range(0, shape[0], step):
+        count = min(step, shape[0] - start)
+        content = file.read(count * _row_bytes(shape, dtype))
+        rows = np.frombuffer(content, dtype).reshape(count, *shape[1:])
         yield cast("Sequence[Any]", rows if len(shape) > 1 else rows.tolist())
 
 
