@@ -317,6 +317,14 @@ def test_a_function_is_an_old_cache_of_any_make() -> None:
     assert (fake.texts, cached.stats.adopted, cached.stats.hits) == (["new"], 15, 5)
 
 
+def test_a_function_that_is_wrong_is_heard_of() -> None:
+    cached = of(FakeEmbeddingModel(), MemoryStore())
+    with pytest.raises(AttributeError):
+        cached.adopt(lambda text: text.upper(), FEW)
+    with pytest.raises(ValueError, match="answered 20 texts with 1 vectors"):
+        cached.adopt(lambda texts: texts[:1], FEW)
+
+
 def test_the_summaries_of_a_kura_manager_are_adopted(tmp_path: Path) -> None:
     kinds = pytest.importorskip("kura.types", reason="needs the extra `kura`")
     fake = FakeEmbeddingModel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,10 @@ class OldCache:
         vectors: list[Any] = [None] * len(texts)
         for ask in [self.ask[role] for role in roles if role in self.ask]:
             left = [at for at, vector in enumerate(vectors) if vector is None]
-            answer = _asked(ask, [texts[at] for at in left])
+            answer = [*ask([texts[at] for at in left])] if left else []
+            if len(answer) != len(left):
+                message = f"{self.name} answered {len(left)} texts with {len(answer)} vectors"
+                raise ValueError(message)
             for at, vector in zip(left, answer, strict=True):
                 vectors[at] = vector
         return fit(vectors)
@@ -66,13 +70,14 @@ def old_cache(old: Any, model_name: str) -> OldCache:  # noqa: ANN401 - of any m
     """
     for path in _paths(old):
         if path in _KINDS:
-            return OldCache(type(old).__name__, _KINDS[path](old, model_name))
+            asks = _KINDS[path](old, model_name)
+            return OldCache(type(old).__name__, {role: partial(_sound, ask) for role, ask in asks.items()})
     if isinstance(old, (str, os.PathLike)):
-        return OldCache(str(old), {DOCUMENT: _persisted(Path(old))})
+        return OldCache(str(old), {DOCUMENT: partial(_sound, _persisted(Path(old)))})
     if isinstance(old, SupportsCheckpoints):
         return OldCache(type(old).__name__, {DOCUMENT: _summaries(old)})
     if isinstance(old, (FunctionType, MethodType, partial)):
-        return OldCache(repr(old), {DOCUMENT: old})
+        return OldCache(type(old).__name__, {DOCUMENT: old})
     message = f"nothing can be adopted from a {type(old).__name__}; what is taken: {_TAKEN}."
     raise TypeError(message)
 
@@ -85,8 +90,9 @@ def seen_through(embedder: Any) -> str:  # noqa: ANN401 - of any framework
     if _LANGCHAIN.isdisjoint(_paths(embedder)):
         return ""
     store = _beneath(embedder.document_embedding_store)
-    if type(store).__name__ in _AT_HAND and next(iter(store.yield_keys()), None) is None:
-        return ""
+    with suppress(OSError):
+        if type(store).__name__ in _AT_HAND and next(iter(store.yield_keys()), None) is None:
+            return ""
     return type(embedder).__name__
 
 
@@ -95,17 +101,15 @@ def _paths(thing: object) -> list[str]:
     return [f"{kind.__module__.partition('.')[0]}:{kind.__name__}" for kind in type(thing).__mro__]
 
 
-def _asked(ask: Ask, texts: Sequence[str]) -> Sequence[Any]:
+def _sound(ask: Ask, texts: Sequence[str]) -> Sequence[Any]:
     """Ask for texts at once, and in halves where one of them has a damaged entry."""
-    if not texts:
-        return []
     try:
         return ask(texts)
     except _DAMAGED:
         if len(texts) == 1:
             return [_UNFIT]
     half = len(texts) // 2
-    return [*_asked(ask, texts[:half]), *_asked(ask, texts[half:])]
+    return [*_sound(ask, texts[:half]), *_sound(ask, texts[half:])]
 
 
 def _langchain(old: Any, _: str) -> dict[Role, Ask]:  # noqa: ANN401

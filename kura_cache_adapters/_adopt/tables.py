@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from kura_cache_adapters._adopt.adopting import BATCH
 
@@ -45,6 +43,8 @@ def read_columns(path: Path, names: Sequence[str]) -> Iterator[Columns]:
 def about(path: Path) -> str:
     """Return what a file of ours says of what it holds; empty for any other."""
     if path.suffix == ".parquet":
+        import pyarrow.parquet as pq  # noqa: PLC0415 - nobody imports it who reads no such file
+
         return str((pq.read_schema(path).metadata or {}).get(ABOUT.encode(), b"").decode())
     if path.suffix == ".jsonl":
         with path.open("rb") as file:
@@ -57,6 +57,8 @@ def about(path: Path) -> str:
 
 
 def _of_parquet(path: Path, names: Sequence[str]) -> Iterator[Columns]:
+    import pyarrow.parquet as pq  # noqa: PLC0415 - as above
+
     with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
         _check(path, names, file.schema_arrow.names)
         yield from map(_arrays, _named(file.iter_batches(BATCH, columns=[*names]), names))
@@ -162,11 +164,12 @@ def _values(column: pa.Array) -> Sequence[Any]:
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
     kind = column.type
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    fixed = pa.types.is_fixed_size_list(kind)
+    lists = fixed or pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if not lists or column.null_count or not len(column):
         return cast("Sequence[Any]", column.to_pylist())
     flat = column.flatten()
-    if flat.null_count or len(pc.unique(pc.list_value_length(column))) > 1:
+    if flat.null_count or not (fixed or np.ptp(column.value_lengths().to_numpy()) == 0):
         return cast("Sequence[Any]", column.to_pylist())
     return cast("Sequence[Any]", flat.to_numpy(zero_copy_only=False).reshape(len(column), -1))
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from kura_cache_adapters._adopt.tables import ABOUT
 from kura_cache_adapters._disk import atomic
@@ -50,6 +49,8 @@ def _to_parquet(file: BinaryIO, rows: Callable[[], Iterator[Rows]], about: str) 
 
 def _parquet(file: BinaryIO, rows: Iterator[Rows], about: str, dtype: np.dtype[Any]) -> int | None:
     """Write rows with vectors of a type; None if it cannot hold them."""
+    import pyarrow.parquet as pq  # noqa: PLC0415 - nobody imports it who writes no such file
+
     first = _batch(next(rows), about, dtype)
     if first is None:
         return None
