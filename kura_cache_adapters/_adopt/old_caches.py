@@ -68,17 +68,18 @@ def old_cache(old: Any, model_name: str) -> OldCache:  # noqa: ANN401 - of any m
 
     Raises TypeError, naming what is taken, for anything else; ValueError for one that cannot be asked.
     """
+    name = type(old).__name__
     for path in _paths(old):
         if path in _KINDS:
             asks = _KINDS[path](old, model_name)
-            return OldCache(type(old).__name__, {role: partial(_sound, ask) for role, ask in asks.items()})
+            return OldCache(name, {role: partial(_sound, ask) for role, ask in asks.items()})
     if isinstance(old, (str, os.PathLike)):
         return OldCache(str(old), {DOCUMENT: partial(_sound, _persisted(Path(old)))})
     if isinstance(old, SupportsCheckpoints):
-        return OldCache(type(old).__name__, {DOCUMENT: _summaries(old)})
+        return OldCache(name, {DOCUMENT: _summaries(old)})
     if isinstance(old, (FunctionType, MethodType, partial)):
-        return OldCache(type(old).__name__, {DOCUMENT: old})
-    message = f"nothing can be adopted from a {type(old).__name__}; what is taken: {_TAKEN}."
+        return OldCache(name, {DOCUMENT: old})
+    message = f"nothing can be adopted from a {name}; what is taken: {_TAKEN}."
     raise TypeError(message)
 
 
