@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._adopt.adopting import Adopted
 from kura_cache_adapters._core.explain import Explanation
 from kura_cache_adapters._core.plan import Plan
 from kura_cache_adapters._observe.counters import CacheStats
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adopted",
     "AnswerError",
     "ArrowStore",
     "BaseCheckpointManager",

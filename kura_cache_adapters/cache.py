@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._adopt.files import export_keys, import_keys
 from kura_cache_adapters._observe.uses import record_of
 from kura_cache_adapters.checks import keys_of
 from kura_cache_adapters.receipts import KEPT_DAYS
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from kura_cache_adapters._adopt.adopting import Adopted
     from kura_cache_adapters._observe.uses import UseStats
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, SupportsCheckpoints
@@ -96,6 +98,28 @@ class Cache:
 
         """
         return verify(self.store, repair=repair)
+
+    def export_file(self, path: str | os.PathLike[str], identity: ModelIdentity) -> int:
+        """Write all that is held of a model to a new file, by keys; return how many.
+
+        It is a `.parquet`, `.jsonl` or `.npz` file (that one is made in memory) without texts, and
+        appears whole. `import_file` takes it, on any machine, into any store.
+
+        Raises:
+            ValueError: another ending; nothing is held of the model.
+
+        """
+        return export_keys(self.store, identity, path)
+
+    def import_file(self, path: str | os.PathLike[str]) -> Adopted:
+        """Store what `export_file` has written; what is damaged is left out and counted.
+
+        Raises:
+            ValueError: another file; one with texts is for a model's `import_file`.
+            DimensionMismatchError: its vectors are of another dimension than what is stored.
+
+        """
+        return import_keys(self.store, path)
 
     def close(self) -> None:
         """Close the store, unless it was handed in open; the next use opens it again."""

@@ -6,7 +6,8 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kura_cache_adapters._core.ask import Source
+from kura_cache_adapters._adopt.adopting import adopt, source_of
+from kura_cache_adapters._adopt.files import TEXT, VECTOR, export_texts, import_texts
 from kura_cache_adapters._core.calls import Bare, Cached
 from kura_cache_adapters._core.drift import TOLERANCE, Sampling, drift
 from kura_cache_adapters._core.explain import explain
@@ -25,10 +26,13 @@ from kura_cache_adapters.stores import as_store
 from kura_cache_adapters.stores.everywhere import forget_texts
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from typing_extensions import Self
 
+    from kura_cache_adapters._adopt.adopting import Adopted
+    from kura_cache_adapters._core.ask import Source
     from kura_cache_adapters._core.explain import Explanation
     from kura_cache_adapters._core.plan import Plan
     from kura_cache_adapters._core.vectors import Kept
@@ -59,6 +63,7 @@ class CachedEmbeddingModel:
         options: CacheOptions = CacheOptions(),
         model_name: str | None = None,
         identity: Mapping[str, Any] | None = None,
+        fallback: Any = None,  # noqa: ANN401 - an old cache of a known make
         **key_kwargs: Any,
     ) -> None:
         """Wrap a model; every further keyword becomes part of the cache key.
@@ -72,6 +77,8 @@ class CachedEmbeddingModel:
             options: how the cache works; none of it is in a key.
             model_name: stands in for the model's own name.
             identity: replaces all that is read from the model; what changes its vectors must be in it.
+            fallback: an old cache, as `adopt` takes: a miss asks it first, keeps what it has, and only
+                the rest reaches the model. Not asked without a cache.
             **key_kwargs: what else changes the vectors.
 
         Raises:
@@ -89,8 +96,8 @@ class CachedEmbeddingModel:
             embedding_model, model_name=model_name, identity=identity
         )
         self.options = options
-        self._source = Source(self.embedding_model, model_name, identity)
-        self._renamed, self._given = model_name, identity
+        self._source = source_of(self.embedding_model, model_name, identity, fallback, self._dimension)
+        self._renamed, self._given, self._fallback = model_name, identity, fallback
         self._store = as_store(self.cache_manager)
         self.cache: Cache | None = (
             None if self._store is None else Cache(self._store, owned=self._store is not self.cache_manager)
@@ -265,6 +272,73 @@ class CachedEmbeddingModel:
         inner = self.embedding_model
         return inner._innermost() if isinstance(inner, CachedEmbeddingModel) else self._source  # noqa: SLF001 - of our own class
 
+    def adopt(self, old: Any, texts: Iterable[str], *, role: Role = "document") -> Adopted:  # noqa: ANN401 - of a known make
+        """Store what an old cache has of texts, without asking the model.
+
+        Args:
+            old: LangChain's `CacheBackedEmbeddings`; LlamaIndex's `embeddings_cache`, an embedding that has
+                one, or the JSON file of a `SimpleKVStore`; redisvl's `EmbeddingsCache`, asked by this
+                model's name; a checkpoint manager with Kura's `summaries`; or a function that returns a
+                vector or None for each of a list of texts. That it holds this model's vectors is yours
+                to know.
+            texts: as the old cache was asked for them.
+            role: what they were embedded as. Only `CacheBackedEmbeddings` with a store for queries tells
+                them from documents.
+
+        Raises:
+            TypeError: no old cache of these.
+            ValueError: it does not tell the role from documents, and the model does.
+            DimensionMismatchError: its vectors are of another dimension than what is stored.
+
+        What the old cache raises when it cannot be read arrives as it is.
+
+        """
+        return adopt(self, self._source, old, texts, role)
+
+    def import_file(  # noqa: PLR0913 - each may matter
+        self,
+        path: str | os.PathLike[str],
+        *,
+        text: str = TEXT,
+        vector: str = VECTOR,
+        role: Role = "document",
+        check: int = 0,
+        tolerance: float = 0.02,
+    ) -> Adopted:
+        """Store the vectors of a file that this model has made elsewhere, some rows at a time.
+
+        Args:
+            path: a `.parquet`, `.jsonl`, `.npz`, `.arrow` or `.feather` file, or the directory of a
+                HuggingFace dataset. Vectors may be lists, of fixed size or not, or a matrix, of any floats;
+                those of float16 stay rounded.
+            text: the column of the texts.
+            vector: the column of the vectors.
+            role: what the texts were embedded as.
+            check: how many of its first texts to embed again, before anything is stored.
+            tolerance: how far these may be from the file's, as a part of a vector's length.
+
+        Raises:
+            ValueError: another kind of file; no such column; the model embeds what is checked otherwise.
+            DimensionMismatchError: its vectors are of another dimension than what is stored.
+
+        """
+        columns = (text, vector)
+        return import_texts(self, self._source, path, columns, role, check=check, tolerance=tolerance)
+
+    def export_file(
+        self, path: str | os.PathLike[str], texts: Iterable[str], *, role: Role = "document"
+    ) -> int:
+        """Write those of the texts that are cached, and their vectors, to a new file; return how many.
+
+        It is a `.parquet`, `.jsonl` or `.npz` file (that one is made in memory), with the columns of
+        `import_file`, and appears whole. `model.cache.export_file` writes all of a model, by their keys.
+
+        Raises:
+            ValueError: another ending; none of the texts is cached, or there is no cache.
+
+        """
+        return export_texts(self._store, self._calls.keys(), path, texts, role)
+
     async def embed(self, texts: Iterable[str], *, role: Role = "document") -> list[list[float]]:
         """Embed each text: one list of floats per text, in their order; [] for no text.
 
@@ -331,8 +405,12 @@ class CachedEmbeddingModel:
         """Pickle what the constructor takes; the other side opens the store again."""
         keywords: dict[str, Any] = json.loads(self.identity().parameters)
         keywords |= {"options": self.options, "model_name": self._renamed, "identity": self._given}
+        keywords["fallback"] = self._fallback
         make = partial(type(self), **keywords)
         return make, (self.embedding_model, self.cache_manager)
+
+    def _dimension(self) -> int | None:
+        return None if self.cache is None else self.cache.stats(self.identity()).dimension
 
 
 def _as_it_is(vectors: Kept) -> Kept:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters import checkpoints
 from kura_cache_adapters import protocols as ours
+from kura_cache_adapters._adopt.summaries import summaries_in
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel as _CachedEmbeddingModel
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.options import DEFAULT, CacheOptions, one_cache
@@ -74,13 +75,9 @@ def import_summaries(
     found under both texts: with it, as Kura asks for a loaded summary, and without, as for a fresh
     one. Raises DimensionMismatchError if they are of several dimensions.
     """
-    kind = require("kura.types", extra="kura").ConversationSummary
-    loaded = checkpoint_manager.load_checkpoint(filename, kind) or []
-    summaries: list[Any] = [summary for summary in loaded if summary.embedding]
-    bare = [summary.model_copy(update={"embedding": None}) for summary in summaries]
-    vectors = [summary.embedding for summary in summaries]
-    model.add([str(summary) for summary in [*summaries, *bare]], [*vectors, *vectors])
-    return len(summaries)
+    texts, vectors = summaries_in(checkpoint_manager, filename)
+    model.add(texts, vectors)
+    return len(texts) // 2
 
 
 def import_dimensionality() -> ModuleType:

@@ -160,6 +160,7 @@ def _refuse_cache(cache: object) -> None:
     if cache is not None:
         message = (
             "embeddings_cache beneath this cache would answer queries with documents' vectors; leave it "
-            "out: what is embedded here is cached already."
+            "out: what is embedded here is cached already. To keep what it holds, give the "
+            "CachedEmbeddingModel fallback=it."
         )
         raise ValueError(message)

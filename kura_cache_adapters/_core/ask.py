@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     _Answers = AsyncGenerator[tuple[Sequence[int], Sequence[Any]], None]
 
 
+class Unpaid(list[int]):
+    """Positions whose vectors are from elsewhere: the model was not asked for them."""
+
+
 class Source:
     """A model behind its optional abilities: streaming, sync methods, roles, a changing identity."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kura_cache_adapters._core.ask import Unpaid
 from kura_cache_adapters._core.flights import Flights
 from kura_cache_adapters._core.floats import let_go
 from kura_cache_adapters._core.room import Room
@@ -216,7 +217,9 @@ class Fill:
         asked, texts = perf_counter(), [work.owed[key] for key in keys]
         async with aclosing(self._source.ask(texts, work.lookup.role, self.chunk_size)) as stream:
             async for positions, vectors in stream:
-                self._tell(work.lookup, texts=len(positions), since=asked, tokens=billed.take())
+                adopted = len(positions) if isinstance(positions, Unpaid) else 0
+                paid = len(positions) - adopted
+                self._tell(work.lookup, texts=paid, adopted=adopted, since=asked, tokens=billed.take())
                 here, left = [keys[at] for at in positions], left - len(positions)
                 last = work.finish if len(here) == len(work.owed) and not self._flights.awaited else None
                 then = [] if left else ahead
@@ -280,14 +283,16 @@ class Fill:
     def _warn(self, what: str, count: int) -> None:
         logger.warning("%s returned %s for %d texts; not stored", self._source.name, what, count)
 
-    def _tell(
+    def _tell(  # noqa: PLR0913 - what an event tells
         self,
         lookup: Lookup,
         *,
         texts: int = 0,
         shared: int = 0,
+        adopted: int = 0,
         since: float | None = None,
         tokens: int | None = None,
     ) -> None:
         seconds = 0.0 if since is None else perf_counter() - since
-        self._observe(Embedded(lookup.call, self._source.name, texts, shared, seconds, tokens))
+        event = Embedded(lookup.call, self._source.name, texts, shared, seconds, tokens, adopted)
+        self._observe(event)

@@ -99,7 +99,7 @@ def _refuse_unfit(seen: Known) -> None:
     own_cache = "" if seen.dialect is None else seen.dialect.own_cache
     if own_cache and getattr(seen.embedder, own_cache, None) is not None:
         why = f"has an {own_cache}, which answers a query with a document's vector"
-        cure = "Set it to None: what is embedded here is cached already."
+        cure = "Set it to None: what is embedded here is cached. To keep what it holds, pass fallback=it."
     if why is not None:
         raise IdentityError(seen.path, why, cure)
 

@@ -23,7 +23,8 @@ class CacheStats:
     write, `invalid_entries` what was in the cache and not fit to use. `tokens` is what the model has
     billed, as far as it tells; None where it has told nothing. The seconds are those in look-ups, in waiting
     for the model and in storing, of all calls together: those that ran at once count each;
-    where all else is equal, two of these are.
+    where all else is equal, two of these are. `adopted` texts were found in the `fallback`, and the model was
+    not asked for them.
     """
 
     hits: int = 0
@@ -33,6 +34,7 @@ class CacheStats:
     load_failures: int = 0
     save_failures: int = 0
     invalid_entries: int = 0
+    adopted: int = 0
     tokens: int | None = None
     lookup_seconds: float = field(default=0.0, compare=False)
     model_seconds: float = field(default=0.0, compare=False)
@@ -41,7 +43,7 @@ class CacheStats:
     @property
     def texts(self) -> int:
         """How many texts have been answered."""
-        return self.hits + self.duplicates + self.misses
+        return self.hits + self.duplicates + self.misses + self.adopted
 
     @property
     def hit_rate(self) -> float:
@@ -85,6 +87,7 @@ class Counters:
                 counts["model_seconds"] += event.seconds
                 if event.tokens is not None:
                     counts["tokens"] = event.tokens + (counts["tokens"] or 0)
+                counts["adopted"] += event.adopted
             elif isinstance(event, Stored):
                 counts["stored"] += event.entries
                 counts["store_seconds"] += event.seconds

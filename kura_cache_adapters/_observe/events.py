@@ -31,8 +31,9 @@ class LookedUp(NamedTuple):  # one for each hit: a frozen dataclass takes three 
 class Embedded:
     """Some of a call's missing texts have their vectors: `texts` from the model, in `seconds` of waiting.
 
-    `shared` ones were embedded by another call at the same time. `tokens` is what the model has billed since
-    the call's last such event, where it tells; None where it does not.
+    `shared` ones were embedded by another call at the same time, `adopted` ones found in the `fallback`.
+    `tokens` is what the model has billed since the call's last such event, where it tells; None where it
+    does not.
     """
 
     call: int
@@ -41,6 +42,7 @@ class Embedded:
     shared: int
     seconds: float
     tokens: int | None = None
+    adopted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

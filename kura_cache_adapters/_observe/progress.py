@@ -31,7 +31,7 @@ class Progress:
                 self._bars[event.call] = _bar(event)
         elif isinstance(event, Embedded) and event.call in self._bars:
             with self._lock:
-                self._move(event.call, event.texts + event.shared)
+                self._move(event.call, event.texts + event.shared + event.adopted)
         elif isinstance(event, Failed) and event.call in self._bars:
             with self._lock:
                 self._bars.pop(event.call).close()

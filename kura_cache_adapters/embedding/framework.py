@@ -7,6 +7,7 @@ from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kura_cache_adapters._adopt.old_caches import seen_through
 from kura_cache_adapters._core.ask import Source
 from kura_cache_adapters._core.vectors import counted
 from kura_cache_adapters._identity.fingerprint import fingerprint, read, state, vouched_for
@@ -75,6 +76,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
             raise ValueError(message)
         self._known = known(embedder)
         self.embedder: Any = self._known.embedder
+        self.seen_through: str = "" if self.embedder is embedder else seen_through(embedder)
         self._use_async = use_async
         self._given = identity
         self._renamed = model_name

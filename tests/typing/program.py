@@ -13,6 +13,7 @@ from typing_extensions import assert_type
 
 import kura_cache_adapters
 from kura_cache_adapters import (
+    Adopted,
     AnswerError,
     ArrowStore,
     BaseCheckpointManager,
@@ -345,6 +346,15 @@ async def forget_and_verify(model: CachedEmbeddingModel) -> None:
     drift: Drift = await model.verify(TEXTS, sample=10)
     assert_type(model.verify_sync(TEXTS, tolerance=1e-6), Drift)
     assert_type([role.cosine_median for role in drift.roles], list[float | None])
+
+
+def adopt(model: CachedEmbeddingModel, cache: Cache, old: Embeddings) -> Adopted:
+    assert_type(model.adopt(old, TEXTS, role="query").stored, int)
+    assert_type(CachedEmbeddingModel(Mine(), "./cache", fallback=old).stats.adopted, int)
+    assert_type(model.import_file("vectors.parquet", vector="vector", check=3, tolerance=0.01), Adopted)
+    assert_type(model.export_file(Path("texts.jsonl"), TEXTS), int)
+    assert_type(cache.export_file("keys.npz", model.identity()), int)
+    return cache.import_file("keys.npz")
 
 
 def hear_of_errors(model: CachedEmbeddingModel) -> None:

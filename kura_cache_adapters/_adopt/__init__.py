@@ -1,0 +1,1 @@
+"""Vectors that people have paid for already: in other caches, and in files."""
