@@ -8,8 +8,10 @@ import logging
 import math
 import pickle
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -315,6 +317,38 @@ def test_a_function_is_an_old_cache_of_any_make() -> None:
     assert cached.adopt(look_up, [*FEW[:5], "new"]) == Adopted(6, 0, 5, 0, 5)
     assert cached.embed_sync([*FEW, "new"]) == fake.lists([*FEW, "new"])
     assert (fake.texts, cached.stats.adopted, cached.stats.hits) == (["new"], 15, 5)
+
+
+def test_a_check_refuses_the_vectors_of_another_model_before_anything_is_stored(tmp_path: Path) -> None:
+    old = backed(FakeEmbeddingModel("other"), byte_store("memory", tmp_path))
+    old.embed_documents(FEW)
+    fake = FakeEmbeddingModel()
+    cached = of(fake, MemoryStore())
+    with pytest.raises(
+        ValueError, match="CacheBackedEmbeddings has other vectors than fake makes: of 3 texts"
+    ):
+        cached.adopt(old, ["unknown", *FEW], check=3)
+    assert (fake.texts, cached.stats.stored) == (FEW[:3], 0)
+    assert of(FakeEmbeddingModel("other"), MemoryStore()).adopt(old, FEW, check=3).stored == 20
+
+
+KILLED = """
+import os, signal, sys
+from kura_cache_adapters import CachedEmbeddingModel
+from kura_cache_adapters.testing import FakeEmbeddingModel
+def look_up(texts):
+    if texts[0] == "text number 1024":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return FakeEmbeddingModel().lists(texts)
+model = CachedEmbeddingModel(FakeEmbeddingModel(), sys.argv[1])
+model.adopt(look_up, [f"text number {at}" for at in range(2000)])
+"""
+
+
+def test_what_was_adopted_before_a_kill_is_kept(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+    assert of(FakeEmbeddingModel(), tmp_path).adopt(nothing, TEXTS) == Adopted(2000, 1024, 976, 0, 976)
 
 
 def test_a_function_that_is_wrong_is_heard_of() -> None:
