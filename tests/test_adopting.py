@@ -495,6 +495,17 @@ def test_a_filled_cache_that_is_seen_through_is_named_with_the_cure(
     assert wrap(fallback=old) == []
 
 
+def test_an_old_cache_beneath_another_wrapper_is_named_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    package = pytest.importorskip("llama_index.embeddings.langchain", reason="needs it")
+    old = backed(FakeEmbeddingModel(), byte_store("memory", tmp_path))
+    old.embed_documents(FEW)
+    CachedEmbeddingModel(package.LangchainEmbedding(old), MemoryStore(), model_name="fake")
+    [warning] = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert warning.startswith("CacheBackedEmbeddings is seen through")
+
+
 def test_a_refused_embeddings_cache_names_the_way_to_keep_it() -> None:
     embedding = key_values(FEW, FakeEmbeddingModel())
     with pytest.raises(ValueError, match=r"fallback="):
