@@ -75,7 +75,7 @@ def export_keys(store: EmbeddingStore, identity: ModelIdentity, path: str | os.P
 
     def rows() -> Iterator[dict[str, Any]]:
         for keys in _some([*space.keys()]):
-            hits = space.get_many(keys)
+            hits = space.get_many(keys).checked(len(keys))
             there = [keys[at] for at in hits.positions]
             if there:
                 yield dict(zip(_KEYS, (there, _checksums(there, hits.vectors), hits.vectors), strict=True))
@@ -98,7 +98,7 @@ def export_texts(
             return
         space = store.space(keys.identity.shared)
         for some in _some(distinct):
-            hits = space.get_many(keys(some, role))
+            hits = space.get_many(keys(some, role)).checked(len(some))
             if len(hits.positions):
                 yield {TEXT: [some[at] for at in hits.positions], VECTOR: hits.vectors}
 
@@ -111,7 +111,7 @@ def _import_keys(space: VectorSpace, keys: list[bytes], checksums: list[int], fo
     sums = [checksums[at] for at in found.positions]
     same = [one == other for one, other in zip(_checksums(named, found.vectors), sums, strict=True)]
     right = {key: at for at, key in enumerate(named) if same[at] and key != _NO_KEY}
-    hits, there = space.get_many(right), [*right]
+    hits, there = space.get_many(right).checked(len(right)), [*right]
     fresh = dict(right)
     for at in hits.positions:
         del fresh[there[at]]
