@@ -7,9 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._adopt.adopting import adopt, source_of
+from kura_cache_adapters._adopt.check import TOLERANCE, Check
 from kura_cache_adapters._adopt.files import TEXT, VECTOR, export_texts, import_texts
 from kura_cache_adapters._core.calls import Bare, Cached
-from kura_cache_adapters._core.drift import TOLERANCE, Sampling, drift
+from kura_cache_adapters._core.drift import TOLERANCE as DRIFTS
+from kura_cache_adapters._core.drift import Sampling, drift
 from kura_cache_adapters._core.explain import explain
 from kura_cache_adapters._core.keys import Keys
 from kura_cache_adapters._core.lookup import checked_texts
@@ -244,7 +246,7 @@ class CachedEmbeddingModel:
         texts, keys = checked_texts(texts), self._calls.keys()
         return forget_texts(self._store, texts, keys.identity, keys.under, days=days)
 
-    async def verify(self, texts: Iterable[str], *, sample: int = 100, tolerance: float = TOLERANCE) -> Drift:
+    async def verify(self, texts: Iterable[str], *, sample: int = 100, tolerance: float = DRIFTS) -> Drift:
         """Embed a sample of the cached texts again, in every role, and compare; nothing is stored.
 
         Models answer a little differently from call to call: what is compared are distributions.
@@ -259,7 +261,7 @@ class CachedEmbeddingModel:
         """
         return await hop(self._drift(texts, sample, tolerance))
 
-    def verify_sync(self, texts: Iterable[str], *, sample: int = 100, tolerance: float = TOLERANCE) -> Drift:
+    def verify_sync(self, texts: Iterable[str], *, sample: int = 100, tolerance: float = DRIFTS) -> Drift:
         """Compare from sync code, see `verify`."""
         return run(self._drift(texts, sample, tolerance))
 
@@ -272,28 +274,38 @@ class CachedEmbeddingModel:
         inner = self.embedding_model
         return inner._innermost() if isinstance(inner, CachedEmbeddingModel) else self._source  # noqa: SLF001 - of our own class
 
-    def adopt(self, old: Any, texts: Iterable[str], *, role: Role = "document") -> Adopted:  # noqa: ANN401 - of a known make
+    def adopt(
+        self,
+        old: Any,  # noqa: ANN401 - of a known make
+        texts: Iterable[str],
+        *,
+        role: Role = "document",
+        check: int = 0,
+        tolerance: float = TOLERANCE,
+    ) -> Adopted:
         """Store what an old cache has of texts, without asking the model.
 
         Args:
             old: LangChain's `CacheBackedEmbeddings`; LlamaIndex's `embeddings_cache`, an embedding that has
                 one, or the JSON file of a `SimpleKVStore`; redisvl's `EmbeddingsCache`, asked by this
                 model's name; a checkpoint manager with Kura's `summaries`; or a function that returns a
-                vector or None for each of a list of texts. That it holds this model's vectors is yours
-                to know.
+                vector or None for each of a list of texts.
             texts: as the old cache was asked for them.
             role: what they were embedded as. Only `CacheBackedEmbeddings` with a store for queries tells
                 them from documents.
+            check: how many of the first that are found to embed again, before anything is stored.
+            tolerance: how far these may be from the old ones, as a part of a vector's length.
 
         Raises:
             TypeError: no old cache of these.
-            ValueError: it does not tell the role from documents, and the model does.
+            ValueError: it does not tell the role from documents, and the model does; the model embeds
+                otherwise what is checked.
             DimensionMismatchError: its vectors are of another dimension than what is stored.
 
         What the old cache raises when it cannot be read arrives as it is.
 
         """
-        return adopt(self, self._source, old, texts, role)
+        return adopt(self, self._source, old, texts, role, Check(self._source, role, check, tolerance))
 
     def import_file(  # noqa: PLR0913 - each may matter
         self,
@@ -303,7 +315,7 @@ class CachedEmbeddingModel:
         vector: str = VECTOR,
         role: Role = "document",
         check: int = 0,
-        tolerance: float = 0.02,
+        tolerance: float = TOLERANCE,
     ) -> Adopted:
         """Store the vectors of a file that this model has made elsewhere, some rows at a time.
 
@@ -322,8 +334,8 @@ class CachedEmbeddingModel:
             DimensionMismatchError: its vectors are of another dimension than what is stored.
 
         """
-        columns = (text, vector)
-        return import_texts(self, self._source, path, columns, role, check=check, tolerance=tolerance)
+        checked = Check(self._source, role, check, tolerance)
+        return import_texts(self, path, (text, vector), role, checked)
 
     def export_file(
         self, path: str | os.PathLike[str], texts: Iterable[str], *, role: Role = "document"

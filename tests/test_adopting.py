@@ -8,8 +8,10 @@ import logging
 import math
 import pickle
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -317,6 +319,38 @@ def test_a_function_is_an_old_cache_of_any_make() -> None:
     assert (fake.texts, cached.stats.adopted, cached.stats.hits) == (["new"], 15, 5)
 
 
+def test_a_check_refuses_the_vectors_of_another_model_before_anything_is_stored(tmp_path: Path) -> None:
+    old = backed(FakeEmbeddingModel("other"), byte_store("memory", tmp_path))
+    old.embed_documents(FEW)
+    fake = FakeEmbeddingModel()
+    cached = of(fake, MemoryStore())
+    with pytest.raises(
+        ValueError, match="CacheBackedEmbeddings has other vectors than fake makes: of 3 texts"
+    ):
+        cached.adopt(old, ["unknown", *FEW], check=3)
+    assert (fake.texts, cached.stats.stored) == (FEW[:3], 0)
+    assert of(FakeEmbeddingModel("other"), MemoryStore()).adopt(old, FEW, check=3).stored == 20
+
+
+KILLED = """
+import os, signal, sys
+from kura_cache_adapters import CachedEmbeddingModel
+from kura_cache_adapters.testing import FakeEmbeddingModel
+def look_up(texts):
+    if texts[0] == "text number 1024":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return FakeEmbeddingModel().lists(texts)
+model = CachedEmbeddingModel(FakeEmbeddingModel(), sys.argv[1])
+model.adopt(look_up, [f"text number {at}" for at in range(2000)])
+"""
+
+
+def test_what_was_adopted_before_a_kill_is_kept(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+    assert of(FakeEmbeddingModel(), tmp_path).adopt(nothing, TEXTS) == Adopted(2000, 1024, 976, 0, 976)
+
+
 def test_a_function_that_is_wrong_is_heard_of() -> None:
     cached = of(FakeEmbeddingModel(), MemoryStore())
     with pytest.raises(AttributeError):
@@ -459,6 +493,17 @@ def test_a_filled_cache_that_is_seen_through_is_named_with_the_cure(
     assert "model.adopt(it, texts)" in warning
     assert "fallback=it" in warning
     assert wrap(fallback=old) == []
+
+
+def test_an_old_cache_beneath_another_wrapper_is_named_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    package = pytest.importorskip("llama_index.embeddings.langchain", reason="needs it")
+    old = backed(FakeEmbeddingModel(), byte_store("memory", tmp_path))
+    old.embed_documents(FEW)
+    CachedEmbeddingModel(package.LangchainEmbedding(old), MemoryStore(), model_name="fake")
+    [warning] = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert warning.startswith("CacheBackedEmbeddings is seen through")
 
 
 def test_a_refused_embeddings_cache_names_the_way_to_keep_it() -> None:

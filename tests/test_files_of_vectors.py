@@ -215,10 +215,12 @@ def test_a_little_drift_is_no_other_model(
         assert cached.import_file(tmp_path / "file.parquet", check=3, tolerance=tolerance).stored == 2500
 
 
-def test_a_file_without_vectors_at_its_start_is_not_taken_unchecked(tmp_path: Path) -> None:
-    pq.write_table(table([None] * 2500), tmp_path / "file.parquet")
-    with pytest.raises(ValueError, match="no vectors in its first rows"):
-        of(MemoryStore()).import_file(tmp_path / "file.parquet", check=1)
+def test_what_is_checked_are_the_first_vectors_wherever_they_begin(tmp_path: Path) -> None:
+    pq.write_table(table([None] * 2000 + FAKE.lists(TEXTS[2000:])), tmp_path / "file.parquet")
+    other = FakeEmbeddingModel("another")
+    with pytest.raises(ValueError, match="nothing was stored"):
+        of(MemoryStore(), other).import_file(tmp_path / "file.parquet", check=2)
+    assert other.texts == TEXTS[2000:2002]
 
 
 def test_vectors_of_another_dimension_than_the_stored_ones_are_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from kura_cache_adapters.identity import DOCUMENT
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
+    from kura_cache_adapters._adopt.check import Check
     from kura_cache_adapters._adopt.fit import Fit
     from kura_cache_adapters._adopt.old_caches import OldCache
     from kura_cache_adapters.identity import Role
@@ -59,8 +60,10 @@ class Adopted:
         return Adopted(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
 
 
-def adopt(model: Keeps, source: Source, old: object, texts: Iterable[str], role: Role) -> Adopted:
-    """Store what an old cache has of texts that are not known; the model is not asked.
+def adopt(  # noqa: PLR0913, PLR0917 - what is adopted from where, as what
+    model: Keeps, source: Source, old: object, texts: Iterable[str], role: Role, check: Check
+) -> Adopted:
+    """Store what an old cache has of texts that are not known; the model is asked for the check alone.
 
     Raises TypeError for what is no old cache; ValueError where it does not tell the role from documents;
     what the old cache raises.
@@ -75,6 +78,8 @@ def adopt(model: Keeps, source: Source, old: object, texts: Iterable[str], role:
     distinct, adopted = [*dict.fromkeys(checked_texts(texts))], Adopted()
     for start in range(0, len(distinct), BATCH):
         some = distinct[start : start + BATCH]
+        if check.due:
+            check(cache.name, some, cache.found(some, roles))
         adopted += keep(model, some, partial(_in_cache, cache, roles, some), role)
     return adopted
 

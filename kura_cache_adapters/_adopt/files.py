@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,22 +13,18 @@ from kura_cache_adapters._adopt.adopting import BATCH, Adopted, keep
 from kura_cache_adapters._adopt.fit import fit
 from kura_cache_adapters._adopt.tables import about, read_columns
 from kura_cache_adapters._adopt.writing import write
-from kura_cache_adapters._core.calls import Bare
 from kura_cache_adapters._core.lookup import checked_texts
-from kura_cache_adapters._core.vectors import as_matrix
-from kura_cache_adapters._observe.counters import Counters
 from kura_cache_adapters._segments.rows import checksums_of
-from kura_cache_adapters.checks import KEY_BYTES, check_dimension, key_matrix
+from kura_cache_adapters.checks import KEY_BYTES, key_matrix
 from kura_cache_adapters.identity import ModelIdentity
-from kura_cache_adapters.options import CacheOptions
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from kura_cache_adapters._adopt.adopting import Keeps
+    from kura_cache_adapters._adopt.check import Check
     from kura_cache_adapters._adopt.fit import Fit
-    from kura_cache_adapters._core.ask import Source
     from kura_cache_adapters._core.keys import Keys
     from kura_cache_adapters.identity import Role
     from kura_cache_adapters.protocols import EmbeddingStore, Vectors, VectorSpace
@@ -38,28 +34,26 @@ TEXT, VECTOR = "text", "embedding"
 
 _KEYS = ("key", "checksum", "vector")
 _NO_KEY = bytes(KEY_BYTES)
-_NOTHING: Sequence[Sequence[Any]] = ((), ())
 _T = TypeVar("_T")
 
 
-def import_texts(  # noqa: PLR0913 - each may matter
-    model: Keeps,
-    source: Source,
-    path: str | os.PathLike[str],
-    columns: tuple[str, str],
-    role: Role,
-    *,
-    check: int,
-    tolerance: float,
+def import_texts(
+    model: Keeps, path: str | os.PathLike[str], columns: tuple[str, str], role: Role, check: Check
 ) -> Adopted:
-    """Store a file's vectors by its texts; raise ValueError if the model embeds `check` of them otherwise."""
-    batches, adopted = read_columns(Path(path), columns), Adopted()
-    first = next(batches, _NOTHING)
-    if check:
-        _check(source, Path(path), first, check, tolerance, role)
-    for texts, vectors in chain([first], batches):
-        adopted += _import_rows(model, texts, vectors, role)
+    """Store a file's vectors by its texts, unless they fail the check."""
+    adopted = Adopted()
+    for texts, vectors in read_columns(Path(path), columns):
+        there = [at for at, text in enumerate(texts) if isinstance(text, str)]
+        some, given = [texts[at] for at in there], _taken(vectors, there)
+        if check.due:
+            check(str(path), some, fit(given))
+        kept = keep(model, some, partial(_fit_at, given), role)
+        adopted += kept + Adopted(texts=len(texts) - len(some), damaged=len(texts) - len(some))
     return adopted
+
+
+def _fit_at(vectors: Any, at: list[int]) -> Fit:  # noqa: ANN401 - a matrix or a list
+    return fit(_taken(vectors, at))
 
 
 def import_keys(store: EmbeddingStore, path: str | os.PathLike[str]) -> Adopted:
@@ -81,7 +75,7 @@ def export_keys(store: EmbeddingStore, identity: ModelIdentity, path: str | os.P
 
     def rows() -> Iterator[dict[str, Any]]:
         for keys in _some([*space.keys()]):
-            hits = space.get_many(keys)
+            hits = space.get_many(keys).checked(len(keys))
             there = [keys[at] for at in hits.positions]
             if there:
                 yield dict(zip(_KEYS, (there, _checksums(there, hits.vectors), hits.vectors), strict=True))
@@ -104,51 +98,11 @@ def export_texts(
             return
         space = store.space(keys.identity.shared)
         for some in _some(distinct):
-            hits = space.get_many(keys(some, role))
+            hits = space.get_many(keys(some, role)).checked(len(some))
             if len(hits.positions):
                 yield {TEXT: [some[at] for at in hits.positions], VECTOR: hits.vectors}
 
     return write(Path(path), rows, "")
-
-
-def _import_rows(model: Keeps, texts: Sequence[Any], vectors: Sequence[Any], role: Role) -> Adopted:
-    there = [at for at, text in enumerate(texts) if isinstance(text, str)]
-    some = [texts[at] for at in there]
-    kept = keep(model, some, lambda at: fit(_taken(vectors, [there[each] for each in at])), role)
-    without = len(texts) - len(there)
-    return kept + Adopted(texts=without, damaged=without)
-
-
-def _check(  # noqa: PLR0913, PLR0917 - what is checked, against what
-    source: Source,
-    path: Path,
-    rows: Sequence[Sequence[Any]],
-    count: int,
-    tolerance: float,
-    role: Role,
-) -> None:
-    texts, vectors = rows
-    there = [at for at, text in enumerate(texts) if isinstance(text, str)]
-    found = fit(_taken(vectors, there))
-    asked = [texts[there[at]] for at in found.positions[:count]]
-    if not asked:
-        message = f"{path} has no vectors in its first rows that could be checked; nothing was imported"
-        raise ValueError(message)
-    again = Bare(source, {}, CacheOptions(), Counters()).answer_sync(asked, role, as_matrix)
-    check_dimension(found.vectors.shape[1], again, str(path))
-    if (apart := _distance(found.vectors[:count], again)) > tolerance:
-        message = (
-            f"{path} has other vectors than {source.name} makes: of {len(asked)} texts that were embedded "
-            f"again, the largest difference is {apart:.3g} of a vector's length, and {tolerance:g} is "
-            "allowed; nothing was imported"
-        )
-        raise ValueError(message)
-
-
-def _distance(given: Vectors, again: Vectors) -> float:
-    """Return the largest distance of two vectors, as a part of their length."""
-    lengths = np.maximum(np.linalg.norm(again, axis=1), np.finfo(again.dtype).tiny)
-    return float((np.linalg.norm(given - again, axis=1) / lengths).max())
 
 
 def _import_keys(space: VectorSpace, keys: list[bytes], checksums: list[int], found: Fit) -> Adopted:
@@ -157,7 +111,7 @@ def _import_keys(space: VectorSpace, keys: list[bytes], checksums: list[int], fo
     sums = [checksums[at] for at in found.positions]
     same = [one == other for one, other in zip(_checksums(named, found.vectors), sums, strict=True)]
     right = {key: at for at, key in enumerate(named) if same[at] and key != _NO_KEY}
-    hits, there = space.get_many(right), [*right]
+    hits, there = space.get_many(right).checked(len(right)), [*right]
     fresh = dict(right)
     for at in hits.positions:
         del fresh[there[at]]

@@ -17,7 +17,7 @@ from kura_cache_adapters.errors import RegistrationError
 from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from kura_cache_adapters.identity import Role
 
@@ -65,10 +65,19 @@ class Registered:
 
 def known(thing: Any) -> Known:  # noqa: ANN401 - of any framework
     """Look an embedder up, beneath wrappers that only adapt or cache; one that was changed does more."""
+    return [*_layers(thing)][-1]
+
+
+def wrappers(thing: Any) -> list[Any]:  # noqa: ANN401 - of any framework
+    """Return what an embedder is seen through, from the outside in."""
+    return [each.embedder for each in _layers(thing)][:-1]
+
+
+def _layers(thing: Any) -> Iterator[Known]:  # noqa: ANN401 - of any framework
     found = _look_up(thing)
-    if found.record is None or not found.record.around or replaced_method(thing) is not None:
-        return found
-    return known(fact(thing, found.record.around))
+    yield found
+    if found.record is not None and found.record.around and replaced_method(thing) is None:
+        yield from _layers(fact(thing, found.record.around))
 
 
 def dialect_of(thing: object) -> Dialect | None:

@@ -11,7 +11,7 @@ from kura_cache_adapters._adopt.old_caches import seen_through
 from kura_cache_adapters._core.ask import Source
 from kura_cache_adapters._core.vectors import counted
 from kura_cache_adapters._identity.fingerprint import fingerprint, read, state, vouched_for
-from kura_cache_adapters._identity.providers import known
+from kura_cache_adapters._identity.providers import known, wrappers
 from kura_cache_adapters._identity.reading import held
 from kura_cache_adapters._runtime.home import at_home
 from kura_cache_adapters._runtime.loop import in_thread
@@ -76,7 +76,7 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
             raise ValueError(message)
         self._known = known(embedder)
         self.embedder: Any = self._known.embedder
-        self.seen_through: str = "" if self.embedder is embedder else seen_through(embedder)
+        self.seen_through: str = next(filter(None, map(seen_through, wrappers(embedder))), "")
         self._use_async = use_async
         self._given = identity
         self._renamed = model_name

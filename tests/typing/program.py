@@ -349,7 +349,7 @@ async def forget_and_verify(model: CachedEmbeddingModel) -> None:
 
 
 def adopt(model: CachedEmbeddingModel, cache: Cache, old: Embeddings) -> Adopted:
-    assert_type(model.adopt(old, TEXTS, role="query").stored, int)
+    assert_type(model.adopt(old, TEXTS, role="query", check=3, tolerance=0.01).stored, int)
     assert_type(CachedEmbeddingModel(Mine(), "./cache", fallback=old).stats.adopted, int)
     assert_type(model.import_file("vectors.parquet", vector="vector", check=3, tolerance=0.01), Adopted)
     assert_type(model.export_file(Path("texts.jsonl"), TEXTS), int)
