@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._observe.uses import record_of
+from kura_cache_adapters._observe.bar import table
+from kura_cache_adapters._observe.uses import UseStats, record_of
 from kura_cache_adapters.stores import as_store
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from kura_cache_adapters._observe.uses import UseStats
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, SupportsCheckpoints
 
@@ -81,6 +81,16 @@ class Cache:
     def __repr__(self) -> str:
         """Name the store."""
         return f"{type(self).__name__}({self.store!r})"
+
+    def _repr_html_(self) -> str:
+        rates = self.hit_rates()
+        lines = ((each, self.stats(each), rates.get(each, UseStats())) for each in self.store.spaces())
+        return table(repr(self), [(_said(each, held), uses) for each, held, uses in lines])
+
+
+def _said(identity: ModelIdentity, held: SpaceStats) -> list[str]:
+    counts = (f"{held.rows:,} rows", f"{held.nbytes:,} bytes", f"D {held.dimension}")
+    return [identity.model_name, identity.parameters, *counts]
 
 
 def open_cache(cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str]) -> Cache:

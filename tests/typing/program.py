@@ -55,6 +55,7 @@ from kura_cache_adapters import (
     SentenceTransformerEmbeddingModel,
     Stored,
     TieredStore,
+    UseStats,
     VectorCountError,
     VectorSpace,
     kura,
@@ -324,6 +325,10 @@ def observe(model: CachedEmbeddingModel) -> None:
 
 def look_without_a_model() -> None:
     with open_cache("./cache") as cache:
+        rates: dict[ModelIdentity, UseStats] = cache.hit_rates()
+        logger.info(
+            "%s", {each.model_name: (uses.hit_rate, uses.tokens_saved) for each, uses in rates.items()}
+        )
         for identity in cache.spaces():
             assert_type(cache.stats(identity), SpaceStats)
             logger.info("%d", len(cache.missing(identity, cache.keys(identity))))
