@@ -156,8 +156,8 @@ class Uses:
 def uses_of(space: Path, *, shared: bool) -> Uses:
     """Return what this process knows of the use of a space, the same object for all stores in it.
 
-    It outlives them: hits of a store that is closed at once are written down at exit. Of more than 10,000 spaces
-    the last ones are not.
+    It outlives them: hits of a store that is closed at once are written down at exit, but for those of the
+    last of more than 10,000 spaces.
     """
     if not _known:
         atexit.register(_write_all)
