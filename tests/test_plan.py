@@ -107,6 +107,25 @@ def test_the_cost_is_what_the_server_bills_to_the_token(
 
 
 @pytest.mark.usefixtures("vocabulary")
+@pytest.mark.parametrize("framework", ["langchain", "llama_index"])
+def test_embedders_of_frameworks_cost_what_the_server_bills(
+    openai_server: OpenAIServer, tmp_path: Path, framework: str
+) -> None:
+    embedder: Any
+    if framework == "langchain":
+        module = pytest.importorskip("langchain_openai", reason="needs langchain-openai")
+        embedder = module.OpenAIEmbeddings(check_embedding_ctx_length=False)
+    else:
+        module = pytest.importorskip("llama_index.embeddings.openai", reason="needs that package")
+        embedder = module.OpenAIEmbedding()
+    texts = ["a cat", "a\ndog\n\nthat barks", "a cat", "naïve 🐈 café"]
+    cached = CachedEmbeddingModel(embedder, tmp_path, model_name="renamed")
+    plan = cached.plan(texts, price_per_million=1)
+    cached.embed_sync(texts)
+    assert plan.tokens == openai_server.billed > 10
+
+
+@pytest.mark.usefixtures("vocabulary")
 def test_the_price_is_that_of_the_models_address() -> None:
     pytest.importorskip("genai_prices", reason="needs the extra `prices`")
     from openai import AsyncOpenAI
