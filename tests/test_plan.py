@@ -80,6 +80,14 @@ def test_a_source_counts_in_the_role_that_is_asked_for() -> None:
         cached.plan(["a"], role="quary")
 
 
+def test_a_cache_around_a_cache_counts_too(tmp_path: Path) -> None:
+    inner = CachedEmbeddingModel(Counting(roles=["query"]), tmp_path)
+    inner.embed_sync(["a b"])
+    outer = CachedEmbeddingModel(inner, MemoryStore())
+    assert outer.plan(["a b", "c d e"], role="query").tokens == 5
+    assert CachedEmbeddingModel(FakeEmbeddingModel()).count_tokens(["a"]) is None
+
+
 def test_without_a_cache_a_plan_has_every_text() -> None:
     cached = CachedEmbeddingModel(Counting())
     plan = cached.plan(["a b", "a b"])

@@ -20,7 +20,7 @@ from kura_cache_adapters.embedding.sentence_transformer import lock_of
 from kura_cache_adapters.embedding.streaming import StreamingEmbeddingModel
 from kura_cache_adapters.errors import IdentityError
 from kura_cache_adapters.identity import DOCUMENT, ModelIdentity, checked_roles, known_role
-from kura_cache_adapters.protocols import BaseEmbeddingModel, CountsTokens
+from kura_cache_adapters.protocols import BaseEmbeddingModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
@@ -147,9 +147,8 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
 
     def count_tokens(self, texts: list[str], *, role: Role = "document") -> list[int] | None:
         """Count the tokens of each text as it is billed; None where that is not exactly known."""
-        inner = None if self._source is None else self._source.model
-        if isinstance(inner, CountsTokens):
-            return inner.count_tokens(texts, role=role)
+        if self._source is not None:
+            return self._source.count_tokens(texts, role)
         record = self._known.record
         if record is None or record.sends_to_openai is None:
             return None

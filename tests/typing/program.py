@@ -142,6 +142,7 @@ def ask(model: CachedEmbeddingModel) -> None:
     assert_type(model.cache_key("a", role="query"), str)
     assert_type(model.missing(TEXTS, role="document"), list[int])
     assert_type(model.contains(TEXTS), list[bool])
+    assert_type(model.count_tokens(TEXTS), list[int] | None)
     explained: Explanation = model.explain("a", role="query")
     if explained.nearest is not None:
         logger.info("%s", [each.field for each in explained.nearest.differences])
