@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._adopt.files import export_keys, import_keys
-from kura_cache_adapters._observe.uses import record_of
+from kura_cache_adapters._observe.bar import table
+from kura_cache_adapters._observe.uses import UseStats, record_of
 from kura_cache_adapters.checks import keys_of
 from kura_cache_adapters.receipts import KEPT_DAYS
 from kura_cache_adapters.stores import as_store
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kura_cache_adapters._adopt.adopting import Adopted
-    from kura_cache_adapters._observe.uses import UseStats
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, SupportsCheckpoints
     from kura_cache_adapters.receipts import Receipt, Report
@@ -137,6 +137,16 @@ class Cache:
     def __repr__(self) -> str:
         """Name the store."""
         return f"{type(self).__name__}({self.store!r})"
+
+    def _repr_html_(self) -> str:
+        rates = self.hit_rates()
+        lines = ((each, self.stats(each), rates.get(each, UseStats())) for each in self.store.spaces())
+        return table(repr(self), [(_said(each, held), uses) for each, held, uses in lines])
+
+
+def _said(identity: ModelIdentity, held: SpaceStats) -> list[str]:
+    counts = (f"{held.rows:,} rows", f"{held.nbytes:,} bytes", f"D {held.dimension}")
+    return [identity.model_name, identity.parameters, *counts]
 
 
 def open_cache(cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str]) -> Cache:

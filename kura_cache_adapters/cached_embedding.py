@@ -137,6 +137,10 @@ class CachedEmbeddingModel:
         """Return a text as the model embeds it."""
         return self._source.edited([text])[0]
 
+    def count_tokens(self, texts: list[str], *, role: Role = "document") -> list[int] | None:
+        """Count the tokens of each text, cached or not; None where the model does not."""
+        return self._source.count_tokens(texts, role)
+
     @property
     def stats(self) -> CacheStats:
         """What has been done so far."""

@@ -80,6 +80,14 @@ def test_a_source_counts_in_the_role_that_is_asked_for() -> None:
         cached.plan(["a"], role="quary")
 
 
+def test_a_cache_around_a_cache_counts_too(tmp_path: Path) -> None:
+    inner = CachedEmbeddingModel(Counting(roles=["query"]), tmp_path)
+    inner.embed_sync(["a b"])
+    outer = CachedEmbeddingModel(inner, MemoryStore())
+    assert outer.plan(["a b", "c d e"], role="query").tokens == 5
+    assert CachedEmbeddingModel(FakeEmbeddingModel()).count_tokens(["a"]) is None
+
+
 def test_without_a_cache_a_plan_has_every_text() -> None:
     cached = CachedEmbeddingModel(Counting())
     plan = cached.plan(["a b", "a b"])
@@ -104,6 +112,25 @@ def test_the_cost_is_what_the_server_bills_to_the_token(
     billed = openai_server.billed - before
     assert plan.tokens == billed > 10
     assert plan.cost == billed * 7 / 1_000_000
+
+
+@pytest.mark.usefixtures("vocabulary")
+@pytest.mark.parametrize("framework", ["langchain", "llama_index"])
+def test_embedders_of_frameworks_cost_what_the_server_bills(
+    openai_server: OpenAIServer, tmp_path: Path, framework: str
+) -> None:
+    embedder: Any
+    if framework == "langchain":
+        module = pytest.importorskip("langchain_openai", reason="needs langchain-openai")
+        embedder = module.OpenAIEmbeddings(check_embedding_ctx_length=False)
+    else:
+        module = pytest.importorskip("llama_index.embeddings.openai", reason="needs that package")
+        embedder = module.OpenAIEmbedding()
+    texts = ["a cat", "a\ndog\n\nthat barks", "a cat", "naïve 🐈 café"]
+    cached = CachedEmbeddingModel(embedder, tmp_path, model_name="renamed")
+    plan = cached.plan(texts, price_per_million=1)
+    cached.embed_sync(texts)
+    assert plan.tokens == openai_server.billed > 10
 
 
 @pytest.mark.usefixtures("vocabulary")

@@ -139,6 +139,18 @@ def test_a_notebook_shows_a_bar_of_its_own_and_nothing_of_a_name_is_markup() -> 
     assert "<script>x</script>" in Page(cached._repr_html_()).text
 
 
+def test_a_notebook_shows_a_cache_as_a_table_with_bars(tmp_path: Path) -> None:
+    for p in ("<b>", "two"):
+        cached = CachedEmbeddingModel(FakeEmbeddingModel(), tmp_path, p=p)
+        cached.embed_sync(["a", "b", "a"])
+    assert cached.cache is not None
+    html: str = cached.cache._repr_html_()
+    page = Page(html)
+    assert (page.tags.count("tr"), page.tags.count("svg"), page.tags.count("b")) == (2, 2, 1)
+    assert '{"p":"<b>"}' in page.text
+    assert page.text.count("2 misses") == 2
+
+
 def test_stats_are_plain_values() -> None:
     stats = CacheStats(hits=1, tokens=3, lookup_seconds=0.5)
     assert pickle.loads(pickle.dumps(stats)).lookup_seconds == 0.5

@@ -16,7 +16,13 @@ from kura_cache_adapters._runtime.home import each_at_home, each_away
 from kura_cache_adapters._runtime.loop import in_thread
 from kura_cache_adapters.errors import VectorCountError
 from kura_cache_adapters.identity import DOCUMENT, ModelIdentity, checked_role, checked_roles, known_role
-from kura_cache_adapters.protocols import BaseEmbeddingModel, HasIdentity, MayChange, StreamsBatches
+from kura_cache_adapters.protocols import (
+    BaseEmbeddingModel,
+    CountsTokens,
+    HasIdentity,
+    MayChange,
+    StreamsBatches,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -110,6 +116,13 @@ class Source:
         if checked_role(role) == DOCUMENT:
             return DOCUMENT  # without asking for its roles, which may take reading the model
         return known_role(role, self.roles, self.name)
+
+    def count_tokens(self, texts: list[str], role: Role) -> list[int] | None:
+        """Count the tokens of each text, without asking the model; None where it does not."""
+        if not isinstance(self.model, CountsTokens):
+            return None
+        role = self.role(role)
+        return self.model.count_tokens(texts, **({} if role == DOCUMENT else {"role": role}))
 
     def ask(
         self,

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._core.prices import price_of
-from kura_cache_adapters.identity import DOCUMENT
-from kura_cache_adapters.protocols import CountsTokens
 
 if TYPE_CHECKING:
     from kura_cache_adapters._core.ask import Source
@@ -58,7 +56,8 @@ def plan(
     wanted = [(key, text) for key, found, text in named if not found]
     cached = len(texts) - len(wanted)
     missing = [*dict(wanted).values()] if calls.each_once else [text for _, text in wanted]
-    tokens = _tokens(source, missing, role)
+    counts = source.count_tokens(missing, role) if missing else []
+    tokens = None if counts is None else sum(counts)
     return Plan(
         texts=len(texts),
         cached=cached,
@@ -68,14 +67,6 @@ def plan(
         tokens=tokens,
         cost=_cost(source, keys, tokens, price_per_million),
     )
-
-
-def _tokens(source: Source, texts: list[str], role: Role) -> int | None:
-    if not texts:
-        return 0
-    told = {} if source.role(role) == DOCUMENT else {"role": role}
-    counts = source.model.count_tokens(texts, **told) if isinstance(source.model, CountsTokens) else None
-    return None if counts is None else sum(counts)
 
 
 def _cost(source: Source, keys: Keys, tokens: int | None, price_per_million: float | None) -> float | None:

@@ -165,6 +165,7 @@ RECORDS: dict[str, Provider] = {
         transport=f"{_OPENAI_TRANSPORT} deployment",
         secrets="openai_api_key openai_proxy",
         roles=(),
+        sends_to_openai=str,
     ),
     "langchain_openai:AzureOpenAIEmbeddings": Provider(
         name="model",

@@ -16,6 +16,10 @@ def _encodes(embedder: Any, _: Any) -> tuple[dict[str, Any], dict[str, Any]]:  #
     return {**plain, "prompt_name": "text"}, {**plain, "prompt_name": "query"}
 
 
+def _without_newlines(text: str) -> str:
+    return text.replace("\n", " ")
+
+
 def _one_engine(embedder: Any) -> bool:  # noqa: ANN401 - OpenAI's
     """Tell whether the model has one engine for both."""
     return bool(embedder._query_engine == embedder._text_engine)  # noqa: SLF001
@@ -196,6 +200,7 @@ RECORDS: dict[str, Provider] = {
         transport=_OPENAI_TRANSPORT,
         secrets="api_key",
         alike=_one_engine,
+        sends_to_openai=_without_newlines,
     ),
     "llama_index.embeddings.voyageai:VoyageEmbedding": Provider(
         decides="truncation output_dtype output_dimension",

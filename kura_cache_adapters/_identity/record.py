@@ -63,6 +63,8 @@ class Provider:
     """What a local model's `encode` is called with, for documents and for queries."""
     edits: Callable[[str], str] | None = None
     """What becomes of a text before it is embedded."""
+    sends_to_openai: Callable[[str], str] | None = None
+    """What is sent of a text that is billed by OpenAI's own tokenizer; None where it is billed otherwise."""
     around: str = ""
     """The field with the embedder that it only adapts or caches."""
     inner: str = ""

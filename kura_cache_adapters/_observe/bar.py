@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Protocol
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _WIDTH = 320  # pixels
+_MOST_ROWS = 50  # of a table
 _COLOURS = {
     "hits": "#1f83c4",
     "duplicates": "#808080",
@@ -32,6 +37,16 @@ class Counted(Protocol):
 def pictured(title: str, line: str, counted: Counted) -> str:
     """Return HTML that shows a title, a line and, below them, a bar; without texts no bar."""
     return f"<div><b>{escape(title)}</b><div>{escape(line)}</div>{bar(counted)}</div>"
+
+
+def table(title: str, rows: Sequence[tuple[Sequence[str], Counted]]) -> str:
+    """Return HTML that shows a title and, below it, a table: a row's cells, and its bar."""
+    cells = (
+        "".join(f"<td>{escape(cell)}</td>" for cell in row) + f"<td>{bar(each)}</td>" for row, each in rows
+    )
+    lines = "".join(f"<tr>{each}</tr>" for each in islice(cells, _MOST_ROWS))
+    more = f"<div>and {len(rows) - _MOST_ROWS:,} more</div>" if len(rows) > _MOST_ROWS else ""
+    return f"<div><b>{escape(title)}</b><table>{lines}</table>{more}</div>"
 
 
 def bar(counted: Counted) -> str:

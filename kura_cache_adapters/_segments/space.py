@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
+    from kura_cache_adapters._observe.uses import UseRecord
     from kura_cache_adapters._segments.claims import FileClaim
     from kura_cache_adapters._segments.format import Segment, SegmentFormat
     from kura_cache_adapters.identity import ModelIdentity
@@ -57,7 +58,7 @@ class SegmentSpace:
         self._listing = Listing(path, segment_format)
         self._writer = Writer(path, identity, segment_format)
         self._merger = Merger(self._listing, self._writer)
-        self.use_record = uses_of(path, shared=segment_format.shared)
+        self.use_record: UseRecord = uses_of(path, shared=segment_format.shared)
         self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
         self._ending = segment_format.suffix

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._observe.events import Event
 
-NAME = "_uses.jsonl"
+NAME = "_uses"
 """The file's name in a space's directory."""
 
 _EVERY = 5.0  # seconds: hits are written down at most so often
 _LONGEST = 1 << 16  # bytes: then its lines become one
 _MOST_READ = 1 << 26
+_MOST_KNOWN = 10_000  # spaces
 _TRIES = 20  # a millisecond apart, while another process makes one line of all
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link; no wait for a reader
 _COUNTS = ("hits", "duplicates", "misses", "tokens")
@@ -153,10 +154,15 @@ class Uses:
 
 
 def uses_of(space: Path, *, shared: bool) -> Uses:
-    """Return what this process knows of the use of a space, the same object for all stores in it."""
+    """Return what this process knows of the use of a space, the same object for all stores in it.
+
+    It outlives them: hits of a store that is closed at once are written down at exit, but for those of the
+    last of more than 10,000 spaces.
+    """
     if not _known:
         atexit.register(_write_all)
-    return _known.setdefault(space, Uses(space, shared=shared)) if space not in _known else _known[space]
+    uses = _known.get(space) or Uses(space, shared=shared)
+    return _known.setdefault(space, uses) if len(_known) < _MOST_KNOWN else uses
 
 
 def _locked(descriptor: int, *, shared: bool) -> bool:

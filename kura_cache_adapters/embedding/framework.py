@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from kura_cache_adapters._adopt.old_caches import seen_through
 from kura_cache_adapters._core.ask import Source
 from kura_cache_adapters._core.vectors import counted
+from kura_cache_adapters._identity.facts import fact
 from kura_cache_adapters._identity.fingerprint import fingerprint, read, state, vouched_for
 from kura_cache_adapters._identity.providers import known, wrappers
 from kura_cache_adapters._identity.reading import held
 from kura_cache_adapters._runtime.home import at_home
 from kura_cache_adapters._runtime.loop import in_thread
+from kura_cache_adapters.embedding._openai import tokens
 from kura_cache_adapters.embedding.sentence_transformer import lock_of
 from kura_cache_adapters.embedding.streaming import StreamingEmbeddingModel
 from kura_cache_adapters.errors import IdentityError
@@ -144,6 +146,15 @@ class FrameworkEmbeddingModel(StreamingEmbeddingModel):
     def asked_for(self, text: str) -> str:
         """Return a text as it is embedded: some embedders edit it first."""
         return text if self._edits is None else self._edits(text)
+
+    def count_tokens(self, texts: list[str], *, role: Role = "document") -> list[int] | None:
+        """Count the tokens of each text as it is billed; None where that is not exactly known."""
+        if self._source is not None:
+            return self._source.count_tokens(texts, role)
+        record = self._known.record
+        if record is None or record.sends_to_openai is None:
+            return None
+        return tokens.count(str(fact(self.embedder, record.name)), [*map(record.sends_to_openai, texts)])
 
     def _look(self) -> tuple[object, ModelIdentity, tuple[Role, ...]]:
         """Read what decides the vectors, and how they are asked for."""

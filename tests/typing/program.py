@@ -59,6 +59,7 @@ from kura_cache_adapters import (
     SentenceTransformerEmbeddingModel,
     Stored,
     TieredStore,
+    UseStats,
     VectorCountError,
     VectorSpace,
     kura,
@@ -146,6 +147,7 @@ def ask(model: CachedEmbeddingModel) -> None:
     assert_type(model.cache_key("a", role="query"), str)
     assert_type(model.missing(TEXTS, role="document"), list[int])
     assert_type(model.contains(TEXTS), list[bool])
+    assert_type(model.count_tokens(TEXTS), list[int] | None)
     explained: Explanation = model.explain("a", role="query")
     if explained.nearest is not None:
         logger.info("%s", [each.field for each in explained.nearest.differences])
@@ -329,6 +331,10 @@ def observe(model: CachedEmbeddingModel) -> None:
 
 def look_without_a_model() -> None:
     with open_cache("./cache") as cache:
+        rates: dict[ModelIdentity, UseStats] = cache.hit_rates()
+        logger.info(
+            "%s", {each.model_name: (uses.hit_rate, uses.tokens_saved) for each, uses in rates.items()}
+        )
         for identity in cache.spaces():
             assert_type(cache.stats(identity), SpaceStats)
             logger.info("%d", len(cache.missing(identity, cache.keys(identity))))
