@@ -11,6 +11,7 @@ from kura_cache_adapters.cache import Cache, open_cache
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.errors import (
     AnswerError,
+    CacheMissError,
     CheckpointError,
     DimensionMismatchError,
     IdentityError,
@@ -65,6 +66,7 @@ __all__ = [
     "BaseCheckpointManager",
     "BaseEmbeddingModel",
     "Cache",
+    "CacheMissError",
     "CacheOptions",
     "CacheStats",
     "CachedEmbedding",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kura_cache_adapters._core.ask import Source
 from kura_cache_adapters._core.calls import Bare, Cached
 from kura_cache_adapters._core.lookup import checked_texts
+from kura_cache_adapters._core.modes import effective
 from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
 from kura_cache_adapters._observe.observers import Observers
 from kura_cache_adapters.cache import Cache
@@ -72,6 +73,7 @@ class CachedEmbeddingModel:
         if not isinstance(options, CacheOptions):
             message = f"options must be CacheOptions(...), not {type(options).__name__}"
             raise TypeError(message)
+        options = effective(options)
         self.cache_manager: CacheLike = one_cache(cache_manager, cache)
         check_keywords(key_kwargs, cached=self.cache_manager is not None)
         self.embedding_model: BaseEmbeddingModel = as_source(
@@ -80,7 +82,7 @@ class CachedEmbeddingModel:
         self.options = options
         self._source = Source(self.embedding_model, model_name, identity)
         self._renamed, self._given = model_name, identity
-        self._store = as_store(self.cache_manager)
+        self._store = as_store(self.cache_manager) if options.enabled else None
         self.cache: Cache | None = (
             None if self._store is None else Cache(self._store, owned=self._store is not self.cache_manager)
         )

@@ -7,6 +7,7 @@ specification.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,10 +43,14 @@ logger = logger_of("store")
 class SegmentSpace:
     """The segments of one model identity in one directory."""
 
-    def __init__(self, path: Path, identity: ModelIdentity, segment_format: SegmentFormat) -> None:
-        """Name the directory; nothing is read before the first look-up."""
+    def __init__(
+        self, path: Path, identity: ModelIdentity, segment_format: SegmentFormat, *, quiet: bool = False
+    ) -> None:
+        """Name the directory; nothing is read before the first look-up. `quiet` notes no use of anything."""
         self.path = path
-        self._listing = Listing(path, segment_format)
+        self._listing = Listing(path, segment_format, quiet=quiet)
+        self._as_quiet = partial(SegmentSpace, path, identity, segment_format, quiet=True)
+        self._quiet: SegmentSpace | None = None
         self._writer = Writer(path, identity, segment_format)
         self._merger = Merger(self._listing, self._writer)
         self._claims = Claims(path, shared=segment_format.shared)
@@ -143,9 +148,17 @@ class SegmentSpace:
             return self._claims.claim(keys, durable=durable)
         return None
 
+    def quiet(self) -> SegmentSpace:
+        """Return this space as one whose look-ups stamp no file as used, the same object each time."""
+        if self._quiet is None:
+            self._quiet = self._as_quiet()
+        return self._quiet
+
     def close(self) -> None:
         """Forget the open segments."""
         self._listing.close()
+        if self._quiet is not None:
+            self._quiet.close()
 
     def __repr__(self) -> str:
         """Name the directory."""
