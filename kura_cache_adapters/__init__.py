@@ -4,34 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._observe.counters import CacheStats
-from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
 from kura_cache_adapters._runtime.lazy import lazy
-from kura_cache_adapters.cache import Cache, open_cache
-from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
-from kura_cache_adapters.errors import (
-    AnswerError,
-    CacheMissError,
-    CheckpointError,
-    DimensionMismatchError,
-    IdentityError,
-    KuraCacheError,
-    MissingExtraError,
-    ReentryError,
-    RefusedTextsError,
-    RegistrationError,
-    VectorCountError,
-)
-from kura_cache_adapters.options import CacheOptions
-from kura_cache_adapters.protocols import (
-    BaseCheckpointManager,
-    BaseEmbeddingModel,
-    EmbeddingStore,
-    VectorSpace,
-)
-from kura_cache_adapters.stores import open_store
 
 if TYPE_CHECKING:
+    from kura_cache_adapters._observe.counters import CacheStats
+    from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
+    from kura_cache_adapters.cache import Cache, open_cache
+    from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
     from kura_cache_adapters.checkpoints import (
         HFDatasetCheckpointManager,
         JSONLCheckpointManager,
@@ -43,11 +22,31 @@ if TYPE_CHECKING:
         OpenAIEmbeddingModel,
         SentenceTransformerEmbeddingModel,
     )
+    from kura_cache_adapters.errors import (
+        AnswerError,
+        CacheMissError,
+        CheckpointError,
+        DimensionMismatchError,
+        IdentityError,
+        KuraCacheError,
+        MissingExtraError,
+        ReentryError,
+        RefusedTextsError,
+        RegistrationError,
+        VectorCountError,
+    )
     from kura_cache_adapters.kura import summarise_conversations as summarise_conversations
     from kura_cache_adapters.langchain import LangChainCachedEmbeddings as LangChainCachedEmbeddings
     from kura_cache_adapters.langchain import LangChainEmbeddingModel as LangChainEmbeddingModel
     from kura_cache_adapters.llama_index import LlamaIndexCachedEmbedding as LlamaIndexCachedEmbedding
     from kura_cache_adapters.llama_index import LlamaIndexEmbeddingModel as LlamaIndexEmbeddingModel
+    from kura_cache_adapters.options import CacheOptions
+    from kura_cache_adapters.protocols import (
+        BaseCheckpointManager,
+        BaseEmbeddingModel,
+        EmbeddingStore,
+        VectorSpace,
+    )
     from kura_cache_adapters.stores import (
         ArrowStore,
         HFDatasetStore,
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
         MemoryStore,
         ParquetStore,
         TieredStore,
+        open_store,
     )
     from kura_cache_adapters.stores.records import CachedEmbedding
 
@@ -107,7 +107,17 @@ __all__ = [
 
 # Imported when first used; those that need a framework are not in a star import.
 _HOMES = {
-    "stores": "ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
+    "_observe.counters": "CacheStats",
+    "_observe.events": "Embedded Event Failed LookedUp Observer Stored",
+    "cache": "Cache open_cache",
+    "cached_embedding": "CachedEmbeddingModel",
+    "errors": (
+        "AnswerError CacheMissError CheckpointError DimensionMismatchError IdentityError KuraCacheError "
+        "MissingExtraError ReentryError RefusedTextsError RegistrationError VectorCountError"
+    ),
+    "options": "CacheOptions",
+    "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
+    "stores": "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
     "stores.records": "CachedEmbedding",
     "checkpoints": (
         "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"
