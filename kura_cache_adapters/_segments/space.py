@@ -55,6 +55,7 @@ class SegmentSpace:
         self._merger = Merger(self._listing, self._writer)
         self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
+        self.merges = True  # as segments come together
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
@@ -87,7 +88,15 @@ class SegmentSpace:
         self._listing.add(name, vectors.shape[1])
         if self._listing.tombstones.keys:
             self._lift({*map(bytes, matrix)})
-        self._merger.written(name, durable=durable)
+        if self.merges:
+            self._merger.written(name, durable=durable)
+
+    def join(self, names: Collection[str]) -> None:
+        """Merge segments into one, whatever their size, unless others merge here just now."""
+        with locks.try_lock(self.path) as alone:
+            opened = self._listing.refresh()
+            if alone and len(found := opened.keys() & {*names}) > 1:
+                self._merger.join({name: opened[name] for name in sorted(found)})
 
     def delete_many(self, keys: Iterable[bytes], *, days: float = KEPT_DAYS) -> int:
         """Forget keys, in every process within two seconds; return how many of them were there.
