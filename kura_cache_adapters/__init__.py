@@ -4,38 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._adopt.adopting import Adopted
-from kura_cache_adapters._core.explain import Explanation
-from kura_cache_adapters._core.plan import Plan
-from kura_cache_adapters._observe.counters import CacheStats
-from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
-from kura_cache_adapters._observe.uses import UseStats
 from kura_cache_adapters._runtime.lazy import lazy
-from kura_cache_adapters.cache import Cache, open_cache
-from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
-from kura_cache_adapters.errors import (
-    AnswerError,
-    CheckpointError,
-    DimensionMismatchError,
-    IdentityError,
-    KuraCacheError,
-    MissingExtraError,
-    ReentryError,
-    RefusedTextsError,
-    RegistrationError,
-    VectorCountError,
-)
-from kura_cache_adapters.options import CacheOptions
-from kura_cache_adapters.protocols import (
-    BaseCheckpointManager,
-    BaseEmbeddingModel,
-    EmbeddingStore,
-    VectorSpace,
-)
-from kura_cache_adapters.receipts import Drift, Receipt, Report
-from kura_cache_adapters.stores import open_store
 
 if TYPE_CHECKING:
+    from kura_cache_adapters._adopt.adopting import Adopted
+    from kura_cache_adapters._core.explain import Explanation
+    from kura_cache_adapters._core.plan import Plan
+    from kura_cache_adapters._observe.counters import CacheStats
+    from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
+    from kura_cache_adapters._observe.uses import UseStats
+    from kura_cache_adapters.cache import Cache, open_cache
+    from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
     from kura_cache_adapters.checkpoints import (
         HFDatasetCheckpointManager,
         JSONLCheckpointManager,
@@ -47,11 +26,32 @@ if TYPE_CHECKING:
         OpenAIEmbeddingModel,
         SentenceTransformerEmbeddingModel,
     )
+    from kura_cache_adapters.errors import (
+        AnswerError,
+        CacheMissError,
+        CheckpointError,
+        DimensionMismatchError,
+        IdentityError,
+        KuraCacheError,
+        MissingExtraError,
+        ReentryError,
+        RefusedTextsError,
+        RegistrationError,
+        VectorCountError,
+    )
     from kura_cache_adapters.kura import summarise_conversations as summarise_conversations
     from kura_cache_adapters.langchain import LangChainCachedEmbeddings as LangChainCachedEmbeddings
     from kura_cache_adapters.langchain import LangChainEmbeddingModel as LangChainEmbeddingModel
     from kura_cache_adapters.llama_index import LlamaIndexCachedEmbedding as LlamaIndexCachedEmbedding
     from kura_cache_adapters.llama_index import LlamaIndexEmbeddingModel as LlamaIndexEmbeddingModel
+    from kura_cache_adapters.options import CacheOptions
+    from kura_cache_adapters.protocols import (
+        BaseCheckpointManager,
+        BaseEmbeddingModel,
+        EmbeddingStore,
+        VectorSpace,
+    )
+    from kura_cache_adapters.receipts import Drift, Receipt, Report
     from kura_cache_adapters.stores import (
         ArrowStore,
         HFDatasetStore,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         MemoryStore,
         ParquetStore,
         TieredStore,
+        open_store,
     )
     from kura_cache_adapters.stores.records import CachedEmbedding
 
@@ -71,6 +72,7 @@ __all__ = [
     "BaseCheckpointManager",
     "BaseEmbeddingModel",
     "Cache",
+    "CacheMissError",
     "CacheOptions",
     "CacheStats",
     "CachedEmbedding",
@@ -117,7 +119,22 @@ __all__ = [
 
 # Imported when first used; those that need a framework are not in a star import.
 _HOMES = {
-    "stores": "ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
+    "_adopt.adopting": "Adopted",
+    "_core.explain": "Explanation",
+    "_core.plan": "Plan",
+    "_observe.counters": "CacheStats",
+    "_observe.events": "Embedded Event Failed LookedUp Observer Stored",
+    "_observe.uses": "UseStats",
+    "cache": "Cache open_cache",
+    "cached_embedding": "CachedEmbeddingModel",
+    "errors": (
+        "AnswerError CacheMissError CheckpointError DimensionMismatchError IdentityError KuraCacheError "
+        "MissingExtraError ReentryError RefusedTextsError RegistrationError VectorCountError"
+    ),
+    "options": "CacheOptions",
+    "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
+    "receipts": "Drift Receipt Report",
+    "stores": "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
     "stores.records": "CachedEmbedding",
     "checkpoints": (
         "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"

@@ -15,6 +15,7 @@ from kura_cache_adapters._core.drift import Sampling, drift
 from kura_cache_adapters._core.explain import explain
 from kura_cache_adapters._core.keys import Keys
 from kura_cache_adapters._core.lookup import checked_texts
+from kura_cache_adapters._core.modes import effective
 from kura_cache_adapters._core.plan import plan
 from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
 from kura_cache_adapters._observe.bar import pictured
@@ -92,6 +93,7 @@ class CachedEmbeddingModel:
         if not isinstance(options, CacheOptions):
             message = f"options must be CacheOptions(...), not {type(options).__name__}"
             raise TypeError(message)
+        options = effective(options)
         self.cache_manager: CacheLike = one_cache(cache_manager, cache)
         check_keywords(key_kwargs, cached=self.cache_manager is not None)
         self.embedding_model: BaseEmbeddingModel = as_source(
@@ -100,7 +102,7 @@ class CachedEmbeddingModel:
         self.options = options
         self._source = source_of(self.embedding_model, model_name, identity, fallback, self._dimension)
         self._renamed, self._given, self._fallback = model_name, identity, fallback
-        self._store = as_store(self.cache_manager)
+        self._store = as_store(self.cache_manager) if options.enabled else None
         self.cache: Cache | None = (
             None if self._store is None else Cache(self._store, owned=self._store is not self.cache_manager)
         )

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _MOST_POSITIONS = 20  # named in a message
+_MOST_KEYS = 3  # likewise
 
 
 class KuraCacheError(Exception):
@@ -70,6 +71,31 @@ class RefusedTextsError(KuraCacheError, ValueError):
     def __reduce__(self) -> tuple[type[RefusedTextsError], tuple[str, tuple[int, ...], str]]:
         """Pickle what the constructor takes."""
         return type(self), (self.model_name, self.positions, self.message)
+
+
+class CacheMissError(KuraCacheError, LookupError):
+    """Texts are not in the cache, and its options say that none is to be embedded.
+
+    Attributes:
+        model_name: the model's.
+        keys: the keys of those texts, each once, as `cache_key` gives them.
+
+    """
+
+    def __init__(self, model_name: str, keys: Sequence[str], asked: int, where: str, cure: str) -> None:
+        """Name the model, how many of the texts are missing where, the first keys, and what to do."""
+        self.model_name = model_name
+        self.keys: tuple[str, ...] = tuple(keys)
+        self._told = asked, where, cure
+        shown = ", ".join(self.keys[:_MOST_KEYS]) + (", ..." if len(self.keys) > _MOST_KEYS else "")
+        super().__init__(
+            f"{len(self.keys)} of {asked} texts for {model_name} are not in {where}. Nothing was embedded.\n"
+            f"{cure}\nKeys: {shown}",
+        )
+
+    def __reduce__(self) -> tuple[type[CacheMissError], tuple[object, ...]]:
+        """Pickle what the constructor takes."""
+        return type(self), (self.model_name, self.keys, *self._told)
 
 
 class DimensionMismatchError(KuraCacheError, ValueError):

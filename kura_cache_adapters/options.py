@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kura_cache_adapters._identity.secrets import is_secret_name
 from kura_cache_adapters._runtime.logs import logger_of
@@ -66,10 +66,19 @@ class CacheOptions:
         wait_for_others: seconds that a call waits for texts which another process on the same directory is
             embedding, as long as none of them comes; then it asks the model itself. 0 does not wait, and
             lets nobody wait.
+        on_miss: "embed" asks the model for what is missing; "raise" raises `CacheMissError` instead, before
+            anything is loaded or spent.
+        refresh: embed anew whatever is asked for, and store it in the place of what was there.
+        read_only: look up, and write nothing where the cache is: what is embedded is not stored.
+        enabled: False works as without a cache.
+
+        The environment variable KURA_CACHE (embed, replay, refresh, read-only, off), read when a model is
+        made, overrides the last four.
 
     Raises:
         TypeError: a `key_secret` that is neither str nor bytes; observers that are no list of callables.
-        ValueError: a `chunk_size` below 1, a negative `wait_for_others`, or a `key_secret` that is too short.
+        ValueError: a `chunk_size` below 1, a negative `wait_for_others`, a `key_secret` that is too short,
+            another `on_miss`, or `refresh` where nothing may be embedded, or stored.
 
     """
 
@@ -79,6 +88,10 @@ class CacheOptions:
     observers: Sequence[Observer] = ()
     key_secret: str | bytes | None = field(default=None, repr=False)
     wait_for_others: float = 60.0
+    on_miss: Literal["embed", "raise"] = "embed"
+    refresh: bool = False
+    read_only: bool = False
+    enabled: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
@@ -97,6 +110,16 @@ class CacheOptions:
             raise TypeError(message)
         if self.key_secret is not None and len(self.secret_bytes) < _SHORTEST_SECRET:
             message = f"key_secret must have at least {_SHORTEST_SECRET} bytes: secrets.token_hex() makes one"
+            raise ValueError(message)
+        self._check_mode()
+
+    def _check_mode(self) -> None:
+        if self.on_miss not in {"embed", "raise"}:
+            message = f"on_miss must be 'embed' or 'raise', not {self.on_miss!r}"
+            raise ValueError(message)
+        if self.refresh and (self.read_only or self.on_miss == "raise"):
+            other = "read_only=True" if self.read_only else "on_miss='raise'"
+            message = f"refresh=True embeds anew and stores, and {other} forbids that: pass one of them"
             raise ValueError(message)
 
     @property

@@ -277,6 +277,14 @@ class Verifies(Protocol):
 
 
 @runtime_checkable
+class LooksQuietly(Protocol):
+    """A space whose look-ups leave traces: stamps of use, copies in faster tiers."""
+
+    def quiet(self) -> VectorSpace:
+        """Return the same vectors as a space whose look-ups leave none, the same object each time."""
+
+
+@runtime_checkable
 class EmbeddingStore(Protocol):
     """Where vectors live: one space per model identity.
 

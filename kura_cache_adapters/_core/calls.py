@@ -10,12 +10,12 @@ import numpy as np
 
 from kura_cache_adapters._core.engine import Engine, first_positions, next_call
 from kura_cache_adapters._core.engines import Engines
-from kura_cache_adapters._core.fail_open import FailOpenSpace
 from kura_cache_adapters._core.fill import Fill
 from kura_cache_adapters._core.floats import let_go
 from kura_cache_adapters._core.glance import FEW, Pace, short, small
 from kura_cache_adapters._core.keys import Keys
 from kura_cache_adapters._core.lookup import checked_texts
+from kura_cache_adapters._core.modes import engine_of, miss, space_of
 from kura_cache_adapters._core.vectors import as_vectors, uncached
 from kura_cache_adapters._observe.billing import bill
 from kura_cache_adapters._observe.events import Embedded
@@ -47,6 +47,7 @@ class Bare:
         """Take a model; raise what its identity raises."""
         self._source = source
         self._observe = observe
+        self._options = options
         self._engines = Engines(
             source, parameters, lambda identity: Keys(identity, source, secret=options.secret_bytes)
         )
@@ -71,6 +72,8 @@ class Bare:
     async def answer(self, texts: Iterable[str], role: Role, convert: Callable[[Kept], _T]) -> _T:
         """Ask the model; the answer is of the type that a cache's has."""
         asked, role = checked_texts(texts), self._source.role(role)
+        if asked and self._options.on_miss == "raise":
+            raise miss(self._source.name, self.keys()(asked, role), len(asked), self._options)
         answered = as_vectors(await self._embed(asked, role) if asked else [], len(asked), self._source.name)
         if len(answered) <= FEW or not on_a_loop():
             return _converted(answered, convert)
@@ -196,10 +199,10 @@ class Cached:
         source, observe, options = self._source, self._observe, self._options
         remembered = getattr(self._store, "remembered_keys", None)
         keys = Keys(identity, source, remembered=remembered, secret=options.secret_bytes)
-        space = FailOpenSpace(self._store, identity.shared, observe, durable=options.durable)
+        space = space_of(self._store, identity.shared, observe, options)
 
         def unchanged() -> bool:
             return self._engines.now().keys.identity == identity
 
         fill = Fill(source, space, space.tell, options=options, unchanged=unchanged)
-        return Engine(keys, source, space, fill, space.tell)
+        return engine_of(options)(keys, source, space, fill, space.tell)

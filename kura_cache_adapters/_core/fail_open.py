@@ -87,8 +87,10 @@ class FailOpenSpace:
                 self._answerer = self._opened.answerer()
         return self._answerer
 
-    def add(self, keys: Sequence[bytes], vectors: Vectors, *, replace: bool) -> int:
+    def add(self, keys: Sequence[bytes], vectors: Vectors, *, replace: bool, answerer: str = "") -> int:
         """Store vectors of distinct keys, of known ones only to replace them; return how many.
+
+        `answerer` is kept beside them.
 
         Raises DimensionMismatchError for another dimension than the stored vectors have.
         """
@@ -103,7 +105,8 @@ class FailOpenSpace:
         if len(known) and not replace:
             fresh = np.setdiff1d(np.arange(len(keys)), known, assume_unique=True)
             keys, vectors = [keys[at] for at in fresh], vectors[fresh]
-        return len(keys) if keys and self.save(keys, vectors, passing=DimensionMismatchError) else 0
+        stored = keys and self.save(keys, vectors, answerer=answerer, passing=DimensionMismatchError)
+        return len(keys) if stored else 0
 
     def save(
         self,
@@ -151,9 +154,12 @@ class FailOpenSpace:
 
     def _space(self) -> VectorSpace:
         if self._opened is None:
-            self._opened = self._store.space(self._identity)
+            self._opened = self._open()
             self._record = record_of(self._opened)
         return self._opened
+
+    def _open(self) -> VectorSpace:
+        return self._store.space(self._identity)
 
     def _report(self, action: Literal["read", "write"], error: Exception) -> None:
         name, reason = self._identity.model_name, describe(error)

@@ -38,9 +38,10 @@ class Listing:
     was found or stored here, since a file may be another model's; None while that is nothing.
     """
 
-    def __init__(self, path: Path, segment_format: SegmentFormat) -> None:
-        """Name the directory; it is listed by the first `refresh`."""
+    def __init__(self, path: Path, segment_format: SegmentFormat, *, quiet: bool = False) -> None:
+        """Name the directory; it is listed by the first `refresh`. `quiet` notes no use."""
         self.path = path
+        self._quiet = quiet
         self.open: dict[str, Segment] = {}
         self.written: dict[str, float] = {}  # when, of what is open
         self.names: frozenset[str] = frozenset()  # of what could be opened, or was written here
@@ -156,7 +157,7 @@ class Listing:
         if id(segment) in self._in_use:
             return
         self._in_use.add(id(segment))
-        for name in [name for name, part in self.open.items() if part is segment]:
+        for name in [name for name, part in self.open.items() if part is segment and not self._quiet]:
             ages.note_use(self.path / name)
 
     def close(self) -> None:

@@ -174,6 +174,10 @@ class Merger:
         tiers = apart(names - self._merged, self._listing.written)
         return next(filter(None, (segments_due(tier, dimension, itemsize=itemsize) for tier in tiers)), [])
 
+    def join(self, parts: dict[str, Segment]) -> None:
+        """Merge segments into one, whatever their size; the caller holds the lock."""
+        self._merge(parts, durable=True)
+
     def _merge(self, parts: dict[str, Segment], *, durable: bool) -> None:
         if not parts:
             return

@@ -7,6 +7,7 @@ specification.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,21 +49,31 @@ logger = logger_of("store")
 class SegmentSpace:
     """The segments of one model identity in one directory."""
 
-    def __init__(self, path: Path, identity: ModelIdentity | None, segment_format: SegmentFormat) -> None:
-        """Name the directory; nothing is read before the first look-up.
+    def __init__(
+        self,
+        path: Path,
+        identity: ModelIdentity | None,
+        segment_format: SegmentFormat,
+        *,
+        quiet: bool = False,
+    ) -> None:
+        """Name the directory; nothing is read before the first look-up. `quiet` notes no use of anything.
 
         Without an identity, which may be damaged, nothing but its rows is written anew.
         """
         self.path = path
         self.identity: ModelIdentity | None = identity
-        self._listing = Listing(path, segment_format)
+        self._listing = Listing(path, segment_format, quiet=quiet)
+        self._as_quiet = partial(SegmentSpace, path, identity, segment_format, quiet=True)
+        self._quiet: SegmentSpace | None = None
         self._writer = Writer(path, identity, segment_format)
         self._merger = Merger(self._listing, self._writer)
-        self.use_record: UseRecord = uses_of(path, shared=segment_format.shared)
+        self.use_record: UseRecord | None = None if quiet else uses_of(path, shared=segment_format.shared)
         self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
         self._ending = segment_format.suffix
         self._announced = False
+        self.merges = True  # as segments come together
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
@@ -98,7 +109,15 @@ class SegmentSpace:
         self._listing.add(name, vectors.shape[1])
         if self._listing.tombstones.keys:
             self._lift({*map(bytes, matrix)})
-        self._merger.written(name, durable=durable)
+        if self.merges:
+            self._merger.written(name, durable=durable)
+
+    def join(self, names: Collection[str]) -> None:
+        """Merge segments into one, whatever their size, unless others merge here just now."""
+        with locks.try_lock(self.path) as alone:
+            opened = self._listing.refresh()
+            if alone and len(found := opened.keys() & {*names}) > 1:
+                self._merger.join({name: opened[name] for name in sorted(found)})
 
     def delete_many(self, keys: Iterable[bytes], *, days: float = KEPT_DAYS) -> int:
         """Forget keys, in every process within two seconds; return how many of them were there.
@@ -171,10 +190,18 @@ class SegmentSpace:
             return self._claims.claim(keys, durable=durable)
         return None
 
+    def quiet(self) -> SegmentSpace:
+        """Return this space as one whose look-ups stamp no file as used, the same object each time."""
+        if self._quiet is None:
+            self._quiet = self._as_quiet()
+        return self._quiet
+
     def close(self) -> None:
         """Forget the open segments, when merges have ended."""
         self._merger.settle()
         self._listing.close()
+        if self._quiet is not None:
+            self._quiet.close()
 
     def __repr__(self) -> str:
         """Name the directory."""

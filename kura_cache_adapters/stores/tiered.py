@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._core.glance import glance_of
+from kura_cache_adapters._core.modes import quiet
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._observe.uses import record_of
 from kura_cache_adapters._runtime.logs import logger_of
@@ -94,6 +95,14 @@ class TieredSpace:
         self._lasting = {at for at, gone in enumerate(volatile) if not gone} or {len(tiers) - 1}
         self._log = OnceLog(_logger)
         self.use_record: UseRecord | None = next(filter(None, map(record_of, reversed(tiers))), None)
+        self._quiet: TieredSpace | None = None
+
+    def quiet(self) -> TieredSpace:
+        """Return a space over what look-ups may fill, the tiers in memory, and the slowest, which has all."""
+        if self._quiet is None:
+            filled = [tier for tier in self._tiers[:-1] if getattr(tier, "volatile", False)]
+            self._quiet = TieredSpace([*filled, quiet(self._tiers[-1])])
+        return self._quiet
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look in each tier for what those before it did not have."""

@@ -21,6 +21,7 @@ from kura_cache_adapters import (
     Cache,
     CachedEmbedding,
     CachedEmbeddingModel,
+    CacheMissError,
     CacheOptions,
     CacheStats,
     CallableEmbeddingModel,
@@ -325,7 +326,8 @@ def watch(event: Event) -> None:
 
 def observe(model: CachedEmbeddingModel) -> None:
     observer: Observer = watch
-    options = CacheOptions(observers=[observer], progress=True, wait_for_others=1.5)
+    options = CacheOptions(observers=[observer], progress=True, wait_for_others=1.5, on_miss="raise")
+    options = CacheOptions(refresh=True) if options.read_only else CacheOptions(enabled=not options.refresh)
     assert_type(CachedEmbeddingModel(model, "memory://", options=options).cache, Cache | None)
 
 
@@ -380,6 +382,10 @@ def hear_of_errors(model: CachedEmbeddingModel) -> None:
         logger.warning("%s", as_import)
     except RegistrationError as error:
         assert_type(str(error), str)
+    except CacheMissError as error:
+        as_lookup: LookupError = error
+        assert_type(error.keys, tuple[str, ...])
+        logger.warning("%s %s", error.model_name, as_lookup)
     except KuraCacheError:
         logger.exception("version %s", kura_cache_adapters.__version__)
 
