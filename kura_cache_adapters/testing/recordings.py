@@ -52,7 +52,7 @@ class Drift(NamedTuple):
 
 
 class RecordingStore(ParquetStore):
-    """A ParquetStore that merges nothing by itself: what is committed is not rewritten."""
+    """A ParquetStore that merges nothing by itself and counts no uses: what is committed is not rewritten."""
 
     def __init__(self, path: Path) -> None:
         """Name the directory; the umask decides who may read it, as with all that git checks out."""
@@ -61,7 +61,7 @@ class RecordingStore(ParquetStore):
     def space(self, identity: ModelIdentity) -> SegmentSpace:
         """Open the space of a model, the same object each time."""
         space = super().space(identity)
-        space.merges = False
+        space.merges, space.use_record = False, None
         return space
 
 
