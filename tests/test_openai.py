@@ -166,7 +166,7 @@ async def test_no_secret_is_written_or_logged(
     await CachedEmbeddingModel(OpenAIEmbeddingModel(), tmp_path).embed(TEXTS)
     assert "MARKED" not in caplog.text
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) == 4  # a segment, whose it is, who answered, and how many claims there were
+    assert len(written) == 5  # a segment, whose it is, who answered, its use, and how many claims there were
     assert not any(b"MARKED" in path.read_bytes() for path in written)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, MemoryStore
@@ -78,6 +80,19 @@ def test_a_source_counts_in_the_role_that_is_asked_for() -> None:
     assert Counting.asked[-1] == (1, "query")
     with pytest.raises(ValueError, match="quary"):
         cached.plan(["a"], role="quary")
+
+
+def test_a_plan_of_many_texts_holds_few_of_their_vectors(tmp_path: Path) -> None:
+    texts = [str(at) for at in range(20_000)]
+    cached = CachedEmbeddingModel(FakeEmbeddingModel(dimension=512), tmp_path)
+    cached.add(texts, np.random.default_rng(7).random((20_000, 512), np.float32))
+    tracemalloc.start()
+    try:
+        assert cached.plan(texts).cached == len(texts)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 25e6  # the vectors have 41 MB
 
 
 def test_a_cache_around_a_cache_counts_too(tmp_path: Path) -> None:

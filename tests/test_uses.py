@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -207,6 +208,21 @@ def test_a_record_that_cannot_be_written_is_nobodys_trouble(tmp_path: Path, wrec
     uses._write_all()
     assert target.read_bytes() == b"mine"
     file.parent.chmod(0o700) if file.parent.exists() else None
+
+
+def test_without_file_locks_lines_are_written_and_stay_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    monkeypatch.setattr(uses, "_LONGEST", 100)
+    model = cached(tmp_path)
+    for at in range(9):
+        model.embed_sync([f"{at}"])
+    assert counted(recorded(tmp_path)) == (0, 0, 9)
+    assert lines(tmp_path) == 9
 
 
 def test_stores_without_a_record_have_none_and_tiers_keep_that_of_the_slowest(tmp_path: Path) -> None:

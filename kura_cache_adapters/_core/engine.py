@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import Role
 
 _T = TypeVar("_T")
+_AT_ONCE = 4_096  # keys of a look-up whose vectors nobody wants
 next_call = count(1).__next__
 
 
@@ -115,8 +116,12 @@ class Engine:
         return [at in found for at in range(len(keys))]
 
     def _there(self, keys: list[bytes]) -> set[int]:
-        hits = self._space.load(keys) if keys else None
-        return set() if hits is None else set(hits.positions.tolist())
+        """Return the positions of the keys that are found; of their vectors a part at a time is held."""
+        found: set[int] = set()
+        for start in range(0, len(keys), _AT_ONCE):
+            hits = self._space.load(keys[start : start + _AT_ONCE])
+            found.update(() if hits is None else (hits.positions + start).tolist())
+        return found
 
     def add(self, texts: list[str], answer: Sequence[Any], role: Role, *, replace: bool) -> int:
         """Store vectors from elsewhere; return how many were stored, raise ValueError for unfit ones."""

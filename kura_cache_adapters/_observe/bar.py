@@ -55,10 +55,10 @@ def bar(counted: Counted) -> str:
     whole = sum(counts.values())
     if not whole:
         return ""
-    told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     legend = " ".join(
         f'<span style="white-space:nowrap"><span style="color:{_COLOURS[name]}">&#9632;</span> '
-        f"{count:,} {name}</span>"
+        f"{name} {count:,}</span>"
         for name, count in counts.items()
     )
     style = "display:block;margin:4px 0"

@@ -52,8 +52,8 @@ class CacheStats:
 
     def __str__(self) -> str:
         """Say it in a line."""
-        tokens = "" if self.tokens is None else f", {self.tokens:,} tokens billed"
-        found = f"{self.hits:,} hits, {self.duplicates:,} duplicates, {self.misses:,} misses{tokens}"
+        tokens = "" if self.tokens is None else f", tokens billed {self.tokens:,}"
+        found = f"hits {self.hits:,}, duplicates {self.duplicates:,}, misses {self.misses:,}{tokens}"
         seconds = (self.lookup_seconds, self.model_seconds, self.store_seconds)
         return "{}: hit rate {:.1%}; seconds in look-up {:.3g}, model {:.3g}, store {:.3g}".format(
             found, self.hit_rate, *seconds

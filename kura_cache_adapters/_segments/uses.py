@@ -141,7 +141,8 @@ class Uses:
                     yield descriptor
                     return
             finally:
-                locks.unlock_file(descriptor)
+                with suppressed(OSError):  # there are no locks
+                    locks.unlock_file(descriptor)
                 os.close(descriptor)
             time.sleep(0.001)
         raise BlockingIOError

@@ -91,10 +91,10 @@ class PowerCut:
             monkeypatch.setattr(os, name, partial(self._change, getattr(os, name)))
 
     def look(self) -> None:
-        """Note what would be gone; names that begin with a dot are not finished and do not count."""
+        """Note what would be gone; names with a dot are not finished, `_uses` is worth no flush."""
         for path in [self.root, *self.root.rglob("*")]:
             hidden = any(part.startswith(".") for part in path.relative_to(self.root).parts)
-            if path.exists() and not hidden and not self._is_safe(path):
+            if path.exists() and not hidden and path.name != "_uses" and not self._is_safe(path):
                 self.taken.append(path)
 
     def _is_safe(self, path: Path) -> bool:
