@@ -19,6 +19,8 @@ from kura_cache_adapters.errors import (
     ReentryError,
     RefusedTextsError,
     RegistrationError,
+    SpaceBusyError,
+    UnsupportedError,
     VectorCountError,
 )
 from kura_cache_adapters.options import CacheOptions
@@ -28,6 +30,7 @@ from kura_cache_adapters.protocols import (
     EmbeddingStore,
     VectorSpace,
 )
+from kura_cache_adapters.spaces import CleaningReceipt, SpaceInfo
 from kura_cache_adapters.stores import open_store
 
 if TYPE_CHECKING:
@@ -71,6 +74,7 @@ __all__ = [
     "CachedEmbeddingModel",
     "CallableEmbeddingModel",
     "CheckpointError",
+    "CleaningReceipt",
     "DimensionMismatchError",
     "Embedded",
     "EmbeddingStore",
@@ -94,8 +98,11 @@ __all__ = [
     "RefusedTextsError",
     "RegistrationError",
     "SentenceTransformerEmbeddingModel",
+    "SpaceBusyError",
+    "SpaceInfo",
     "Stored",
     "TieredStore",
+    "UnsupportedError",
     "VectorCountError",
     "VectorSpace",
     "open_cache",

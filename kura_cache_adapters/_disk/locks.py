@@ -23,13 +23,20 @@ except ImportError:  # Windows
 @contextmanager
 def patient_lock(directory: Path) -> Iterator[None]:
     """Hold the directory's lock while names are exchanged; wait a second for it, not for ever."""
-    for _ in range(_TRIES):
+    with waiting_lock(directory, _TRIES):
+        yield
+
+
+@contextmanager
+def waiting_lock(directory: Path, tries: int) -> Iterator[bool]:
+    """Hold the directory's lock, for which so many milliseconds are waited; tell whether it was had."""
+    for _ in range(tries):
         with try_lock(directory) as alone:
             if alone:
-                yield
+                yield True
                 return
         time.sleep(0.001)
-    yield
+    yield False
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from kura_cache_adapters._disk import locks, reading
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
-from kura_cache_adapters._segments import marks
+from kura_cache_adapters._segments import cleaning, marks
 from kura_cache_adapters._segments.claims import Claims
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.listing import Listing
 from kura_cache_adapters._segments.merge import Merger, as_bytes
+from kura_cache_adapters._segments.parts import parts_in
 from kura_cache_adapters._segments.rows import Rows
 from kura_cache_adapters._segments.search import Search, find_one
 from kura_cache_adapters._segments.tombstones import KEPT_DAYS
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
+    from kura_cache_adapters._segments.bounds import Upkeep
     from kura_cache_adapters._segments.claims import FileClaim
     from kura_cache_adapters._segments.format import Segment, SegmentFormat
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Vectors
+    from kura_cache_adapters.spaces import Part
 
 logger = logger_of("store")
 
@@ -42,12 +45,16 @@ logger = logger_of("store")
 class SegmentSpace:
     """The segments of one model identity in one directory."""
 
-    def __init__(self, path: Path, identity: ModelIdentity, segment_format: SegmentFormat) -> None:
-        """Name the directory; nothing is read before the first look-up."""
+    def __init__(
+        self, path: Path, identity: ModelIdentity, segment_format: SegmentFormat, upkeep: Upkeep
+    ) -> None:
+        """Name the directory, and what keeps the one above it; nothing is read before the first look-up."""
         self.path = path
+        self._suffix = segment_format.suffix
+        self._upkeep = upkeep
         self._listing = Listing(path, segment_format)
         self._writer = Writer(path, identity, segment_format)
-        self._merger = Merger(self._listing, self._writer)
+        self._merger = Merger(self._listing, self._writer, upkeep.bounds)
         self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
 
@@ -83,6 +90,7 @@ class SegmentSpace:
         if self._listing.tombstones.keys:
             self._lift({*map(bytes, matrix)})
         self._merger.written(name, durable=durable)
+        self._upkeep.written(vectors.nbytes)
 
     def delete_many(self, keys: Iterable[bytes], *, days: float = KEPT_DAYS) -> int:
         """Forget keys, in every process within two seconds; return how many of them were there.
@@ -128,6 +136,22 @@ class SegmentSpace:
             parts=len(parts),
             dimension=self._listing.prevailing(),
         )
+
+    def parts(self) -> list[Part]:
+        """List the segments, and those that are put aside, oldest first; nothing is opened or locked."""
+        return parts_in(self.path, self._suffix)
+
+    def drop_parts(self, names: Collection[str]) -> list[Part]:
+        """Remove parts, which no merge brings back, and return those that went."""
+        return cleaning.drop(self.path, self._suffix, names)
+
+    def compact(self) -> tuple[list[Part], list[Part]]:
+        """Merge all that fit together, and rewrite what holds forgotten rows; return what went, and became."""
+        return cleaning.compact(self._listing, self._merger, self._suffix)
+
+    def remove(self) -> list[Part]:
+        """Remove the directory and return the parts that went; its tombstones stay, where it has any."""
+        return cleaning.remove(self.path, self._suffix)
 
     def answerer(self) -> str:
         """Return the name under which a server has answered for this space; empty if none is noted."""
