@@ -37,6 +37,8 @@ if TYPE_CHECKING:
         ReentryError,
         RefusedTextsError,
         RegistrationError,
+        SpaceBusyError,
+        UnsupportedError,
         VectorCountError,
     )
     from kura_cache_adapters.kura import summarise_conversations as summarise_conversations
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         VectorSpace,
     )
     from kura_cache_adapters.receipts import Drift, Receipt, Report
+    from kura_cache_adapters.spaces import CleaningReceipt, SpaceInfo
     from kura_cache_adapters.stores import (
         ArrowStore,
         HFDatasetStore,
@@ -79,6 +82,7 @@ __all__ = [
     "CachedEmbeddingModel",
     "CallableEmbeddingModel",
     "CheckpointError",
+    "CleaningReceipt",
     "DimensionMismatchError",
     "Drift",
     "Embedded",
@@ -107,8 +111,11 @@ __all__ = [
     "RegistrationError",
     "Report",
     "SentenceTransformerEmbeddingModel",
+    "SpaceBusyError",
+    "SpaceInfo",
     "Stored",
     "TieredStore",
+    "UnsupportedError",
     "UseStats",
     "VectorCountError",
     "VectorSpace",
@@ -129,10 +136,12 @@ _HOMES = {
     "cached_embedding": "CachedEmbeddingModel",
     "errors": (
         "AnswerError CacheMissError CheckpointError DimensionMismatchError IdentityError KuraCacheError "
-        "MissingExtraError ReentryError RefusedTextsError RegistrationError VectorCountError"
+        "MissingExtraError ReentryError RefusedTextsError RegistrationError SpaceBusyError "
+        "UnsupportedError VectorCountError"
     ),
     "options": "CacheOptions",
     "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
+    "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
     "stores": "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
     "stores.records": "CachedEmbedding",

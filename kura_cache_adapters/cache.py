@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING
 from kura_cache_adapters._adopt.files import export_keys, import_keys
 from kura_cache_adapters._observe.bar import table
 from kura_cache_adapters._observe.uses import UseStats, record_of
+from kura_cache_adapters._runtime.loop import in_thread
+from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters.checks import keys_of
 from kura_cache_adapters.receipts import KEPT_DAYS
-from kura_cache_adapters.stores import as_store
+from kura_cache_adapters.stores import as_store, cleaning, spaces
 from kura_cache_adapters.stores.everywhere import forget, verify
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator
+    from datetime import timedelta
 
     from typing_extensions import Self
 
     from kura_cache_adapters._adopt.adopting import Adopted
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, SupportsCheckpoints
+    from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, SupportsCheckpoints, VectorSpace
     from kura_cache_adapters.receipts import Receipt, Report
+    from kura_cache_adapters.spaces import CleaningReceipt, SpaceInfo, SpaceName
 
 
 class Cache:
@@ -35,13 +39,12 @@ class Cache:
         self.store: EmbeddingStore = store
         self._owned = owned
 
-    def spaces(self) -> list[ModelIdentity]:
-        """List the identities of the models that have entries here."""
-        return self.store.spaces()
+    def spaces(self) -> list[SpaceInfo]:
+        """List what is held of each model.
 
-    def stats(self, identity: ModelIdentity) -> SpaceStats:
-        """Count what is held of a model: rows, bytes, parts, and the dimension."""
-        return self.store.space(identity.shared).stats()
+        Over tiers, as the slowest tells it.
+        """
+        return [spaces.info_of(self.store, identity) for identity in self.store.spaces()]
 
     def hit_rates(self) -> dict[ModelIdentity, UseStats]:
         """Sum up, over all processes, what the entries of each model were used for.
@@ -53,21 +56,36 @@ class Cache:
         spaces = {identity: record_of(self.store.space(identity)) for identity in self.store.spaces()}
         return {identity: record.total() for identity, record in spaces.items() if record is not None}
 
-    def keys(self, identity: ModelIdentity) -> Iterator[bytes]:
-        """Iterate over the distinct keys (32 bytes each) of a model, of all roles, in no order."""
-        return self.store.space(identity.shared).keys()
+    def stats(self, space: SpaceName | None = None) -> SpaceStats:
+        """Count what is held: rows, bytes, parts, and the dimension, None where there are several.
 
-    def missing(self, identity: ModelIdentity, keys: Iterable[bytes]) -> list[bytes]:
+        Args:
+            space: count this one only; see `prune` for how it is called.
+
+        Raises:
+            ValueError: no space is called so, or several are.
+
+        """
+        return spaces.totals_of(self.store) if space is None else self._space(space).stats()
+
+    def keys(self, space: SpaceName) -> Iterator[bytes]:
+        """Iterate over the distinct keys (32 bytes each) of a model, of all roles, in no order.
+
+        Raises ValueError where no space is called so, or several are.
+        """
+        return self._space(space).keys()
+
+    def missing(self, space: SpaceName, keys: Iterable[bytes]) -> list[bytes]:
         """Return those of a model's keys that are not here, each once, in their order.
 
         A text's key is `bytes.fromhex(model.cache_key(text))`; a model itself takes `missing(texts)`.
 
         Raises:
-            ValueError: a key that has not 32 bytes.
+            ValueError: a key that has not 32 bytes; no space is called so, or several are.
 
         """
         wanted = list(dict.fromkeys(keys))
-        hits = self.store.space(identity.shared).get_many(wanted)
+        hits = self._space(space).get_many(wanted)
         found = set(hits.checked(len(wanted)).positions.tolist())
         return [key for at, key in enumerate(wanted) if at not in found]
 
@@ -99,8 +117,8 @@ class Cache:
         """
         return verify(self.store, repair=repair)
 
-    def export_file(self, path: str | os.PathLike[str], identity: ModelIdentity) -> int:
-        """Write all that is held of a model to a new file, by keys; return how many.
+    def export_file(self, path: str | os.PathLike[str], space: SpaceName) -> int:
+        """Write all that is held in a space to a new file, by keys; return how many.
 
         It is a `.parquet`, `.jsonl` or `.npz` file (that one is made in memory) without texts, and
         appears whole. `import_file` takes it, on any machine, into any store.
@@ -109,7 +127,7 @@ class Cache:
             ValueError: another ending; nothing is held of the model.
 
         """
-        return export_keys(self.store, identity, path)
+        return export_keys(self.store, spaces.meant(self.store, space), path)
 
     def import_file(self, path: str | os.PathLike[str]) -> Adopted:
         """Store what `export_file` has written; what is damaged is left out and counted.
@@ -120,6 +138,64 @@ class Cache:
 
         """
         return import_keys(self.store, path)
+
+    def prune(
+        self,
+        *,
+        older_than: timedelta | float | None = None,
+        unused_for: timedelta | float | None = None,
+        max_bytes: int | None = None,
+        model: SpaceName | None = None,
+        dry_run: bool = False,
+    ) -> CleaningReceipt:
+        """Drop whole segments, and return what went; other processes may read and write meanwhile.
+
+        Over tiers the bounds hold for each that is kept on disk; memory in front of them bounds itself.
+
+        Args:
+            older_than: drop those whose newest row was written longer ago, in seconds or as a timedelta.
+            unused_for: drop those in which nothing was found for so long; uses are noted once a day, so
+                they go up to a day later.
+            max_bytes: then drop the oldest, over all spaces that are chosen, until the rest is no more.
+            model: clean only what is called so: a space's name, identity or info, or a model's name
+                with all of its spaces.
+            dry_run: return what would go; nothing is locked or changed.
+
+        Raises:
+            ValueError: no bound or a negative one; nothing is called so.
+            UnsupportedError: a store that cannot do it, such as memory; nothing is changed then.
+            SpaceBusyError: another process was merging in some spaces; its `receipt` tells of the others.
+            OSError: a segment cannot be removed.
+
+        """
+        bounds = Bounds.of(older_than=older_than, unused_for=unused_for, max_bytes=max_bytes)
+        chosen = spaces.all_meant(self.store, model)
+        return cleaning.prune(self.store, bounds, chosen, dry_run=dry_run)
+
+    def compact(self, *, model: SpaceName | None = None) -> CleaningReceipt:
+        """Merge the segments of spaces into as few as the limits allow, without what is forgotten or left over.
+
+        Those of different ages and number types stay apart. Takes and raises what `prune` does.
+        """
+        return cleaning.compact(self.store, spaces.all_meant(self.store, model))
+
+    def rm(self, space: SpaceName) -> CleaningReceipt:
+        """Remove one space from every tier, and return what went.
+
+        Where something was forgotten in it, an empty space stays with the tombstones. Memory in front of
+        it in other processes is not reached.
+
+        Raises:
+            ValueError: no space is called so, or several are.
+            UnsupportedError: its store cannot list or delete what is in it.
+            SpaceBusyError: another process was merging in it.
+
+        """
+        return cleaning.remove(self.store, [spaces.meant(self.store, space)])
+
+    def clear(self) -> CleaningReceipt:
+        """Remove all spaces, see `rm`."""
+        return cleaning.remove(self.store, self.store.spaces())
 
     def close(self) -> None:
         """Close the store, unless it was handed in open; the next use opens it again."""
@@ -134,9 +210,28 @@ class Cache:
         """Close it."""
         self.close()
 
+    async def __aenter__(self) -> Self:
+        """Return the cache itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it, in a thread."""
+        await in_thread("store", self.close)
+
+    def __len__(self) -> int:
+        """Count the entries of all spaces; raise UnsupportedError where a store cannot tell."""
+        return spaces.count(self.store)
+
+    def __bool__(self) -> bool:
+        """Return True: an empty cache is one, too."""
+        return True
+
     def __repr__(self) -> str:
         """Name the store."""
         return f"{type(self).__name__}({self.store!r})"
+
+    def _space(self, name: SpaceName) -> VectorSpace:
+        return self.store.space(spaces.meant(self.store, name))
 
     def _repr_html_(self) -> str:
         rates = self.hit_rates()

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
+    from kura_cache_adapters.spaces import CleaningReceipt
+
 _MOST_POSITIONS = 20  # named in a message
 _MOST_KEYS = 3  # likewise
 
@@ -130,6 +132,33 @@ class DamagedSegmentError(KuraCacheError, OSError):
 
 class OtherVersionError(DamagedSegmentError):
     """A file is of another version of its format: another release may read it."""
+
+
+class UnsupportedError(KuraCacheError, NotImplementedError):
+    """A store cannot do what was asked of it; nothing was changed."""
+
+
+class SpaceBusyError(KuraCacheError, OSError):
+    """Another process was merging or cleaning a space for longer than is waited for it.
+
+    Attributes:
+        names: the spaces that were left as they are.
+        receipt: what was cleaned of the others; None where the space was the only one.
+
+    """
+
+    def __init__(self, names: Sequence[str], receipt: CleaningReceipt | None = None) -> None:
+        """Name the spaces, and say what was done."""
+        self.names: tuple[str, ...] = tuple(names)
+        self.receipt: CleaningReceipt | None = receipt
+        super().__init__(
+            f"Another process is merging or cleaning {', '.join(self.names)}, which was left as it is. "
+            "Call again in a moment.",
+        )
+
+    def __reduce__(self) -> tuple[type[SpaceBusyError], tuple[tuple[str, ...], CleaningReceipt | None]]:
+        """Pickle what the constructor takes."""
+        return type(self), (self.names, self.receipt)
 
 
 class CheckpointError(KuraCacheError, ValueError):

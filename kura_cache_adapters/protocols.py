@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters.identity import ModelIdentity, Role
     from kura_cache_adapters.receipts import Forgotten, SpaceReport
+    from kura_cache_adapters.spaces import Part
 
 _logger = logging.getLogger("kura_cache_adapters.checkpoints")
 
@@ -168,7 +169,8 @@ class VectorSpace(Protocol):
     """The vectors of one model identity: one dimension, immutable entries, thread-safe, batched.
 
     Keys are 32 bytes each. An entry never changes: putting a key again may keep either vector.
-    A space whose entries end with this process says so by the attribute `volatile = True`.
+    A space whose entries end with this process says so by the attribute `volatile = True`, one that
+    cannot list its keys by `countable = False`.
     """
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
@@ -282,6 +284,36 @@ class LooksQuietly(Protocol):
 
     def quiet(self) -> VectorSpace:
         """Return the same vectors as a space whose look-ups leave none, the same object each time."""
+
+
+@runtime_checkable
+class KeepsParts(Protocol):
+    """A space in parts that go as a whole, so that what is old or too much can be dropped.
+
+    All that changes something is safe beside other processes: no merge brings back what has gone, and
+    a reader that loses a part has misses. SpaceBusyError is raised where that cannot be had now.
+    """
+
+    def parts(self) -> list[Part]:
+        """List the parts, oldest first; nothing is locked or changed."""
+
+    def drop_parts(self, names: Collection[str]) -> list[Part]:
+        """Remove parts by their names; return those that went."""
+
+    def compact(self) -> tuple[list[Part], list[Part]]:
+        """Make few parts of many, without what is forgotten; return those that went, and became."""
+
+    def remove(self) -> list[Part]:
+        """Remove all there is of the space; return the parts that went."""
+
+
+@runtime_checkable
+class HasTiers(Protocol):
+    """A space over the same model's spaces in several stores."""
+
+    @property
+    def tiers(self) -> Sequence[VectorSpace]:
+        """The spaces, from fast to slow."""
 
 
 @runtime_checkable

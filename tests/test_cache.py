@@ -33,7 +33,7 @@ def test_it_tells_what_it_holds_without_a_model(way: str, tmp_path: Path) -> Non
     model.embed_sync(["a", "b"])
     model.embed_sync(["c"], role="query")
     with open_cache(WAYS[way](tmp_path)) as cache:
-        (identity,) = cache.spaces()
+        (identity,) = (space.identity for space in cache.spaces())
         stats = cache.stats(identity)
         assert (identity.model_name, stats.rows, stats.dimension) == ("fake", 3, 3)
         assert stats.nbytes > 0

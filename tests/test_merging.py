@@ -17,7 +17,7 @@ import pytest
 from kura_cache_adapters._segments import merge
 from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters._segments.format import row_count
-from kura_cache_adapters._segments.merge import MAX_MERGED_BYTES, MAX_MERGED_ROWS, segments_due
+from kura_cache_adapters._segments.merge import MAX_MERGED_BYTES, MAX_MERGED_ROWS, full_rows, segments_due
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.stores import ArrowStore
 from kura_cache_adapters.stores.arrow import ArrowFormat
@@ -51,7 +51,7 @@ class Simulation:
 
     def put(self, rows: int) -> None:
         self.add(rows)
-        due = segments_due(self.names, self.dimension, itemsize=self.itemsize)
+        due = segments_due(self.names, full_rows(self.dimension, self.itemsize))
         merged = sum(map(row_count, due))
         assert len(due) != 1
         assert merged <= self.limit
@@ -134,13 +134,13 @@ def test_many_large_segments_are_never_due() -> None:
     """Eight of 16,384 rows of 1,536 numbers were due for ever, and merged nothing but what was small."""
     for rows in (MAX_MERGED_ROWS, 16_384, MAX_MERGED_ROWS // 2 + 1):
         names = [f"{rows:09d}-{at:016x}.arrow" for at in range(20)]
-        assert segments_due(names, 1536) == []
-        assert segments_due([*names, f"{1:09d}-{99:016x}.arrow"], 1536) == []
+        assert segments_due(names, full_rows(1536)) == []
+        assert segments_due([*names, f"{1:09d}-{99:016x}.arrow"], full_rows(1536)) == []
 
 
 def test_rows_wider_than_any_merge_are_never_due() -> None:
     names = [f"{1:09d}-{at:016x}.arrow" for at in range(20)]
-    assert segments_due(names, MAX_MERGED_BYTES) == []
+    assert segments_due(names, full_rows(MAX_MERGED_BYTES)) == []
 
 
 class Counting(ArrowFormat):

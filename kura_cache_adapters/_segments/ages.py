@@ -51,9 +51,13 @@ def note_use(path: Path) -> None:
             os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
 
 
-def apart(names: Iterable[str], written: Mapping[str, float]) -> list[set[str]]:
-    """Part segments by their ages, youngest first, so that a merge makes nothing old younger."""
-    now, tiers = time.time(), [set[str]() for _ in range(len(_TIERS) + 1)]
+def apart(names: Iterable[str], written: Mapping[str, float], *, ttl: float | None = None) -> list[set[str]]:
+    """Part segments by their ages, youngest first, so that a merge makes nothing old younger.
+
+    What lives for so many seconds only is parted at a quarter of them, too.
+    """
+    bounds = sorted([*_TIERS, *([] if ttl is None else [ttl / 4])])
+    now, tiers = time.time(), [set[str]() for _ in range(len(bounds) + 1)]
     for name in names:
-        tiers[bisect_left(_TIERS, now - written.get(name, now))].add(name)
+        tiers[bisect_left(bounds, now - written.get(name, now))].add(name)
     return tiers

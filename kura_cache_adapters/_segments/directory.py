@@ -10,11 +10,13 @@ from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._segments import marks
 from kura_cache_adapters._segments.beside import read_identity
+from kura_cache_adapters._segments.bounds import Bounds, Upkeep
 from kura_cache_adapters._segments.space import SegmentSpace
 from kura_cache_adapters.receipts import Forgotten, SpaceReport, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+    from datetime import timedelta
 
     from kura_cache_adapters._segments.format import SegmentFormat
     from kura_cache_adapters.identity import ModelIdentity
@@ -26,16 +28,24 @@ _WHOSE = "its _identity.json does not say which model it is: verify, or forget b
 class SegmentStore:
     """A directory with one space per model identity, in one segment format."""
 
-    def __init__(self, path: str | os.PathLike[str], segment_format: SegmentFormat) -> None:
-        """Name the directory; it is made by the first write."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        segment_format: SegmentFormat,
+        *,
+        max_bytes: int | None = None,
+        ttl: timedelta | float | None = None,
+    ) -> None:
+        """Name the directory, and the bounds in which writing keeps it; it is made by the first write."""
         self.path: Path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
         self.format = segment_format
+        self._upkeep = Upkeep(self.path, segment_format.suffix, Bounds.of_store(max_bytes=max_bytes, ttl=ttl))
         self._spaces: dict[ModelIdentity, SegmentSpace] = {}
 
     def space(self, identity: ModelIdentity) -> SegmentSpace:
         """Open the space of a model, the same object each time."""
         if identity not in self._spaces:
-            space = SegmentSpace(self.path / identity.directory, identity, self.format)
+            space = SegmentSpace(self.path / identity.directory, identity, self.format, self._upkeep)
             self._spaces.setdefault(identity, space)
         return self._spaces[identity]
 

@@ -66,7 +66,7 @@ def leftovers_in(space: Path) -> list[Path]:
 def _drop(listing: Listing, merger: Merger) -> tuple[list[str], bool]:
     """Rewrite segments; return their names, and whether the lock was to be had."""
     with locks.patient_lock(listing.path, patience=_PATIENCE) as alone:
-        dropped = merger.drop(listing.refresh(), listing.tombstones.keys)
+        dropped = [*merger.drop(listing.refresh(), listing.tombstones.keys)]
         listing.tombstones.tidy()
     listing.refresh()
     return dropped, alone

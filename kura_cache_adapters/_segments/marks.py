@@ -64,6 +64,17 @@ def set_aside_in(space: Path) -> list[Path]:
     return sorted(space.glob("_*.damaged"))
 
 
+def spaces_in(cache: Path) -> list[Path]:
+    """List the directories of spaces in a cache's, whatever is in them; raise OSError where that fails."""
+    with suppressed(FileNotFoundError), os.scandir(cache) as entries:
+        return [cache / each.name for each in entries if _is_space(each)]
+    return []
+
+
+def _is_space(each: os.DirEntry[str]) -> bool:
+    return bool(_SPACE.fullmatch(each.name)) and each.is_dir(follow_symlinks=False)
+
+
 def _endings_in(space: os.DirEntry[str]) -> set[str]:
     with suppressed(OSError):
         inside = os.scandir(space) if space.is_dir(follow_symlinks=False) else ()

@@ -6,6 +6,7 @@ import mmap
 import os
 import time
 from bisect import bisect_right
+from collections import defaultdict
 from concurrent.futures import wait
 from functools import partial
 from itertools import accumulate
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._segments.bounds import Bounds
     from kura_cache_adapters._segments.format import Positions, Segment
     from kura_cache_adapters._segments.listing import Listing
     from kura_cache_adapters._segments.writer import Writer
@@ -67,10 +69,11 @@ _WAIT = 0.005  # seconds, and no longer: one that writes as fast as the disk sta
 class Merger:
     """Merges the segments of a listing through a writer, as they come together."""
 
-    def __init__(self, listing: Listing, writer: Writer) -> None:
-        """Take what is known of a directory, and what writes there."""
+    def __init__(self, listing: Listing, writer: Writer, bounds: Bounds) -> None:
+        """Take what is known of a directory, what writes there, and within which bounds it is kept."""
         self._listing = listing
         self._writer = writer
+        self._ttl, self._room = bounds.older_than, bounds.max_bytes
         self._volatile: set[str] = set()  # changed in place only: other threads add to it
         self._merged: set[str] = set()  # but not removed: merging them again would only fill the disk
         self._after = 0.0
@@ -127,6 +130,9 @@ class Merger:
                 names = self._listing.names & opened.keys()  # one written meanwhile is for the next merge
                 due = self._due(names, durable=durable)
                 self._merge({name: opened[name] for name in due}, durable=durable)
+        except FileNotFoundError as error:  # the whole space was removed
+            pass_on_signals(error)
+            return False
         except OSError as error:
             pass_on_signals(error)
             self._postpone(error)
@@ -137,6 +143,29 @@ class Merger:
         self._after = time.monotonic() + _PAUSE
         logger.warning("Could not merge segments in %s: %s", self._listing.path, describe(error))
 
+    def groups(self) -> list[list[str]]:
+        """Return the listed segments that can become one, as few as the limits allow; nothing is due there.
+
+        Neither ages nor types are mixed. No two groups fit together: merging them all is merging once.
+        """
+        opened, kinds = self._listing.open, defaultdict[object, list[str]](list)
+        for age, names in enumerate(self._tiers({*opened} - self._merged)):
+            for name in sorted(names, key=row_count, reverse=True):
+                if opened[name].intact():
+                    kinds[age, opened[name].dimension, opened[name].dtype].append(name)
+        fitting = (
+            packed(names, self._full(opened[names[0]].dimension, opened[names[0]].dtype.itemsize))
+            for names in kinds.values()
+        )
+        return [group for groups in fitting for group in groups if len(group) > 1]
+
+    def merge(self, names: Collection[str]) -> list[str]:
+        """Merge segments if all are there still, and return what they became; the caller holds the lock."""
+        opened = self._listing.refresh()
+        if not opened.keys() >= set(names):
+            return []
+        return self._merge({name: opened[name] for name in names}, durable=True)
+
     @staticmethod
     def keys_among(keys: Collection[bytes], opened: Mapping[str, Segment]) -> set[bytes]:
         """Return those of some keys that lie in a segment, forgotten or not."""
@@ -145,42 +174,45 @@ class Merger:
         rows = [(segment, sought.rows_in(segment)) for segment in segments]
         return {key for segment, at in rows for key in map(bytes, segment.keys_at(at))}
 
-    def drop(self, opened: Mapping[str, Segment], forgotten: frozenset[bytes]) -> list[str]:
-        """Rewrite the segments that hold forgotten keys; return the names of those that are gone.
+    def drop(self, opened: Mapping[str, Segment], forgotten: frozenset[bytes]) -> dict[str, list[str]]:
+        """Rewrite the segments that hold forgotten keys; return what became of each, by its name.
 
         One that cannot be rewritten is left, and said so: the tombstones hide what is in it.
         """
-        sought, gone = Search(key_matrix(forgotten)), list[str]()
+        sought, rewritten = Search(key_matrix(forgotten)), dict[str, list[str]]()
         for name, segment in opened.items():
             try:
                 if segment.intact() and len(sought.rows_in(segment)):
-                    self.rewrite(name, segment, forgotten)
-                    gone.append(name)
+                    rewritten[name] = self.rewrite(name, segment, forgotten)
             except OSError as error:
                 pass_on_signals(error)
                 logger.warning("Could not rewrite %s: %s", self._listing.path / name, error)
-        return gone
+        return rewritten
 
-    def rewrite(self, name: str, segment: Segment, forgotten: frozenset[bytes]) -> None:
+    def rewrite(self, name: str, segment: Segment, forgotten: frozenset[bytes]) -> list[str]:
         """Write a segment's intact rows anew, but for forgotten ones; the caller holds the lock."""
         rows, (broken,) = intact_rows([segment], forgotten)
-        if len(rows):
-            self._writer.write(rows, durable=True, age=age_of(self._listing.path / name))
+        age = age_of(self._listing.path / name)
+        rewritten = [self._writer.write(rows, durable=True, age=age)] if len(rows) else []
         self._retire(name, broken=broken)
+        return rewritten
 
     def _due(self, names: frozenset[str], *, durable: bool) -> list[str]:
         names = names if durable else names & self._volatile
-        dimension, itemsize = self._listing.dimension, self._listing.itemsize
-        tiers = apart(names - self._merged, self._listing.written)
-        return next(filter(None, (segments_due(tier, dimension, itemsize=itemsize) for tier in tiers)), [])
+        full = self._full(self._listing.dimension, self._listing.itemsize)
+        tiers = self._tiers(names - self._merged)
+        return next(filter(None, (segments_due(tier, full) for tier in tiers)), [])
 
-    def join(self, parts: dict[str, Segment]) -> None:
-        """Merge segments into one, whatever their size; the caller holds the lock."""
-        self._merge(parts, durable=True)
+    def _tiers(self, names: Collection[str]) -> list[set[str]]:
+        return apart(names, self._listing.written, ttl=self._ttl)
 
-    def _merge(self, parts: dict[str, Segment], *, durable: bool) -> None:
+    def _full(self, dimension: int | None, itemsize: int) -> int:
+        """Return the rows of the largest segment to write: an eighth of the room that there is, at most."""
+        return full_rows(dimension, itemsize, None if self._room is None else self._room // MERGE_FACTOR)
+
+    def _merge(self, parts: dict[str, Segment], *, durable: bool) -> list[str]:
         if not parts:
-            return
+            return []
         rows, damaged = intact_rows(list(parts.values()), self._listing.tombstones.keys)
         age = youngest(age_of(self._listing.path / name) for name in parts)
         merged = [self._writer.write(rows, durable=durable, age=age)] if len(rows) else []
@@ -192,6 +224,7 @@ class Merger:
         self._listing.exchange(parts, merged)
         # First what is known, then what is listed: a new name is listed before it is known.
         self._volatile.difference_update(self._volatile.copy() - self._listing.names)
+        return merged
 
     def _try_to_retire(self, name: str, *, broken: bool) -> None:
         try:
@@ -210,14 +243,34 @@ class Merger:
             atomic.remove(path)
 
 
-def segments_due(names: Iterable[str], dimension: int | None, *, itemsize: int = 8) -> list[str]:
-    """Return the segments to merge into one, smallest first; none while they are few.
+def full_rows(dimension: int | None, itemsize: int = 8, most: int | None = None) -> int:
+    """Return the rows of the largest segment that a merge writes, within so many bytes."""
+    room = MAX_MERGED_BYTES if most is None else min(MAX_MERGED_BYTES, most)
+    return min(MAX_MERGED_ROWS, room // ((dimension or 1) * itemsize))
+
+
+def packed(names: Iterable[str], full: int) -> list[list[str]]:
+    """Put segments, largest first, each into the first group where it fits."""
+    groups: list[list[str]] = []
+    totals: list[int] = []
+    for name in names:
+        rows = row_count(name)
+        first = next((at for at, total in enumerate(totals) if total + rows <= full), len(groups))
+        if first == len(groups):
+            groups.append([])
+            totals.append(0)
+        groups[first].append(name)
+        totals[first] += rows
+    return groups
+
+
+def segments_due(names: Iterable[str], full: int) -> list[str]:
+    """Return the segments to merge into one of `full` rows at most, smallest first; none while they are few.
 
     They fit together. Either they make a full segment, of which no row is written again, or each of
     them becomes part of one that is at least eight times larger: so a row is rewritten at most once per
     factor of eight, and once more.
     """
-    full = min(MAX_MERGED_ROWS, MAX_MERGED_BYTES // ((dimension or 1) * itemsize))
     small = sorted((rows, name) for name in names if 2 * (rows := row_count(name)) <= full)
     sums = [*accumulate(rows for rows, _ in small)]
     if len(small) > 1 and sums[-1] + small[0][0] > full:

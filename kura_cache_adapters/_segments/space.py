@@ -16,13 +16,15 @@ from kura_cache_adapters._disk import locks, reading
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
-from kura_cache_adapters._segments import marks
+from kura_cache_adapters._segments import cleaning, marks
 from kura_cache_adapters._segments.beside import announce, endings_in
+from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters._segments.claims import Claims
 from kura_cache_adapters._segments.forget import forget
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.listing import Listing
 from kura_cache_adapters._segments.merge import Merger, as_bytes
+from kura_cache_adapters._segments.parts import parts_in
 from kura_cache_adapters._segments.rows import Rows
 from kura_cache_adapters._segments.search import Search, find_one
 from kura_cache_adapters._segments.uses import uses_of
@@ -37,11 +39,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kura_cache_adapters._observe.uses import UseRecord
+    from kura_cache_adapters._segments.bounds import Upkeep
     from kura_cache_adapters._segments.claims import FileClaim
     from kura_cache_adapters._segments.format import Segment, SegmentFormat
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Vectors
     from kura_cache_adapters.receipts import Forgotten, SpaceReport
+    from kura_cache_adapters.spaces import Part
 
 logger = logger_of("store")
 
@@ -54,24 +58,27 @@ class SegmentSpace:
         path: Path,
         identity: ModelIdentity | None,
         segment_format: SegmentFormat,
+        upkeep: Upkeep | None = None,
         *,
         quiet: bool = False,
     ) -> None:
-        """Name the directory; nothing is read before the first look-up. `quiet` notes no use of anything.
+        """Name the directory, and what keeps the one above it; nothing is read before the first look-up.
 
-        Without an identity, which may be damaged, nothing but its rows is written anew.
+        Without an identity, which may be damaged, nothing but its rows is written anew. `quiet` notes no use
+        of anything.
         """
         self.path = path
         self.identity: ModelIdentity | None = identity
+        self._suffix = segment_format.suffix
+        self._upkeep = upkeep
         self._listing = Listing(path, segment_format, quiet=quiet)
-        self._as_quiet = partial(SegmentSpace, path, identity, segment_format, quiet=True)
+        self._as_quiet = partial(SegmentSpace, path, identity, segment_format, upkeep, quiet=True)
         self._quiet: SegmentSpace | None = None
         self._writer = Writer(path, identity, segment_format)
-        self._merger = Merger(self._listing, self._writer)
+        self._merger = Merger(self._listing, self._writer, Bounds() if upkeep is None else upkeep.bounds)
         self.use_record: UseRecord | None = None if quiet else uses_of(path, shared=segment_format.shared)
         self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
-        self._ending = segment_format.suffix
         self._announced = False
         self.merges = True  # as segments come together
 
@@ -104,20 +111,22 @@ class SegmentSpace:
         check_dimension(self._listing.prevailing(vectors.shape[1]), vectors, str(self.path))
         if self.identity is not None and not self._announced:
             self._announced = True
-            announce(self.path, self.identity, self._ending)
+            announce(self.path, self.identity, self._suffix)
         name = self._writer.write(Rows.build(matrix, vectors), durable=durable)
         self._listing.add(name, vectors.shape[1])
         if self._listing.tombstones.keys:
             self._lift({*map(bytes, matrix)})
         if self.merges:
             self._merger.written(name, durable=durable)
+        if self._upkeep is not None:
+            self._upkeep.written(vectors.nbytes)
 
     def join(self, names: Collection[str]) -> None:
         """Merge segments into one, whatever their size, unless others merge here just now."""
         with locks.try_lock(self.path) as alone:
-            opened = self._listing.refresh()
-            if alone and len(found := opened.keys() & {*names}) > 1:
-                self._merger.join({name: opened[name] for name in sorted(found)})
+            found = self._listing.refresh().keys() & {*names}
+            if alone and len(found) > 1:
+                self._merger.merge(sorted(found))
 
     def delete_many(self, keys: Iterable[bytes], *, days: float = KEPT_DAYS) -> int:
         """Forget keys, in every process within two seconds; return how many of them were there.
@@ -174,7 +183,23 @@ class SegmentSpace:
 
     def other_formats(self) -> list[str]:
         """Name the other formats that have segments of this model here, by their endings."""
-        return sorted(endings_in(self.path).keys() - {self._ending})
+        return sorted(endings_in(self.path).keys() - {self._suffix})
+
+    def parts(self) -> list[Part]:
+        """List the segments, and those that are put aside, oldest first; nothing is opened or locked."""
+        return parts_in(self.path, self._suffix)
+
+    def drop_parts(self, names: Collection[str]) -> list[Part]:
+        """Remove parts, which no merge brings back, and return those that went."""
+        return cleaning.drop(self.path, self._suffix, names)
+
+    def compact(self) -> tuple[list[Part], list[Part]]:
+        """Merge all that fit together, and rewrite what holds forgotten rows; return what went, and became."""
+        return cleaning.compact(self._listing, self._merger, self._suffix)
+
+    def remove(self) -> list[Part]:
+        """Remove the directory and return the parts that went; its tombstones stay, where it has any."""
+        return cleaning.remove(self.path, self._suffix)
 
     def answerer(self) -> str:
         """Return the name under which a server has answered for this space; empty if none is noted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta  # noqa: TC003 - read_options reads annotations
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -53,7 +54,13 @@ class ArrowStore(SegmentStore):
     """Keep vectors in a directory as memory-mapped Arrow IPC files."""
 
     def __init__(
-        self, path: str | os.PathLike[str], *, shared: bool = False, mapped: bool | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        shared: bool = False,
+        mapped: bool | None = None,
+        max_bytes: int | None = None,
+        ttl: timedelta | float | None = None,
     ) -> None:
         """Name the directory; it is made by the first write.
 
@@ -62,6 +69,13 @@ class ArrowStore(SegmentStore):
             shared: let the umask decide who may read and write what is stored; without, its owner alone may.
             mapped: map files into memory, or read from them; None maps on local file systems, and reads on
                 those where a failing server would end the process.
+            max_bytes: of the segments of all models here: at a write, whole ones go beyond it, the oldest first.
+            ttl: seconds or a timedelta: at a write, segments go whose newest row was written longer ago. No
+                look-up does that, or hides what is older.
+
+        Raises:
+            ValueError: a bound that is not positive.
 
         """
-        super().__init__(path, ArrowFormat(shared=shared, mapped=mapped))
+        segments = ArrowFormat(shared=shared, mapped=mapped)
+        super().__init__(path, segments, max_bytes=max_bytes, ttl=ttl)

@@ -119,7 +119,7 @@ class Checkpoints:
             self.read_many,
             self.write_many,
             self.delete_many,
-            keys=self.keys,
+            keys=self.keys if hasattr(self._manager, "list_checkpoints") else tuple,
             codec=self,
             where=self._manager,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from datetime import timedelta  # noqa: TC003 - read_options reads annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,13 @@ class HFDatasetStore(SegmentStore):
     """Keep vectors in a directory as HuggingFace datasets; writing needs the extra `datasets`."""
 
     def __init__(
-        self, path: str | os.PathLike[str], *, shared: bool = False, mapped: bool | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        shared: bool = False,
+        mapped: bool | None = None,
+        max_bytes: int | None = None,
+        ttl: timedelta | float | None = None,
     ) -> None:
         """Name the directory; it is made by the first write.
 
@@ -68,13 +75,18 @@ class HFDatasetStore(SegmentStore):
             shared: let the umask decide who may read and write what is stored; without, its owner alone may.
             mapped: map files into memory, or read from them; None maps on local file systems, and reads on
                 those where a failing server would end the process.
+            max_bytes: of the segments of all models here: at a write, whole ones go beyond it, the oldest first.
+            ttl: seconds or a timedelta: at a write, segments go whose newest row was written longer ago. No
+                look-up does that, or hides what is older.
 
         Raises:
             MissingExtraError: `datasets`, which writing needs, is not installed.
+            ValueError: a bound that is not positive.
 
         """
         require("datasets", extra="datasets")
-        super().__init__(path, HFDatasetFormat(shared=shared, mapped=mapped))
+        segments = HFDatasetFormat(shared=shared, mapped=mapped)
+        super().__init__(path, segments, max_bytes=max_bytes, ttl=ttl)
 
 
 def write_dataset(path: Path, table: pa.Table, *, shared: bool) -> None:

@@ -62,6 +62,7 @@ class KeyValueSpace(Generic[ValueT]):
 
         """
         self._read, self._write, self._delete, self._keys = read_many, write_many, delete_many, keys
+        self.countable: bool = keys is not tuple
         self._codec = codec
         self._where = where
         self._dimension: int | None = None
@@ -107,6 +108,10 @@ class KeyValueSpace(Generic[ValueT]):
         """Count the entries, as far as they can be listed; their bytes are not known here."""
         count = len([*self.keys()])
         return SpaceStats(count, 0, count, self._dimension)
+
+    def __repr__(self) -> str:
+        """Name what the values are in."""
+        return f"<a space in {self._where!r}>"
 
     def _vector(self, key: bytes, value: ValueT | Exception) -> Vectors | None:
         """Decode a value that is there; None when it does not fit."""

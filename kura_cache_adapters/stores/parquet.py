@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta  # noqa: TC003 - read_options reads annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -99,6 +100,8 @@ class ParquetStore(SegmentStore):
         compression: Compression | None = None,
         shared: bool = False,
         mapped: bool | None = None,
+        max_bytes: int | None = None,
+        ttl: timedelta | float | None = None,
     ) -> None:
         """Name the directory; it is made by the first write.
 
@@ -108,15 +111,19 @@ class ParquetStore(SegmentStore):
             shared: let the umask decide who may read and write what is stored; without, its owner alone may.
             mapped: map files into memory, or read from them; None maps on local file systems, and reads on
                 those where a failing server would end the process.
+            max_bytes: of the segments of all models here: at a write, whole ones go beyond it, the oldest first.
+            ttl: seconds or a timedelta: at a write, segments go whose newest row was written longer ago. No
+                look-up does that, or hides what is older.
 
         Raises:
-            ValueError: another compression.
+            ValueError: another compression; a bound that is not positive.
 
         """
         if compression not in {None, "zstd"}:
             message = f"compression must be None or 'zstd', not {compression!r}"
             raise ValueError(message)
-        super().__init__(path, ParquetFormat(compression, shared=shared, mapped=mapped))
+        segments = ParquetFormat(compression, shared=shared, mapped=mapped)
+        super().__init__(path, segments, max_bytes=max_bytes, ttl=ttl)
 
 
 def _chunks(metadata: pq.FileMetaData) -> list[pq.ColumnChunkMetaData]:

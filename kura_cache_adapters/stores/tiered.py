@@ -18,7 +18,7 @@ from kura_cache_adapters.errors import DimensionMismatchError
 from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims, SpaceStats, TellsForgotten
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from kura_cache_adapters._identity.keys import RememberedKeys
     from kura_cache_adapters._observe.uses import UseRecord
@@ -84,7 +84,7 @@ class TieredSpace:
 
     def __init__(self, tiers: list[VectorSpace]) -> None:
         """Order spaces from fast to slow."""
-        self._tiers = tiers
+        self.tiers: Sequence[VectorSpace] = tuple(tiers)
         self._owed: list[set[bytes]] = [set() for _ in tiers]
         self._forgetting = [(at, tier) for at, tier in enumerate(tiers) if isinstance(tier, TellsForgotten)]
         self._forgotten: dict[int, frozenset[bytes]] = {at: frozenset() for at, _ in self._forgetting}
@@ -100,8 +100,8 @@ class TieredSpace:
     def quiet(self) -> TieredSpace:
         """Return a space over what look-ups may fill, the tiers in memory, and the slowest, which has all."""
         if self._quiet is None:
-            filled = [tier for tier in self._tiers[:-1] if getattr(tier, "volatile", False)]
-            self._quiet = TieredSpace([*filled, quiet(self._tiers[-1])])
+            filled = [tier for tier in self.tiers[:-1] if getattr(tier, "volatile", False)]
+            self._quiet = TieredSpace([*filled, quiet(self.tiers[-1])])
         return self._quiet
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
@@ -110,11 +110,11 @@ class TieredSpace:
         self._heed()
         if self._hidden and not self._hidden.isdisjoint(wanted):
             return self._past_hidden(wanted)
-        hits = self._ask(self._tiers[0], wanted)
+        hits = self._ask(self.tiers[0], wanted)
         if len(hits.positions) == len(wanted):  # without dataclasses.replace: it takes as long as finding one
             return Hits(hits.positions, hits.vectors, hits.invalid, (len(wanted),))
         tiers = [len(hits.positions)]
-        for index, tier in enumerate(self._tiers[1:], 1):
+        for index, tier in enumerate(self.tiers[1:], 1):
             if len(hits.positions) == len(wanted):
                 break
             missing = np.setdiff1d(np.arange(len(wanted)), hits.positions, assume_unique=True)
@@ -132,7 +132,7 @@ class TieredSpace:
                 return None
         if self._hidden and not self._hidden.isdisjoint(keys):
             return None
-        glance = None if self._log.known else glance_of(self._tiers[0])
+        glance = None if self._log.known else glance_of(self.tiers[0])
         hits = None if glance is None else glance(keys)
         return None if hits is None else Hits(hits.positions, hits.vectors, hits.invalid, (len(keys),))
 
@@ -147,9 +147,9 @@ class TieredSpace:
         Raises DimensionMismatchError for another dimension than the slowest has, and no tier gets it.
         """
         wanted = list(keys)
-        slowest = len(self._tiers) - 1
+        slowest = len(self.tiers) - 1
         refused: dict[int, Exception] = {}
-        for index in reversed(range(len(self._tiers))):
+        for index in reversed(range(len(self.tiers))):
             if error := self._put(index, wanted, vectors, durable=durable):
                 refused[index] = error
             if index == slowest and isinstance(error, DimensionMismatchError):
@@ -161,12 +161,12 @@ class TieredSpace:
 
     def answerer(self) -> str:
         """Return the name under which a server has answered, from the first tier that has noted one."""
-        noted = (tier.answerer() for tier in self._tiers if isinstance(tier, NotesAnswerer))
+        noted = (tier.answerer() for tier in self.tiers if isinstance(tier, NotesAnswerer))
         return next(filter(None, noted), "")
 
     def note_answerer(self, name: str) -> None:
         """Note under which name a server answers, in each tier that can."""
-        for tier in self._tiers:
+        for tier in self.tiers:
             if isinstance(tier, NotesAnswerer):
                 tier.note_answerer(name)
 
@@ -176,7 +176,7 @@ class TieredSpace:
 
     def catch_up(self) -> None:
         """Try again to write what tiers have refused."""
-        for index in range(len(self._tiers)):
+        for index in range(len(self.tiers)):
             self._catch_up(index, durable=True)
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
@@ -188,23 +188,23 @@ class TieredSpace:
         for owed in self._owed:
             owed.difference_update(wanted)
         with ExitStack() as stack:
-            for tier in self._tiers:
+            for tier in self.tiers:
                 stack.callback(_delete, tier, wanted, counts)
         return max(counts)
 
     def keys(self) -> Iterator[bytes]:
         """Iterate over the distinct keys of all tiers."""
-        return iter(set().union(*(tier.keys() for tier in self._tiers)))
+        return iter(set().union(*(tier.keys() for tier in self.tiers)))
 
     def stats(self) -> SpaceStats:
         """Count what the slowest tier holds: it gets everything and evicts last."""
-        return self._tiers[-1].stats()
+        return self.tiers[-1].stats()
 
     def _put(self, index: int, keys: list[bytes], vectors: Vectors, *, durable: bool) -> Exception | None:
         """Write to a tier; return what it raised. Then it is owed, but for what it will never take."""
         owed = self._owed[index]
         try:
-            self._tiers[index].put_many(keys, vectors, durable=durable)
+            self.tiers[index].put_many(keys, vectors, durable=durable)
         except DimensionMismatchError as error:
             return error
         except Exception as error:  # noqa: BLE001 - a foreign store's any trouble: others may have it
@@ -227,16 +227,16 @@ class TieredSpace:
             self._report_write(index, error)
 
     def _report_write(self, index: int, error: Exception) -> None:
-        tier = self._tiers[index]
+        tier = self.tiers[index]
         self._log.report(f"write {index}", "Could not write to %r: %s", tier, describe(error))
 
     def _pay(self, index: int, keys: list[bytes], *, durable: bool) -> None:
         """Write to a tier what the others have; what none has any more is forgotten."""
-        for other in self._tiers[:index] + self._tiers[index + 1 :]:
+        for other in [*self.tiers[:index], *self.tiers[index + 1 :]]:
             hits = other.get_many(keys).checked(len(keys))
             if len(hits.positions):
                 found = [keys[at] for at in hits.positions]
-                self._tiers[index].put_many(found, hits.vectors, durable=durable)
+                self.tiers[index].put_many(found, hits.vectors, durable=durable)
         self._owed[index].difference_update(keys)
 
     def _heed(self) -> None:
@@ -260,7 +260,7 @@ class TieredSpace:
         news = list(forgotten - self._forgotten[index])
         for owed in self._owed:
             owed.difference_update(news)
-        for tier in self._tiers[:index]:
+        for tier in self.tiers[:index]:
             try:
                 tier.delete_many(news)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot forget; the next one may
@@ -269,7 +269,7 @@ class TieredSpace:
         self._forgotten[index] = forgotten
 
     def _fill(self, found_in: int, keys: list[bytes], vectors: Vectors) -> None:
-        for tier in self._tiers[:found_in]:
+        for tier in self.tiers[:found_in]:
             try:
                 tier.put_many(keys, vectors, durable=False)
                 for _, teller in self._forgetting:  # it may have forgotten them since they were found in it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from inspect import Parameter, isclass, signature
 from types import NoneType, SimpleNamespace, UnionType
@@ -100,10 +101,27 @@ def _int(text: str) -> int:
         return int(float(text))
 
 
+def read_span(text: str) -> timedelta:
+    """Return the time that a number with a unit stands for: `30d`, `1.5h`; raise ValueError for others."""
+    try:
+        return float(text[:-1]) * _UNITS[text[-1:]]
+    except (KeyError, OverflowError) as error:
+        raise ValueError(text) from error
+
+
+_UNITS = {
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
 _PLAIN: dict[object, Way] = {
     NoneType: ("none", _none),
     bool: ("true | false", _bool),
     int: ("a whole number", _int),
     float: ("a number", float),
+    timedelta: ("a time as in 90s, 15m, 12h, 30d or 8w", read_span),
     str: ("text", str),
 }

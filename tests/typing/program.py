@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from kura_cache_adapters import (
     CacheStats,
     CallableEmbeddingModel,
     CheckpointError,
+    CleaningReceipt,
     DimensionMismatchError,
     Drift,
     Embedded,
@@ -58,8 +60,11 @@ from kura_cache_adapters import (
     RegistrationError,
     Report,
     SentenceTransformerEmbeddingModel,
+    SpaceBusyError,
+    SpaceInfo,
     Stored,
     TieredStore,
+    UnsupportedError,
     UseStats,
     VectorCountError,
     VectorSpace,
@@ -337,9 +342,34 @@ def look_without_a_model() -> None:
         logger.info(
             "%s", {each.model_name: (uses.hit_rate, uses.tokens_saved) for each, uses in rates.items()}
         )
-        for identity in cache.spaces():
-            assert_type(cache.stats(identity), SpaceStats)
-            logger.info("%d", len(cache.missing(identity, cache.keys(identity))))
+        for info in cache.spaces():
+            assert_type(info, SpaceInfo)
+            assert_type(info.last_use, datetime | None)
+            assert_type(cache.stats(info.identity), SpaceStats)
+            logger.info("%d", len(cache.missing(info, cache.keys(info.name))))
+        logger.info("%d of %d", len(cache), cache.stats().rows)
+
+
+def clean(cache: Cache) -> CleaningReceipt | None:
+    try:
+        cache.prune(
+            older_than=timedelta(days=30), unused_for=3600, max_bytes=10**9, model="fake", dry_run=True
+        )
+        cache.compact(model="fake")
+        cache.rm(cache.spaces()[0])
+        return cache.clear()
+    except UnsupportedError as error:
+        as_not_implemented: NotImplementedError = error
+        logger.warning(str(as_not_implemented))
+    except SpaceBusyError as error:
+        assert_type(error.names, tuple[str, ...])
+        return error.receipt
+    return None
+
+
+async def hold_without_a_model() -> None:
+    async with open_cache("./cache") as cache:
+        assert_type(cache, Cache)
 
 
 async def forget_and_verify(model: CachedEmbeddingModel) -> None:
