@@ -11,7 +11,7 @@ from kura_cache_adapters._runtime.loop import in_thread
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters.checks import keys_of
 from kura_cache_adapters.receipts import KEPT_DAYS
-from kura_cache_adapters.stores import as_store, cleaning, spaces
+from kura_cache_adapters.stores import as_store, cleaning, copying, spaces
 from kura_cache_adapters.stores.everywhere import forget, verify
 
 if TYPE_CHECKING:
@@ -138,6 +138,22 @@ class Cache:
 
         """
         return import_keys(self.store, path)
+
+    def copy_to(self, other: Cache, *, model: SpaceName | None = None) -> int:
+        """Copy what another cache has not yet, of any format; return how many entries that were.
+
+        One that was interrupted goes on where it was.
+
+        Args:
+            other: the cache that gets them.
+            model: copy only what is called so, see `prune`.
+
+        Raises:
+            ValueError: nothing is called so.
+            DimensionMismatchError: a model's vectors are of another dimension there.
+
+        """
+        return copying.copy(self.store, other.store, spaces.all_meant(self.store, model))
 
     def prune(
         self,

@@ -1,0 +1,1 @@
+"""What the command line is made of: words for values, values of words, and models by their names."""

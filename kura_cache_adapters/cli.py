@@ -1,0 +1,32 @@
+"""The command line `kura-cache`: words on a terminal, over `Cache` and `CachedEmbeddingModel`."""
+
+from __future__ import annotations
+
+import typer
+
+from kura_cache_adapters._cli import asking, cleaning, moving, seeing
+
+app = typer.Typer(
+    help="See, foresee, explain, clean and move a cache of embeddings. No command waits for other processes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for _command in (
+    seeing.ls,
+    seeing.stats,
+    asking.plan,
+    asking.embed,
+    asking.explain,
+    seeing.verify,
+    cleaning.prune,
+    cleaning.forget,
+    cleaning.rm,
+    cleaning.compact,
+    moving.import_,
+    moving.export,
+    moving.convert,
+    seeing.keys,
+    seeing.doctor,
+):
+    app.command(_command.__name__.strip("_"))(_command)
