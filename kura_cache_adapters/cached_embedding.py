@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kura_cache_adapters._adopt.adopting import adopt, source_of
 from kura_cache_adapters._adopt.check import TOLERANCE, Check
 from kura_cache_adapters._adopt.files import TEXT, VECTOR, export_texts, import_texts
+from kura_cache_adapters._core.ahead import Ahead
 from kura_cache_adapters._core.calls import Bare, Cached
 from kura_cache_adapters._core.drift import TOLERANCE as DRIFTS
 from kura_cache_adapters._core.drift import Sampling, drift
@@ -30,7 +31,16 @@ from kura_cache_adapters.stores.everywhere import forget_texts
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterable,
+        Callable,
+        Coroutine,
+        Generator,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
 
     from typing_extensions import Self
 
@@ -112,6 +122,7 @@ class CachedEmbeddingModel:
             if self._store is None
             else Cached(self._source, key_kwargs, options, self._store, self._observe)
         )
+        self._ahead = Ahead(self._calls, self._source)
 
     @property
     def model_name(self) -> str:
@@ -397,6 +408,38 @@ class CachedEmbeddingModel:
     def embed_array_sync(self, texts: Iterable[str], *, role: Role = "document") -> Vectors:
         """Embed from sync code, see `embed_array`."""
         return self._calls.answer_sync(texts, role, as_matrix)
+
+    def stream(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        batch: int = 4096,
+        role: Role = "document",
+    ) -> AsyncGenerator[tuple[list[str], Vectors], None]:
+        """Embed more texts than fit into memory; yield (texts, matrix) batch by batch, in order.
+
+        The next batch is embedded while you have the last; whoever leaves half-way keeps in the cache
+        what was embedded. A matrix is as `embed_array` returns it, shape (n, D).
+
+        Args:
+            texts: any iterable, read as it is needed: a generator, a column, an open text file (its lines,
+                without their ends), an async generator.
+            batch: texts in a batch; memory grows with it. A model that sends requests at once needs several
+                requests' worth.
+            role: as `embed` takes it.
+
+        Raises:
+            ValueError: a batch below 1, or a role that the model does not know; at once.
+            TypeError: no iterable of strings.
+
+        """
+        return self._ahead.stream(texts, batch, role)
+
+    def stream_sync(
+        self, texts: Iterable[str], *, batch: int = 4096, role: Role = "document"
+    ) -> Generator[tuple[list[str], Vectors], None, None]:
+        """Embed more texts than fit into memory from sync code, see `stream`."""
+        return self._ahead.stream_sync(texts, batch, role)
 
     def close(self) -> None:
         """Close the store, unless it was handed in open; the next use opens it again."""

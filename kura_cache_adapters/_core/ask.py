@@ -14,6 +14,7 @@ from kura_cache_adapters._runtime import home
 from kura_cache_adapters._runtime.detached import stop_if_left
 from kura_cache_adapters._runtime.home import each_at_home, each_away
 from kura_cache_adapters._runtime.loop import in_thread
+from kura_cache_adapters._runtime.series import stop_if_series_is_left
 from kura_cache_adapters.errors import VectorCountError
 from kura_cache_adapters.identity import DOCUMENT, ModelIdentity, checked_role, checked_roles, known_role
 from kura_cache_adapters.protocols import (
@@ -169,6 +170,7 @@ class Source:
         for start in range(0, len(texts), size):
             chunk = texts[start : start + size]
             stop_if_left()
+            stop_if_series_is_left(self.name)
             answer = self._counted(chunk, role)
             yield range(start, start + len(chunk)), await (home.at_home(answer) if at_home else answer)
 

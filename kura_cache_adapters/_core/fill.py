@@ -25,6 +25,7 @@ from kura_cache_adapters._runtime.detached import detached
 from kura_cache_adapters._runtime.home import inside, when_still
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.loop import in_thread
+from kura_cache_adapters._runtime.series import stop_if_series_is_left
 from kura_cache_adapters._runtime.threads import submit_to_store
 from kura_cache_adapters.errors import RefusedTextsError
 from kura_cache_adapters.protocols import StreamsBatches
@@ -183,6 +184,7 @@ class Fill:
         """Wait for what other processes embed; what they do not bring, or not in time, is embedded here."""
         waiting = Waiting(self._sharing.patience)
         while work.owed:
+            stop_if_series_is_left(self._source.name)
             left = [*work.owed]
             if pause := waiting.pause(len(left)):
                 await asyncio.sleep(pause)

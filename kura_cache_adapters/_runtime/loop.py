@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import contextvars
 import threading
+from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
@@ -125,14 +126,39 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
         )
         raise RuntimeError(message)
     future = context.run(asyncio.run_coroutine_threadsafe, work, loop)
-    done: SimpleQueue[object] = SimpleQueue()
-    future.add_done_callback(done.put)
     try:
-        done.get()  # where Ctrl-C does no harm: in the midst of a future's own waiting, two of them do
-        return future.result()
+        return outcome(future)
     except BaseException:  # Ctrl-C above all: the work is told, and it goes on its way
         future.cancel()
         raise
+
+
+def outcome(future: Future[_T]) -> _T:
+    """Wait for a future; return or raise what comes of it."""
+    done: SimpleQueue[object] = SimpleQueue()
+    future.add_done_callback(done.put)
+    done.get()  # where Ctrl-C does no harm: in the midst of a future's own waiting, two of them do
+    return future.result()
+
+
+def begin(call: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+    """Begin a sync call that may wait for a model, in a thread; without threads it is over at once.
+
+    Raises ReentryError as `run` does.
+    """
+    refuse_to_wait()
+    context, depth = contextvars.copy_context(), _depth.get()
+    context.run(leave_home)
+    if patched():
+        return _over(partial(context.run, call, *args, **kwargs))
+    context.run(_depth.set, depth + 1)
+    return submit_to_model(partial(context.run, _no_stop, call, *args, **kwargs), depth)
+
+
+def _over(call: Callable[[], _T]) -> Future[_T]:
+    future: Future[_T] = Future()
+    future.set_result(call())
+    return future
 
 
 async def hop(work: Coroutine[Any, Any, _T]) -> _T:
