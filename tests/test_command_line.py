@@ -42,7 +42,8 @@ def made():
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in a directory with a cache of two spaces, some texts, and a module of models."""
     monkeypatch.chdir(tmp_path)
-    for parameters, texts in ({}, TEXTS), ({"batch_size": 50}, TEXTS[:3]):
+    both: list[tuple[dict[str, Any], list[str]]] = [({}, TEXTS), ({"batch_size": 50}, TEXTS[:3])]
+    for parameters, texts in both:
         with CachedEmbeddingModel(FakeEmbeddingModel(dimension=8), "./cache", **parameters) as model:
             model.embed_sync(texts)
             model.embed_sync(texts[:2])

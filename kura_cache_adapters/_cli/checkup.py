@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters import __version__
 from kura_cache_adapters._cli.words import bytes_of
 from kura_cache_adapters._core.modes import VARIABLE
 from kura_cache_adapters._disk import filesystems, locks
@@ -20,7 +19,7 @@ from kura_cache_adapters.cache import open_cache
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PACKAGES = ["numpy", "pyarrow", "datasets", "openai", "sentence-transformers"]
+_PACKAGES = ["kura-cache-adapters", "numpy", "pyarrow", "datasets", "openai", "sentence-transformers"]
 _FRAMEWORKS = ["langchain-core", "llama-index-core", "kura"]
 _LITTLE = 1 << 30  # bytes free, below which a cache soon has no room
 
@@ -40,7 +39,6 @@ def findings(cache: str) -> list[Finding]:
 
 
 def _installation() -> Iterator[Finding]:
-    yield Finding("kura-cache-adapters", __version__)
     yield Finding("Python", f"{platform.python_version()} on {platform.system()}")
     for package in _PACKAGES + _FRAMEWORKS:
         try:

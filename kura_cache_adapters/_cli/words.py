@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from kura_cache_adapters.stores.url_options import read_span
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _SIZES = ["B", "kB", "MB", "GB", "TB"]
 _BINARY = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -22,11 +24,11 @@ _MODELS = {
 
 def duration(word: str) -> timedelta:
     """Read a number with s, m, h, d or w behind it; raise ValueError for something else."""
-    read = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", word.strip())
-    if read is None:
+    try:
+        return read_span(word.strip())
+    except ValueError as error:
         message = f"{word!r} is no time: write 90s, 15m, 12h, 30d or 8w"
-        raise ValueError(message)
-    return timedelta(seconds=float(read[1]) * _UNITS[read[2]])
+        raise ValueError(message) from error
 
 
 def size(word: str) -> int:

@@ -109,7 +109,7 @@ class Upkeep:
 
     def _drop(self) -> None:
         held = [(space, part) for space in spaces_in(self._path) for part in parts_in(space, self._suffix)]
-        doomed = defaultdict[Path, list["Part"]](list)
+        doomed: defaultdict[Path, list[Part]] = defaultdict(list)
         for space, part in self._beyond(held):
             doomed[space].append(part)
         for space, parts in doomed.items():

@@ -36,6 +36,7 @@ ALLOWED = {
     ("_core/floats.py", "marshal"): "writes floats, to see that they are floats; reads nothing",
     ("_runtime/lazy.py", "import_module"): "the package's own names, imported when first used",
     ("_runtime/entry_points.py", "entry_points"): "what distributions register, by scheme or class",
+    ("_cli/words.py", "import_module"): "the model that the person at the terminal names",
     ("errors.py", "import_module"): "optional packages, named in our code",
     ("kura.py", "import_module"): "kura.dimensionality, by that name",
     ("stores/registry.py", "import_module"): "our own stores, from a table",
