@@ -19,6 +19,7 @@ from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.modes import effective
 from kura_cache_adapters._core.plan import plan
 from kura_cache_adapters._core.vectors import as_lists, as_matrix, counted
+from kura_cache_adapters._corpora.embedding import embed_file
 from kura_cache_adapters._observe.bar import pictured
 from kura_cache_adapters._observe.observers import Observers
 from kura_cache_adapters._runtime.loop import hop, run
@@ -440,6 +441,47 @@ class CachedEmbeddingModel:
     ) -> Generator[tuple[list[str], Vectors], None, None]:
         """Embed more texts than fit into memory from sync code, see `stream`."""
         return self._ahead.stream_sync(texts, batch, role)
+
+    def embed_file(  # noqa: PLR0913 - each may matter
+        self,
+        source: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        *,
+        column: str = TEXT,
+        batch: int = 4096,
+        role: Role = "document",
+        overwrite: bool = False,
+    ) -> int:
+        """Embed a file's texts into another file, some rows at a time; return how many rows that were.
+
+        The source is read once before, to see that each row has a text. The target appears whole. Who is
+        interrupted calls again: what is cached is not paid for again.
+
+        Args:
+            source: a `.parquet`, `.jsonl`, `.csv`, `.arrow` or `.feather` file, or a `.txt` file of lines.
+            target: a `.parquet` or `.jsonl` file, which gets all columns and `embedding`, or an `.npy` file,
+                which gets the matrix, shape (N, D). Numbers are float32, or float64 where they need it.
+            column: the column of the texts; that of lines is "text".
+            batch: rows in memory at a time.
+            role: as `embed` takes it.
+            overwrite: put it in the place of a target that is there.
+
+        Raises:
+            ValueError: another kind of file; no such column; a row without a text; no rows: nothing was
+                spent then.
+            FileExistsError: the target is there.
+
+        """
+        return embed_file(
+            self._ahead,
+            source,
+            target,
+            column=column,
+            batch=batch,
+            role=role,
+            overwrite=overwrite,
+            kept=self._store is not None,
+        )
 
     def close(self) -> None:
         """Close the store, unless it was handed in open; the next use opens it again."""

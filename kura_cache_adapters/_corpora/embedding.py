@@ -1,0 +1,79 @@
+"""Embeds a file into another file, some rows at a time."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kura_cache_adapters._corpora.sources import checked, read_rows, texts_of
+from kura_cache_adapters._corpora.targets import target_class
+from kura_cache_adapters._disk import atomic
+
+if TYPE_CHECKING:
+    import os
+
+    from kura_cache_adapters._core.ahead import Ahead
+    from kura_cache_adapters._corpora.targets import Target
+    from kura_cache_adapters.identity import Role
+
+EMBEDDING = "embedding"
+"""The column of the vectors."""
+
+
+def embed_file(  # noqa: PLR0913 - each may matter
+    ahead: Ahead,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    column: str,
+    batch: int,
+    role: Role,
+    overwrite: bool,
+    kept: bool,
+) -> int:
+    """Embed a file's texts; return how many. `kept`: they may be asked for again, and cost nothing."""
+    source, target = Path(source), Path(target)
+    kind, rows = target_class(target), checked(source, column, batch)
+    if target.exists() and not overwrite:
+        message = f"{target} is there already: pass overwrite=True, or another name"
+        raise FileExistsError(message)
+    if not rows:
+        message = f"{source} has no rows"
+        raise ValueError(message)
+    ahead.series(batch, role)  # raises for what it does not know
+    with atomic.published(target, durable=True) as temporary:
+        for wide in (False, True) if kept else (True,):
+            with atomic.create(temporary, shared=True) as file:
+                written = kind(file, EMBEDDING)
+                if _fill(ahead, source, written, column, batch, role, rows, wide=wide):
+                    break
+            temporary.unlink()
+    return rows
+
+
+def _fill(  # noqa: PLR0913, PLR0917 - of the function above
+    ahead: Ahead,
+    source: Path,
+    target: Target,
+    column: str,
+    batch: int,
+    role: Role,
+    count: int,
+    *,
+    wide: bool,
+) -> bool:
+    """Write all rows with their vectors; stop, and tell, where float32 cannot hold one of them."""
+    batches = ahead.in_order(
+        read_rows(source, batch),
+        lambda rows: ahead.begin(texts_of(rows, column), role),
+        ahead.series(batch, role, count),
+    )
+    with closing(batches), closing(target):
+        for rows, vectors in batches:
+            if vectors.dtype == np.float64 and not wide:
+                return False
+            target.write(rows, vectors.astype(np.float64, copy=False) if wide else vectors)
+    return True

@@ -1,0 +1,216 @@
+"""Files of texts become files with vectors: some rows at a time, whole or not at all, and paid for once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel
+from kura_cache_adapters.testing import FakeEmbeddingModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TEXTS = [f"text {at}" for at in range(90)] + ["text 1", "text 2", "a, \u00fc"]
+
+
+def to_csv(table: pa.Table, path: Path) -> None:
+    import pyarrow.csv as pc
+
+    pc.write_csv(table, path)
+
+
+def to_arrow(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def to_stream(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def to_jsonl(table: pa.Table, path: Path) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()), encoding="utf-8")
+
+
+def to_lines(table: pa.Table, path: Path) -> None:
+    path.write_text("".join(f"{text}\n" for text in table["text"].to_pylist()), encoding="utf-8")
+
+
+SOURCES: dict[str, Callable[[pa.Table, Path], object]] = {
+    "in.parquet": pq.write_table,
+    "in.csv": to_csv,
+    "in.arrow": to_arrow,
+    "in.feather": to_stream,
+    "in.jsonl": to_jsonl,
+    "in.txt": to_lines,
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def table_of(texts: list[Any]) -> pa.Table:
+    return pa.table({"number": range(len(texts)), "text": texts})
+
+
+def cached(**keywords: Any) -> tuple[CachedEmbeddingModel, FakeEmbeddingModel]:
+    model = FakeEmbeddingModel(dimension=5, **keywords)
+    return CachedEmbeddingModel(model, "./cache"), model
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("target", ["out.parquet", "out.jsonl", "out.npy"])
+def test_each_row_gets_its_vector_in_order(name: str, target: str) -> None:
+    SOURCES[name](table_of(TEXTS), Path(name))
+    model, fake = cached()
+    assert model.embed_file(name, target, batch=40) == len(TEXTS)
+    assert sorted(fake.texts) == sorted({*TEXTS})
+    expected = FakeEmbeddingModel(dimension=5).array(TEXTS)
+    if target == "out.npy":
+        assert np.array_equal(np.load(target), expected)
+        return
+    rows = pq.read_table(target).to_pylist() if target == "out.parquet" else read_lines(target)
+    assert np.array_equal([row["embedding"] for row in rows], expected)
+    assert [row["text"] for row in rows] == TEXTS
+    if name != "in.txt":
+        assert [row["number"] for row in rows] == [*range(len(TEXTS))]
+
+
+def read_lines(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def test_vectors_are_a_fixed_size_list_of_the_narrowest_floats_that_hold_them() -> None:
+    pq.write_table(table_of(TEXTS), "in.parquet")
+    cached()[0].embed_file("in.parquet", "narrow.parquet")
+    assert pq.read_schema("narrow.parquet").field("embedding").type == pa.list_(pa.float32(), 5)
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        return [[0.1 if text == TEXTS[60] else 0.5, 1.0] for text in texts]
+
+    model, asked = CallableEmbeddingModel(embed, model_name="mixed"), 0
+    mixed = CachedEmbeddingModel(model, "./cache")
+    mixed.embed_file("in.parquet", "wide.parquet", batch=30)
+    asked = mixed.stats.misses
+    assert asked == len({*TEXTS})
+    assert pq.read_schema("wide.parquet").field("embedding").type == pa.list_(pa.float64(), 2)
+    assert pq.read_table("wide.parquet")["embedding"][60].as_py() == [0.1, 1.0]
+
+
+def test_a_second_file_pays_for_what_is_new_alone() -> None:
+    pq.write_table(table_of(TEXTS[:50]), "first.parquet")
+    pq.write_table(table_of(TEXTS), "second.parquet")
+    model, fake = cached()
+    model.embed_file("first.parquet", "one.npy")
+    model.embed_file("second.parquet", "two.npy")
+    assert len(fake.texts) == len({*TEXTS})
+    assert np.array_equal(np.load("two.npy")[:50], np.load("one.npy"))
+
+
+WRONG: dict[str, tuple[Callable[[], object], str]] = {
+    "in.xls": (lambda: Path("in.xls").touch(), "is of no kind that is read here"),
+    "column.parquet": (lambda: pq.write_table(pa.table({"body": ["a"]}), "column.parquet"), "there are body"),
+    "null.parquet": (
+        lambda: pq.write_table(table_of([*TEXTS, None, "b"]), "null.parquet"),
+        f"of row {len(TEXTS)}",
+    ),
+    "number.parquet": (lambda: pq.write_table(table_of([1, 2]), "number.parquet"), "int64"),
+    "empty.parquet": (lambda: pq.write_table(table_of(TEXTS[:0]), "empty.parquet"), "has no"),
+    "torn.jsonl": (lambda: Path("torn.jsonl").write_text('{"text": "a"}\n{"te'), "in line 2"),
+    "list.jsonl": (lambda: Path("list.jsonl").write_text("[1]\n"), "in line 1"),
+    "torn.parquet": (lambda: Path("torn.parquet").write_bytes(b"PAR1"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_file_is_refused_before_anything_is_spent(name: str) -> None:
+    make, says = WRONG[name]
+    make()
+    model, fake = cached()
+    with pytest.raises(ValueError, match=says):
+        model.embed_file(name, "out.parquet", batch=16)
+    assert fake.texts == []
+    assert not Path("out.parquet").exists()
+
+
+def test_a_target_is_not_overwritten_unless_told() -> None:
+    pq.write_table(table_of(TEXTS), "in.parquet")
+    Path("out.npy").write_text("mine")
+    model, fake = cached()
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        model.embed_file("in.parquet", "out.npy")
+    with pytest.raises(ValueError, match="is of no kind that is written here"):
+        model.embed_file("in.parquet", "out.xls")
+    assert fake.texts == []
+    assert Path("out.npy").read_text() == "mine"
+    model.embed_file("in.parquet", "out.npy", overwrite=True)
+    assert len(np.load("out.npy")) == len(TEXTS)
+
+
+def test_a_model_that_fails_leaves_no_target_and_what_it_answered() -> None:
+    pq.write_table(table_of(TEXTS), "in.parquet")
+    calls = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        calls.append(texts)
+        if len(calls) == 3:
+            message = "the server is gone"
+            raise ConnectionError(message)
+        return [[1.0, 2.0] for _ in texts]
+
+    model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="failing"), "./cache")
+    with pytest.raises(ConnectionError):
+        model.embed_file("in.parquet", "out.parquet", batch=20)
+    assert [*Path().glob("*out*")] == []
+    assert model.embed_file("in.parquet", "out.parquet", batch=20) == len(TEXTS)
+    assert sum(len(texts) for at, texts in enumerate(calls) if at != 2) == len({*TEXTS})
+
+
+PROGRAM = """
+    import os, sys
+    import numpy as np
+    from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel
+
+    def embed(texts):
+        with open("asked.txt", "a") as file:
+            file.writelines(text + "\\n" for text in texts)
+        if len(open("asked.txt").readlines()) == int(sys.argv[1]):
+            print("there", flush=True)
+            sys.stdin.read()
+        return np.ones((len(texts), 8), np.float32) * np.array([[float(text.split()[1])] for text in texts])
+
+    model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="m"), "./cache")
+    print(model.embed_file("in.parquet", "out.npy", batch=512))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
+def test_a_killed_run_goes_on_where_it_was() -> None:
+    pq.write_table(table_of([f"text {at}" for at in range(5120)]), "in.parquet")
+    command = [sys.executable, "-c", textwrap.dedent(PROGRAM)]
+    first = subprocess.Popen([*command, "2560"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "there\n"
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert not Path("out.npy").exists()
+    subprocess.run([*command, "0"], check=True, capture_output=True)
+    asked = Path("asked.txt").read_text().splitlines()
+    assert len({*asked}) == 5120
+    assert len(asked) <= 5120 + 512  # those that were not answered when it was killed
+    assert np.array_equal(np.load("out.npy")[:, 0], np.arange(5120))
