@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, SupportsCheckpoints, VectorSpace
     from kura_cache_adapters.spaces import CleaningReceipt, SpaceInfo, SpaceName
 
@@ -105,7 +104,7 @@ class Cache:
         return cleaning.prune(self.store, bounds, chosen, dry_run=dry_run)
 
     def compact(self, *, model: SpaceName | None = None) -> CleaningReceipt:
-        """Merge the segments of spaces into as few as the limits allow, without what is forgotten or left over.
+        """Merge the segments of spaces into as few as the limits allow, without forgotten rows and leftovers.
 
         Those of different ages and number types stay apart. Takes and raises what `prune` does.
         """

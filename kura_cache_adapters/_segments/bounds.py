@@ -76,8 +76,7 @@ class Bounds:
     def _is_old(self, part: Part, now: datetime) -> bool:
         age, idle = ((now - then).total_seconds() for then in (part.written, part.used))
         return (self.older_than is not None and age > self.older_than) or (
-            self.unused_for is not None
-            and idle > self.unused_for + (_USES if part.used > part.written else 0)
+            self.unused_for is not None and idle > self.unused_for + _USES
         )
 
 
@@ -109,7 +108,7 @@ class Upkeep:
 
     def _drop(self) -> None:
         held = [(space, part) for space in spaces_in(self._path) for part in parts_in(space, self._suffix)]
-        doomed = defaultdict[Path, list["Part"]](list)
+        doomed: defaultdict[Path, list[Part]] = defaultdict(list)
         for space, part in self._beyond(held):
             doomed[space].append(part)
         for space, parts in doomed.items():

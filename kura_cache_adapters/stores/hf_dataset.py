@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from pathlib import PurePath
 from datetime import timedelta  # noqa: TC003 - read_options reads annotations
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -65,7 +65,7 @@ class HFDatasetStore(SegmentStore):
             shared: let the umask decide who may read and write what is stored; without, its owner alone may.
             mapped: map files into memory, or read from them; None maps on local file systems, and reads on
                 those where a failing server would end the process.
-            max_bytes: of the segments of all models here: at a write, whole ones go beyond it, the oldest first.
+            max_bytes: of all models' segments here: at a write, the oldest go, whole, until the rest is no more.
             ttl: seconds or a timedelta: at a write, segments go whose newest row was written longer ago. No
                 look-up does that, or hides what is older.
 
