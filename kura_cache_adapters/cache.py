@@ -189,7 +189,7 @@ class Cache:
         return cleaning.prune(self.store, bounds, chosen, dry_run=dry_run)
 
     def compact(self, *, model: SpaceName | None = None) -> CleaningReceipt:
-        """Merge the segments of spaces into as few as the limits allow, without what is forgotten.
+        """Merge the segments of spaces into as few as the limits allow, without forgotten rows and leftovers.
 
         Those of different ages and number types stay apart. Takes and raises what `prune` does.
         """

@@ -76,8 +76,7 @@ class Bounds:
     def _is_old(self, part: Part, now: datetime) -> bool:
         age, idle = ((now - then).total_seconds() for then in (part.written, part.used))
         return (self.older_than is not None and age > self.older_than) or (
-            self.unused_for is not None
-            and idle > self.unused_for + (_USES if part.used > part.written else 0)
+            self.unused_for is not None and idle > self.unused_for + _USES
         )
 
 

@@ -194,7 +194,7 @@ class SegmentSpace:
         return cleaning.drop(self.path, self._suffix, names)
 
     def compact(self) -> tuple[list[Part], list[Part]]:
-        """Merge all that fit together, without forgotten rows; return the parts that went, and became."""
+        """Merge all that fit together, without forgotten rows; return what went, and what it became."""
         return cleaning.compact(self._listing, self._merger, self._suffix)
 
     def remove(self) -> list[Part]:

@@ -61,7 +61,7 @@ def remove(store: EmbeddingStore, spaces: Iterable[ModelIdentity]) -> CleaningRe
 
 
 def _in_parts(store: EmbeddingStore, identity: ModelIdentity) -> list[KeepsParts]:
-    """Return the tiers to clean, which outlive the process; raise UnsupportedError for one that cannot."""
+    """Return the tiers that outlive the process; raise UnsupportedError for one that cannot be cleaned."""
     tiers = tiers_of(store.space(identity))
     lasting = [space for space in tiers if not getattr(space, "volatile", False)]
     for space in lasting or tiers:

@@ -93,7 +93,7 @@ class ParquetStore(SegmentStore):
     then decoded into memory once, instead of being mapped.
     """
 
-    def __init__(  # noqa: PLR0913 - each may matter
+    def __init__(  # noqa: PLR0913 - options, by keyword
         self,
         path: str | os.PathLike[str],
         *,
@@ -111,7 +111,7 @@ class ParquetStore(SegmentStore):
             shared: let the umask decide who may read and write what is stored; without, its owner alone may.
             mapped: map files into memory, or read from them; None maps on local file systems, and reads on
                 those where a failing server would end the process.
-            max_bytes: of all models' segments here: at a write, the oldest go beyond it.
+            max_bytes: of all models' segments here: at a write, the oldest go until the rest is no more.
             ttl: seconds or a timedelta: at a write, segments go whose newest row was written longer ago. No
                 look-up does that, or hides what is older.
 

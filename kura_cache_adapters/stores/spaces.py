@@ -81,7 +81,7 @@ def meant(store: EmbeddingStore, name: SpaceName) -> ModelIdentity:
 
 
 def all_meant(store: EmbeddingStore, name: SpaceName | None) -> list[ModelIdentity]:
-    """Return the identities that are called so: all of a model's name, or of the store for None.
+    """Return the identities of the spaces that are called so: all of a model's name; all there are for None.
 
     Raises ValueError for a name that there is not.
     """
