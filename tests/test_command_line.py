@@ -112,6 +112,17 @@ def test_plan_and_explain_take_a_model_of_ones_own(here: Path, name: str) -> Non
     assert "to embed: 1" in run("plan", "texts.txt", "-m", f"models_of_mine:{name}")
 
 
+def test_embed_makes_a_file_of_a_file_and_pays_for_what_is_new(here: Path) -> None:
+    stats = told("embed", "texts.txt", "out.npy", "-m", "models_of_mine:made")["stats"]
+    assert (stats["hits"], stats["misses"]) == (5, 1)
+    assert np.load("out.npy").shape == (7, 8)
+    assert "out.parquet: 7 hits" in run("embed", "texts.txt", "out.parquet", "-m", "models_of_mine:made")
+    assert "overwrite" in run("embed", "texts.txt", "out.npy", "-m", "models_of_mine:made", code=3)
+    assert "no column" in run(
+        "embed", "texts.txt", "x.npy", "-m", "models_of_mine:made", "--column", "t", code=2
+    )
+
+
 def test_verify_finds_damage_and_repairs_it(here: Path) -> None:
     assert told("verify")["sound"]
     path = next((here / "cache" / names()[1]).glob("*.arrow"))
