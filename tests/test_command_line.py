@@ -116,11 +116,10 @@ def test_embed_makes_a_file_of_a_file_and_pays_for_what_is_new(here: Path) -> No
     stats = told("embed", "texts.txt", "out.npy", "-m", "models_of_mine:made")["stats"]
     assert (stats["hits"], stats["misses"]) == (5, 1)
     assert np.load("out.npy").shape == (7, 8)
-    assert "out.parquet: 7 hits" in run("embed", "texts.txt", "out.parquet", "-m", "models_of_mine:made")
-    assert "overwrite" in run("embed", "texts.txt", "out.npy", "-m", "models_of_mine:made", code=3)
-    assert "no column" in run(
-        "embed", "texts.txt", "x.npy", "-m", "models_of_mine:made", "--column", "t", code=2
-    )
+    model = ["-m", "models_of_mine:made"]
+    assert "out.parquet: hits 7, " in run("embed", "texts.txt", "out.parquet", *model)
+    assert "is there already" in run("embed", "texts.txt", "out.npy", *model, code=2)
+    assert "no column" in run("embed", "texts.txt", "x.npy", *model, "--column", "t", code=2)
 
 
 def test_verify_finds_damage_and_repairs_it(here: Path) -> None:

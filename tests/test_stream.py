@@ -126,7 +126,7 @@ async def test_so_does_who_is_cancelled(tmp_path: Path) -> None:
 def test_what_cannot_be_asked_is_refused_at_once(wrong: dict[str, Any]) -> None:
     taken: list[str] = []
     model = CachedEmbeddingModel(FakeEmbeddingModel(roles=("query",)))
-    with pytest.raises(ValueError, match="batch|role"):
+    with pytest.raises(ValueError, match=r"batch|role"):
         model.stream_sync(drawn(TEXTS, taken), **wrong)
     assert taken == []
 
@@ -140,12 +140,14 @@ def test_an_element_that_is_no_text_is_named_by_its_place_among_all() -> None:
 
 
 def test_refused_texts_are_named_by_their_places_among_all() -> None:
+    name = "picky"
+
     def picky(texts: list[str]) -> Any:
         if "text 13" in texts:
-            raise RefusedTextsError("picky", [texts.index("text 13")], "no")
+            raise RefusedTextsError(name, [texts.index("text 13")], "no")
         return np.ones((len(texts), 2), np.float32)
 
-    model = CachedEmbeddingModel(CallableEmbeddingModel(picky, model_name="picky"))
+    model = CachedEmbeddingModel(CallableEmbeddingModel(picky, model_name=name))
     with pytest.raises(RefusedTextsError) as caught:
         list(model.stream_sync(TEXTS, batch=10))
     assert [*caught.value.positions] == [13]

@@ -26,7 +26,7 @@ VERSION = 1
 TROUBLE, WRONG_USE, UNREACHABLE = 1, 2, 3
 """How a command ends, beside 0 for fine: trouble was found, it was asked wrongly, a store was not reached."""
 
-_WRONG = (MissingExtraError, UnsupportedError, ValueError, TypeError)
+_WRONG = (MissingExtraError, UnsupportedError, FileExistsError, ValueError, TypeError)
 
 
 @contextmanager
