@@ -42,9 +42,7 @@ def test_the_hit_rate_is_the_share_of_texts_that_was_found() -> None:
     cached.embed_sync(["a", "b", "a"])
     cached.embed_sync(["a"])
     assert cached.stats.hit_rate == 0.25
-    assert str(cached.stats).startswith(
-        "hits 1, duplicates 1, misses 2: hit rate 25.0%; seconds in look-up 0"
-    )
+    assert str(cached.stats).startswith("hits 1, duplicates 1, misses 2: hit rate 25.0%; seconds in look-up ")
 
 
 def test_seconds_are_those_of_the_events(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""The contracts that meet here: Kura's models and managers, and this package's stores."""
+
+from __future__ import annotations
+
+from kura_cache_adapters.protocols.abilities import (
+    AnswersAtOnce,
+    Claim,
+    Forgets,
+    HasTiers,
+    KeepsParts,
+    LooksQuietly,
+    NotesAnswerer,
+    OffersClaims,
+    TellsForgotten,
+    Verifies,
+)
+from kura_cache_adapters.protocols.checkpoints import (
+    BaseCheckpointManager,
+    ModelT,
+    OpensStore,
+    SupportsCheckpoints,
+)
+from kura_cache_adapters.protocols.models import (
+    BaseEmbeddingModel,
+    CountsTokens,
+    HasIdentity,
+    MayChange,
+    StreamsBatches,
+)
+from kura_cache_adapters.protocols.spaces import Hits, SpaceStats, Vectors, VectorSpace
+from kura_cache_adapters.protocols.stores import EmbeddingStore
+
+__all__ = [
+    "AnswersAtOnce",
+    "BaseCheckpointManager",
+    "BaseEmbeddingModel",
+    "Claim",
+    "CountsTokens",
+    "EmbeddingStore",
+    "Forgets",
+    "HasIdentity",
+    "HasTiers",
+    "Hits",
+    "KeepsParts",
+    "LooksQuietly",
+    "MayChange",
+    "ModelT",
+    "NotesAnswerer",
+    "OffersClaims",
+    "OpensStore",
+    "SpaceStats",
+    "StreamsBatches",
+    "SupportsCheckpoints",
+    "TellsForgotten",
+    "VectorSpace",
+    "Vectors",
+    "Verifies",
+]
