@@ -214,3 +214,45 @@ def test_a_killed_run_goes_on_where_it_was() -> None:
     assert len({*asked}) == 5120
     assert len(asked) <= 5120 + 512  # those that were not answered when it was killed
     assert np.array_equal(np.load("out.npy")[:, 0], np.arange(5120))
+
+
+MILLION = """
+    import resource, sys
+    import numpy as np
+    from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel
+
+    asked = 0
+
+    def embed(texts):
+        global asked
+        asked += len(texts)
+        if asked == int(sys.argv[1]):
+            print("there", flush=True)
+            sys.stdin.read()
+        numbers = np.array([float(text.split()[1]) for text in texts], np.float32)
+        return np.repeat(numbers[:, None], 32, axis=1)
+
+    options = CacheOptions(chunk_size=2000, durable=False)
+    model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="m"), "./cache", options=options)
+    model.embed_file("in.parquet", "out.npy", batch=10_000)
+    print(asked, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux counts it")
+def test_a_million_rows_take_less_than_500_megabytes_and_go_on_after_a_kill() -> None:
+    texts = [f"text {at}" for at in range(1_000_000)]
+    pq.write_table(pa.table({"text": texts}), "in.parquet", row_group_size=100_000)
+    command = [sys.executable, "-c", textwrap.dedent(MILLION)]
+    first = subprocess.Popen([*command, "500000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "there\n"
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    ended = subprocess.run([*command, "0"], check=True, capture_output=True, text=True)
+    asked, kilobytes = map(int, ended.stdout.split())
+    assert 500_000 <= asked <= 500_000 + 2 * 10_000
+    assert kilobytes < 500_000
+    assert np.array_equal(np.load("out.npy", mmap_mode="r")[:, 0], np.arange(1_000_000, dtype=np.float32))
