@@ -95,6 +95,7 @@ class Search:
         # Searching in sorted order walks each segment once, instead of jumping all over it.
         self._remaining = np.argsort(prefixes)
         self._sought = prefixes[self._remaining]
+        self._left = len(prefixes)  # of the remaining ones, not found yet
         self._vectors: Vectors | None = None
 
     @property
@@ -105,7 +106,7 @@ class Search:
     @property
     def finished(self) -> bool:
         """Tell whether every key has been found."""
-        return not len(self._remaining)
+        return not self._left
 
     def leave_out(self, which: list[bool]) -> None:
         """Look no further for some of the keys."""
@@ -144,18 +145,29 @@ class Search:
         self.used.append(segment)
         self.invalid += len(at) - len(found)
         self.found[found] = True
-        self._keep(~self.found[self._remaining])
+        self._left -= len(found)
+        if 2 * self._left < len(self._remaining):  # not for each segment: that would be many passes
+            self._keep(~self.found[self._remaining])
 
     def _keep(self, which: NDArray[np.bool_]) -> None:
         self._remaining, self._sought = self._remaining[which], self._sought[which]
+        self._left = len(self._remaining)
+
+    def _possible(self, prefixes: NDArray[np.uint64]) -> tuple[Positions, NDArray[np.uint64]]:
+        """Return the keys to look for among rows, and their prefixes, rising."""
+        which, sought = self._remaining, self._sought
+        if len(which) > 4 * len(prefixes):  # then it is cheaper to look for the rows among the keys
+            possible = _places(sought, prefixes)
+            which, sought = which[possible], sought[possible]
+        if self._left < len(self._remaining):
+            absent = ~self.found[which]
+            which, sought = which[absent], sought[absent]
+        return which, sought
 
     def _matches(self, segment: Segment) -> tuple[Positions, Positions]:
         """Return the segment's rows that hold remaining keys, and which keys, in their order."""
         prefixes = segment.prefixes
-        which, sought = self._remaining, self._sought
-        if len(which) > 4 * len(prefixes):  # then it is cheaper to look for the rows among the keys
-            possible = _among(sought, prefixes)
-            which, sought = which[possible], sought[possible]
+        which, sought = self._possible(prefixes)
         at = np.searchsorted(prefixes, sought)
         rows, keys = [at[:0]], [which[:0]]
         for _ in range(_MOST_ALIKE):
@@ -233,15 +245,18 @@ def find_one(key: bytes, segments: Iterable[Segment]) -> tuple[Segment, Vectors]
     return None
 
 
-def _among(sought: NDArray[np.uint64], rows: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Tell of each of many rising prefixes whether it is among fewer rising ones."""
-    among = np.zeros(len(sought), bool)
-    first, last = np.searchsorted(sought, rows), np.searchsorted(sought, rows, side="right")
-    among[first[first < last]] = True
-    several = last > first + 1  # keys of one prefix, or one key several times
-    for start, stop in {*zip(first[several].tolist(), last[several].tolist(), strict=True)}:
-        among[start:stop] = True
-    return among
+def _places(sought: NDArray[np.uint64], rows: NDArray[np.uint64]) -> Positions:
+    """Return which of many rising prefixes are among fewer rising ones, rising."""
+    first = np.searchsorted(sought, rows)
+    first = first[sought[np.minimum(first, len(sought) - 1)] == rows]
+    first = first[np.diff(first, prepend=-1) > 0]
+    after = np.minimum(first + 1, len(sought) - 1)
+    several = first[(sought[after] == sought[first]) & (after > first)]
+    if not len(several):
+        return first
+    last = np.searchsorted(sought, sought[several], side="right")  # keys of one prefix, or one several times
+    more = [np.arange(*both) for both in zip(several + 1, last, strict=True)]
+    return np.sort(np.concatenate([first, *more]))
 
 
 def _same_keys(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
