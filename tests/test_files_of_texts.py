@@ -88,7 +88,7 @@ def test_each_row_gets_its_vector_in_order(name: str, target: str) -> None:
     assert np.array_equal([row["embedding"] for row in rows], expected)
     assert [row["text"] for row in rows] == TEXTS
     if name != "in.txt":
-        assert [row["number"] for row in rows] == [*range(len(TEXTS))]
+        assert [int(row["number"]) for row in rows] == [*range(len(TEXTS))]
 
 
 def read_lines(path: str) -> list[dict[str, Any]]:
@@ -131,6 +131,14 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "number.parquet": (lambda: pq.write_table(table_of([1, 2]), "number.parquet"), "int64"),
     "empty.parquet": (lambda: pq.write_table(table_of(TEXTS[:0]), "empty.parquet"), "has no"),
+    "taken.parquet": (
+        lambda: pq.write_table(pa.table({"text": ["a"], "embedding": [1]}), "taken.parquet"),
+        "has a column 'embedding' already",
+    ),
+    "mixed.jsonl": (
+        lambda: Path("mixed.jsonl").write_text('{"text": "a", "n": 1}\n{"text": "b", "n": "x"}'),
+        "cannot be read: .*'x'",
+    ),
     "torn.jsonl": (lambda: Path("torn.jsonl").write_text('{"text": "a"}\n{"te'), "in line 2"),
     "list.jsonl": (lambda: Path("list.jsonl").write_text("[1]\n"), "in line 1"),
     "torn.parquet": (lambda: Path("torn.parquet").write_bytes(b"PAR1"), "cannot be read"),
@@ -146,6 +154,39 @@ def test_a_wrong_file_is_refused_before_anything_is_spent(name: str) -> None:
         model.embed_file(name, "out.parquet", batch=16)
     assert fake.texts == []
     assert not Path("out.parquet").exists()
+
+
+def test_each_line_may_have_columns_of_its_own() -> None:
+    lines = ['{"text": "a", "n": null}', "", '{"text": "b", "id": 7}', '{"text": "c", "n": 0.5}', " "]
+    Path("in.jsonl").write_text("\n".join(lines))
+    cached()[0].embed_file("in.jsonl", "out.jsonl", batch=1)
+    rows = [{name: row[name] for name in ("text", "n", "id")} for row in read_lines("out.jsonl")]
+    assert rows == [
+        {"text": "a", "n": None, "id": None},
+        {"text": "b", "n": None, "id": 7},
+        {"text": "c", "n": 0.5, "id": None},
+    ]
+
+
+def test_what_is_written_in_a_csv_file_stays_as_it_is_written() -> None:
+    Path("in.csv").write_text('text,zip\n"12, 13",007\n14,x\n,\n')
+    cached()[0].embed_file("in.csv", "out.jsonl")
+    rows = [(row["text"], row["zip"]) for row in read_lines("out.jsonl")]
+    assert rows == [("12, 13", "007"), ("14", "x"), ("", "")]
+
+
+def test_files_beside_the_target_are_left_alone() -> None:
+    Path(".mine.tmp").write_text("mine")
+    os.utime(".mine.tmp", (0, 0))
+    pq.write_table(table_of(TEXTS), "in.parquet")
+
+    def failing(_: list[str]) -> list[list[float]]:
+        raise ConnectionError
+
+    model = CachedEmbeddingModel(CallableEmbeddingModel(failing, model_name="m"))
+    with pytest.raises(ConnectionError):
+        model.embed_file("in.parquet", "out.npy")
+    assert Path(".mine.tmp").read_text() == "mine"
 
 
 def test_a_target_is_not_overwritten_unless_told() -> None:

@@ -115,7 +115,7 @@ class Ahead:
         finally:
             series.close()
             if under_way:
-                await asyncio.wait([task for _, _, task in under_way])
+                await asyncio.gather(*[task for _, _, task in under_way], return_exceptions=True)
 
     def _task(self, texts: list[str], role: Role) -> asyncio.Task[Vectors]:
         return asyncio.create_task(self.calls.answer(texts, role, as_matrix))

@@ -36,7 +36,8 @@ def embed_file(  # noqa: PLR0913 - each may matter
 ) -> int:
     """Embed a file's texts; return how many. `kept`: they may be asked for again, and cost nothing."""
     source, target = Path(source), Path(target)
-    kind, rows = target_class(target), checked(source, column, batch)
+    kind = target_class(target)
+    rows = checked(source, column, batch, EMBEDDING if kind.has_columns else None)
     if target.exists() and not overwrite:
         message = f"{target} is there already: pass overwrite=True, or another name"
         raise FileExistsError(message)

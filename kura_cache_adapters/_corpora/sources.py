@@ -37,8 +37,8 @@ def texts_of(rows: pa.RecordBatch, column: str) -> list[str]:
     return cast("list[str]", rows.column(column).to_pylist())
 
 
-def checked(path: Path, column: str, batch: int) -> int:
-    """Read a file once, and return how many rows it has.
+def checked(path: Path, column: str, batch: int, taken: str | None) -> int:
+    """Read a file once, and return how many rows it has; `taken` is a column that it must not have.
 
     Raises ValueError for a column that is not there, or holds something else than texts.
     """
@@ -46,6 +46,9 @@ def checked(path: Path, column: str, batch: int) -> int:
     for rows in read_rows(path, batch):
         if column not in rows.schema.names:
             message = f"{path} has no column {column!r}; there are {', '.join(rows.schema.names)}"
+            raise ValueError(message)
+        if taken in rows.schema.names:
+            message = f"{path} has a column {taken!r} already: rename it, or write an .npy file"
             raise ValueError(message)
         _check(path, rows.column(column), column, count)
         count += len(rows)
@@ -81,9 +84,12 @@ def _of_arrow(path: Path, _: int) -> Iterator[pa.RecordBatch]:
 
 
 def _of_csv(path: Path, _: int) -> Iterator[pa.RecordBatch]:
+    """Read all columns as they are written: a number with zeros in front, a text of digits."""
     import pyarrow.csv as pc  # noqa: PLC0415 - as above
 
     with pc.open_csv(path) as reader:
+        types = dict.fromkeys(reader.schema.names, pa.string())
+    with pc.open_csv(path, convert_options=pc.ConvertOptions(column_types=types)) as reader:
         yield from reader
 
 
@@ -94,14 +100,19 @@ def _of_lines(path: Path, batch: int) -> Iterator[pa.RecordBatch]:
 
 
 def _of_jsonl(path: Path, batch: int) -> Iterator[pa.RecordBatch]:
-    """Read objects; their columns are those of the first batch."""
-    schema, start = None, 0
+    """Read objects; their columns are those of all lines, of one type each."""
+    schema = pa.schema([])
+    for rows in _objects(path, batch):
+        schema = _unified(path, schema, rows)
+    for rows in _objects(path, batch):
+        yield pa.RecordBatch.from_pylist(rows, schema=schema)
+
+
+def _objects(path: Path, batch: int) -> Iterator[list[dict[str, Any]]]:
     with path.open("rb") as lines:
-        while some := [*islice(lines, batch)]:
-            rows = [_object(path, line, start + at) for at, line in enumerate(some)]
-            read = pa.RecordBatch.from_pylist(rows, schema=schema)
-            schema, start = read.schema, start + len(some)
-            yield read
+        written = ((at, line) for at, line in enumerate(lines, 1) if line.strip())
+        while some := [_object(path, line, at) for at, line in islice(written, batch)]:
+            yield some
 
 
 def _object(path: Path, line: bytes, at: int) -> dict[str, Any]:
@@ -110,9 +121,19 @@ def _object(path: Path, line: bytes, at: int) -> dict[str, Any]:
     except ValueError:
         row = None
     if not isinstance(row, dict):
-        message = f"{path} has no JSON object in line {at + 1}"
+        message = f"{path} has no JSON object in line {at}"
         raise ValueError(message)  # noqa: TRY004 - it is a file that is wrong
     return row
+
+
+def _unified(path: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> pa.Schema:
+    names = dict.fromkeys(name for row in rows for name in row)
+    try:
+        found = pa.schema([(name, pa.infer_type([row.get(name) for row in rows])) for name in names])
+        return pa.unify_schemas([schema, found], promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        message = f"{path} has values of several types in one column, which no file of columns holds: {error}"
+        raise ValueError(message) from error
 
 
 _READERS: dict[str, Callable[[Path, int], Iterator[pa.RecordBatch]]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class Target(Protocol):
     """A file that is being written."""
 
+    has_columns: ClassVar[bool]
+    """Whether it takes the columns of the source, too."""
+
     def write(self, rows: pa.RecordBatch, vectors: Vectors) -> None:
         """Add rows and their vectors, shape (n, D)."""
 
@@ -27,6 +30,8 @@ class Target(Protocol):
 
 class ParquetTarget:
     """All columns, and `embedding`: a fixed-size list of floats."""
+
+    has_columns: ClassVar[bool] = True
 
     def __init__(self, file: BinaryIO, column: str) -> None:
         self._file, self._column = file, column
@@ -49,6 +54,8 @@ class ParquetTarget:
 class JSONLTarget:
     """An object a line, with the vector as `embedding`."""
 
+    has_columns: ClassVar[bool] = True
+
     def __init__(self, file: BinaryIO, column: str) -> None:
         self._file, self._column = file, column
 
@@ -63,6 +70,8 @@ class JSONLTarget:
 
 class NpyTarget:
     """The matrix, shape (N, D); numpy leaves room in its header for N to grow."""
+
+    has_columns: ClassVar[bool] = False
 
     def __init__(self, file: BinaryIO, column: str) -> None:  # noqa: ARG002 - it has no columns
         self._file = file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TEMPORARY = ".tmp"
+_OURS = re.compile(r"\..+\.\d+-[0-9a-f]+\.tmp")  # as `_temporary` names them: a directory may be a user's own
 _PREVIOUS = ".previous"
 _COPY = ".copy"
 _STALE_SECONDS = 3600
@@ -128,7 +130,7 @@ def stale_temporaries(directory: Path) -> list[Path]:
         with suppressed(FileNotFoundError):  # others are at work
             status[path] = path.lstat()
     now = max((each.st_ctime for each in status.values()), default=0.0)
-    ours = [path for path in status if path.name.startswith(".") and path.name.endswith(_TEMPORARY)]
+    ours = [path for path in status if _OURS.fullmatch(path.name)]
     return [path for path in ours if status[path].st_mtime < now - _STALE_SECONDS]
 
 

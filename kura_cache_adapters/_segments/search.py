@@ -252,11 +252,10 @@ def _places(sought: NDArray[np.uint64], rows: NDArray[np.uint64]) -> Positions:
     first = first[np.diff(first, prepend=-1) > 0]
     after = np.minimum(first + 1, len(sought) - 1)
     several = first[(sought[after] == sought[first]) & (after > first)]
-    if not len(several):
-        return first
     last = np.searchsorted(sought, sought[several], side="right")  # keys of one prefix, or one several times
     more = [np.arange(*both) for both in zip(several + 1, last, strict=True)]
-    return np.sort(np.concatenate([first, *more]))
+    places: Positions = np.sort(np.concatenate([first, *more])) if more else first
+    return places
 
 
 def _same_keys(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -190,7 +190,7 @@ def test_what_killed_writers_left_does_not_fill_the_disk_for_ever(disk: Path) ->
     ledger.ask(cached, OLD)
     (space,) = (path for path in ledger.path.iterdir() if path.is_dir())
     with full(disk):
-        left = (disk / "filler").rename(space / ".left.tmp")
+        left = (disk / "filler").rename(space / ".left.1-00.tmp")
         os.utime(left, (0, 0))
         (disk / "filler").touch()
         ledger.ask(cached, MEANWHILE)
