@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel, MemoryStore, TieredStore
-from kura_cache_adapters._segments import merge
+from kura_cache_adapters._segments import gathering, merge
 from kura_cache_adapters.stores import ArrowStore
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from kura_cache_adapters.testing.stores import IDENTITY
@@ -72,7 +72,7 @@ for _ in range(4):
 space.get_many([bytes(32)])  # opens them
 parts = [space._listing.open[name] for name in space._listing.names]
 before = measured("RssAnon")
-rows, _ = merge.intact_rows(parts)
+rows, _ = gathering.intact_rows(parts)
 held, size = measured("RssAnon") - before, rows.vectors.nbytes
 del rows
 print(held, measured("RssAnon") - before, size)

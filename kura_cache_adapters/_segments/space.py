@@ -22,8 +22,9 @@ from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters._segments.claims import Claims
 from kura_cache_adapters._segments.forget import forget
 from kura_cache_adapters._segments.format import row_count
+from kura_cache_adapters._segments.gathering import as_bytes
 from kura_cache_adapters._segments.listing import Listing
-from kura_cache_adapters._segments.merge import Merger, as_bytes
+from kura_cache_adapters._segments.merge import Merger
 from kura_cache_adapters._segments.parts import parts_in
 from kura_cache_adapters._segments.rows import Rows
 from kura_cache_adapters._segments.search import Search, find_one
