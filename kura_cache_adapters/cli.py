@@ -7,7 +7,7 @@ import typer
 from kura_cache_adapters._cli import asking, cleaning, moving, seeing
 
 app: typer.Typer = typer.Typer(
-    help="See, foresee, explain, clean and move a cache of embeddings. No command waits for other processes.",
+    help="See, foresee, explain, clean and move a cache of embeddings. None waits long for other processes.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -86,7 +86,7 @@ def prune(
                 _show("prune", going, as_json=False)
             confirm("Remove them?", yes=yes)
             going = pruned(dry_run=False)
-        _show("prune", going if dry_run else replace(going, dry_run=False), as_json=as_json)
+        _show("prune", replace(going, dry_run=dry_run), as_json=as_json)
 
 
 def compact(cache: CacheAt = DEFAULT, model: Within = None, as_json: AsJson = False) -> None:
@@ -113,8 +113,9 @@ def rm(
         doomed = spaces_of(there, space)
         if not as_json:
             show_spaces(doomed)
+        if dry_run and as_json:
+            print_json("rm", dry_run=True, spaces=doomed)
         if dry_run:
-            print_json("rm", dry_run=True, spaces=doomed) if as_json else None
             return
         confirm("Remove them?", yes=yes)
         gone = CleaningReceipt(tuple(cleaned for each in doomed for cleaned in there.rm(each).spaces))
@@ -161,7 +162,7 @@ def _show_held(held: dict[str, int], *, as_json: bool) -> None:
 
 def _show_receipt(receipt: Receipt, *, as_json: bool) -> None:
     if as_json:
-        print_json("forget", dry_run=False, receipt={**receipt.as_dict()})
+        print_json("forget", dry_run=False, receipt=receipt.as_dict())
         return
     print_lines([f"{receipt.there:,} of {len(receipt.keys):,} keys were there, and are forgotten"])
     print_lines(f"not reached: {each.where}: {each.why}" for each in receipt.unreachable)

@@ -17,8 +17,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _SIZES = ["B", "kB", "MB", "GB", "TB"]
 _BINARY = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _MODELS = {
-    "openai": ("kura_cache_adapters", "OpenAIEmbeddingModel"),
-    "sentence-transformers": ("kura_cache_adapters", "SentenceTransformerEmbeddingModel"),
+    "openai": "OpenAIEmbeddingModel",
+    "sentence-transformers": "SentenceTransformerEmbeddingModel",
 }
 
 
@@ -92,8 +92,7 @@ def model_named(word: str) -> Any:  # noqa: ANN401 - whatever embeds
         )
         raise ValueError(message)
     if origin in _MODELS:
-        module, attribute = _MODELS[origin]
-        return getattr(importlib.import_module(module), attribute)(name)
+        return getattr(importlib.import_module("kura_cache_adapters"), _MODELS[origin])(name)
     return _own(origin, name)
 
 

@@ -37,10 +37,10 @@ def embed_file(  # noqa: PLR0913 - each may matter
     """Embed a file's texts; return how many. `kept`: they may be asked for again, and cost nothing."""
     source, target = Path(source), Path(target)
     kind = target_class(target)
-    rows = checked(source, column, batch, EMBEDDING if kind.has_columns else None)
     if target.exists() and not overwrite:
         message = f"{target} is there already: pass overwrite=True, or another name"
         raise FileExistsError(message)
+    rows = checked(source, column, batch, EMBEDDING if kind.has_columns else None)
     if not rows:
         message = f"{source} has no rows"
         raise ValueError(message)
