@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,6 +120,60 @@ def test_any_flipped_bit_of_any_entry_is_refused(key: bytes, vector: Any, data: 
 
 
 @fixed
+@given(st.lists(st.tuples(keys, vectors), max_size=8), st.data())
+def test_a_batch_is_read_as_each_of_its_entries_is(entries: list[tuple[bytes, Any]], data: Any) -> None:
+    """Of any dimensions and dtypes, damaged or not: the first that is intact decides the dimension."""
+    values = [entry.encode(key, vector) for key, vector in entries]
+    damage = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    values = [flipped(value, 130) if bad else value for value, bad in zip(values, damage, strict=True)]
+    whole = [at for at, bad in enumerate(damage) if not bad]
+    fit = [at for at in whole if len(entries[at][1]) == len(entries[whole[0]][1])]
+    hits = entry.decode_many([key for key, _ in entries], values).checked(len(entries))
+    assert (hits.positions.tolist(), hits.invalid) == (fit, len(entries) - len(fit))
+    for row, at in enumerate(fit):
+        wide = entries[at][1].astype(np.float64)
+        assert hits.vectors[row].astype(np.float64).tobytes() == wide.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_batch_is_written_as_each_of_its_entries_is(dtype: Any) -> None:
+    wanted, matrix = [*map(key_of, range(700))], vectors_of([*range(700)], 5, dtype)
+    each = [entry.encode(key, vector) for key, vector in zip(wanted, matrix, strict=True)]
+    assert entry.encode_many(wanted, matrix) == each
+
+
+@pytest.mark.parametrize("wrong", [b"", b"hello", bytes(16), bytes(40), b"\1\4" + bytes(50)])
+def test_a_batch_leaves_out_what_is_no_entry(wrong: bytes) -> None:
+    whole = entry.encode(KEY, VECTORS["float32"])
+    hits = entry.decode_many([KEY, KEY, key_of(1)], [wrong, whole, whole])
+    assert (hits.positions.tolist(), hits.invalid) == ([1], 2)
+    assert hits.vectors.flags.writeable
+
+
+def test_a_batch_of_a_space_has_the_dimension_of_the_space() -> None:
+    whole = entry.encode(KEY, VECTORS["float32"])
+    assert entry.decode_many([KEY], [whole], dimension=3).invalid == 0
+    assert entry.decode_many([KEY], [whole], dimension=2).invalid == 1
+    assert entry.decode_many([], []).invalid == 0
+
+
+def test_the_checksums_of_a_large_batch_are_computed_many_at_a_time() -> None:
+    wanted, matrix = [*map(key_of, range(5000))], vectors_of([*range(5000)])
+    values = dict(zip(wanted, entry.encode_many(wanted, matrix), strict=True))
+    space = KeyValueSpace(lambda asked: map(values.get, asked), dict, len, codec=entry, where="a dict")
+    passes = []
+    sys.setprofile(
+        lambda frame, event, _: passes.append(event) if "checksum" in frame.f_code.co_name else None
+    )
+    try:
+        hits = space.get_many(wanted)
+    finally:
+        sys.setprofile(None)
+    assert np.array_equal(hits.vectors, matrix)
+    assert 0 < passes.count("call") < 50
+
+
+@fixed
 @given(keys, st.binary(max_size=64))
 def test_bytes_of_something_else_are_refused(key: bytes, value: bytes) -> None:
     with pytest.raises(ValueError, match="entry"):
@@ -183,7 +238,7 @@ def test_a_value_that_cannot_be_read_is_invalid_and_one_warning(caplog: pytest.L
         assert (hits.positions.tolist(), hits.invalid) == ([2], 1)
         assert np.array_equal(hits.vectors, vectors_of([2]))
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "Could not read an entry from 'a server': TimeoutError"
+        "Could not read entries from 'a server': TimeoutError"
     ]
 
 
