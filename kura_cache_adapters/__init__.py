@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         JSONLStore,
         MemoryStore,
         ParquetStore,
+        RedisStore,
         TieredStore,
         open_store,
     )
@@ -106,6 +107,7 @@ __all__ = [
     "ParquetStore",
     "Plan",
     "Receipt",
+    "RedisStore",
     "ReentryError",
     "RefusedTextsError",
     "RegistrationError",
@@ -143,7 +145,9 @@ _HOMES = {
     "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
-    "stores": "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
+    "stores": (
+        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore RedisStore TieredStore"
+    ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (
         "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"
