@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         JSONLStore,
         MemoryStore,
         ParquetStore,
+        PostgresStore,
         TieredStore,
         open_store,
     )
@@ -105,6 +106,7 @@ __all__ = [
     "ParquetCheckpointManager",
     "ParquetStore",
     "Plan",
+    "PostgresStore",
     "Receipt",
     "ReentryError",
     "RefusedTextsError",
@@ -143,7 +145,9 @@ _HOMES = {
     "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
-    "stores": "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
+    "stores": (
+        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore PostgresStore TieredStore"
+    ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (
         "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.jsonl import JSONLStore
     from kura_cache_adapters.stores.memory import MemoryStore
     from kura_cache_adapters.stores.parquet import ParquetStore
+    from kura_cache_adapters.stores.postgres import PostgresStore
     from kura_cache_adapters.stores.tiered import TieredStore
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "JSONLStore",
     "MemoryStore",
     "ParquetStore",
+    "PostgresStore",
     "TieredStore",
     "as_store",
     "open_store",

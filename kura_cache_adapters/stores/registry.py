@@ -25,6 +25,7 @@ STORES = {
     "jsonl": ("jsonl", "JSONLStore"),
     "hf": ("hf_dataset", "HFDatasetStore"),
     "memory": ("memory", "MemoryStore"),
+    "postgresql": ("postgres", "PostgresStore"),
 }
 """By URL scheme, a module of this package and the class in it. A new store is its file and a line here."""
 

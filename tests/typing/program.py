@@ -54,6 +54,7 @@ from kura_cache_adapters import (
     ParquetCheckpointManager,
     ParquetStore,
     Plan,
+    PostgresStore,
     Receipt,
     ReentryError,
     RefusedTextsError,
@@ -184,6 +185,7 @@ def stores(directory: Path) -> TieredStore:
         ParquetStore(str(directory), compression="zstd"),
         JSONLStore(directory),
         HFDatasetStore(directory),
+        PostgresStore("postgresql://user@host/vectors", schema="team", timeout=5),
     ]
     return TieredStore(MemoryStore(max_bytes=1 << 20), *disk)
 
