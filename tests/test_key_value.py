@@ -15,6 +15,7 @@ from kura_cache_adapters import CachedEmbeddingModel
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.stores import entry
 from kura_cache_adapters.stores.key_value import KeyValueSpace
+from kura_cache_adapters.stores.signing import Signed
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
@@ -33,6 +34,11 @@ VECTORS: dict[str, Any] = {
 PINNED = {
     "float32": "01040000030000005abdfc8a48d891220000803f000020c002000000",
     "float64": "010800000200000059d978e6c2765bec9a9999999999b93f0000000000000080",
+}
+
+SIGNED = {
+    "float32": "0204000003000000e5e702c65e763ebc7db8bc216b1a52af0000803f000020c002000000",
+    "float64": "02080000020000002695f0b89dbe3219a184de1e86b6bb809a9999999999b93f0000000000000080",
 }
 
 fixed = settings(deadline=None, database=None, derandomize=True)
@@ -171,6 +177,36 @@ def test_the_checksums_of_a_large_batch_are_computed_many_at_a_time() -> None:
         sys.setprofile(None)
     assert np.array_equal(hits.vectors, matrix)
     assert 0 < passes.count("call") < 50
+
+
+def test_only_the_secret_makes_entries_for_who_has_it() -> None:
+    wanted, matrix = [*map(key_of, range(6))], vectors_of([*range(6)])
+    mine, others = Signed("a secret of the readers"), Signed(b"a secret of somebody")
+    values = mine.encode_many(wanted, matrix)
+    assert np.array_equal(mine.decode_many(wanted, values).vectors, matrix)
+    assert others.decode_many(wanted, values).invalid == 6
+    assert entry.decode_many(wanted, values).invalid == 6
+    assert mine.decode_many(wanted, entry.encode_many(wanted, matrix)).invalid == 6
+    poisoned = [*others.encode_many(wanted[:1], matrix[:1]), values[0], *values[2:]]
+    assert mine.decode_many(wanted, poisoned).positions.tolist() == [2, 3, 4, 5]
+    assert "secret" not in repr(mine)
+
+
+@pytest.mark.parametrize("dtype", VECTORS)
+def test_every_flipped_bit_of_a_signed_entry_is_refused(dtype: str) -> None:
+    signed = Signed(bytes(16))
+    (value,) = signed.encode_many([KEY], VECTORS[dtype][np.newaxis])
+    assert value.hex() == SIGNED[dtype]
+    damaged = [flipped(value, bit) for bit in range(8 * len(value))]
+    assert signed.decode_many([KEY] * len(damaged), damaged).invalid == len(damaged)
+    for cut in (b"", value[:8], value[:24], value[:-1], value + bytes(4)):
+        assert signed.decode_many([KEY], [cut]).invalid == 1
+
+
+@pytest.mark.parametrize(("secret", "error"), [("short", ValueError), (16, TypeError)])
+def test_what_is_no_secret_signs_nothing(secret: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="sign must"):
+        Signed(secret)
 
 
 @fixed
