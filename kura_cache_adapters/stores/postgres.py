@@ -15,8 +15,8 @@ from kura_cache_adapters.errors import require
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import SpaceStats
 from kura_cache_adapters.spaces import Part
-from kura_cache_adapters.stores import entry
 from kura_cache_adapters.stores.key_value import KeyValueSpace
+from kura_cache_adapters.stores.signing import codec_for
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -52,6 +52,7 @@ class PostgresStore:
         timeout: float = 10.0,
         connect_timeout: int = 2,
         batch: int = 1024,
+        sign: str | bytes | None = None,
     ) -> None:
         """Say where the tables are; nothing is opened yet.
 
@@ -64,6 +65,7 @@ class PostgresStore:
             timeout: in seconds, for each look-up, and each write.
             connect_timeout: in seconds, for a new connection; at least 2, which is libpq's least.
             batch: keys that are asked for by one query; a quarter as many entries are written by one.
+            sign: a secret, at least 16 bytes: entries are signed with it, and those that are not are misses.
 
         Raises:
             ValueError: what cannot be an address; MissingExtraError without the extra `postgres`.
@@ -76,8 +78,9 @@ class PostgresStore:
             "timeout": timeout,
             "connect_timeout": connect_timeout,
             "batch": batch,
+            "sign": sign,
         }
-        self.batch = batch
+        self.batch, self.codec = batch, codec_for(sign)
         self.connections: Connections = _module("connections").Connections(
             conninfo_or_pool, timeout=timeout, connect_timeout=connect_timeout
         )
@@ -140,7 +143,7 @@ class PostgresSpace(KeyValueSpace[bytes]):
     def __init__(self, store: PostgresStore, identity: ModelIdentity) -> None:
         """Take the store that it is in; nothing is asked yet."""
         super().__init__(
-            self._values, self._replace, self._forget, codec=entry, where=store, keys=self._all_keys
+            self._values, self._replace, self._forget, codec=store.codec, where=store, keys=self._all_keys
         )
         self._connections, self._statements = store.connections, store.statements
         self._batch = store.batch
