@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timezone
-from importlib import import_module
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.logs import logger_of
@@ -24,10 +23,11 @@ if TYPE_CHECKING:
 
     from psycopg_pool import ConnectionPool
 
+    from kura_cache_adapters.stores.key_value import Codec
     from kura_cache_adapters.stores.postgres_connections import Connections
     from kura_cache_adapters.stores.postgres_statements import Statements
 
-logger = logger_of("store")
+_logger = logger_of("store")
 
 _KEYS_AT_ONCE = 20_000  # listed by one query
 _PATIENCE = 600.0  # seconds for what reads or deletes all of a space
@@ -40,7 +40,7 @@ class PostgresStore:
     `prune` knows when a row was written, and not when it was used.
     """
 
-    remote = True
+    remote: ClassVar[bool] = True
 
     def __init__(  # noqa: PLR0913 - each by its name
         self,
@@ -72,6 +72,9 @@ class PostgresStore:
 
         """
         require("psycopg", extra="postgres")
+        from kura_cache_adapters.stores.postgres_connections import Connections  # noqa: PLC0415 - needs psycopg
+        from kura_cache_adapters.stores.postgres_statements import Statements  # noqa: PLC0415 - likewise
+
         self._options = {
             "schema": schema,
             "table": table,
@@ -80,11 +83,12 @@ class PostgresStore:
             "batch": batch,
             "sign": sign,
         }
-        self.batch, self.codec = batch, codec_for(sign)
-        self.connections: Connections = _module("connections").Connections(
+        self.batch: int = batch
+        self.codec: Codec[bytes] = codec_for(sign)
+        self.connections: Connections = Connections(
             conninfo_or_pool, timeout=timeout, connect_timeout=connect_timeout
         )
-        self.statements: Statements = _module("statements").Statements.over(table, schema)
+        self.statements: Statements = Statements.over(table, schema)
         self._spaces: dict[ModelIdentity, PostgresSpace] = {}
 
     def space(self, identity: ModelIdentity) -> PostgresSpace:
@@ -119,10 +123,6 @@ def _opened(conninfo: str, options: Mapping[str, Any]) -> PostgresStore:
     return PostgresStore(conninfo, **options)
 
 
-def _module(name: str) -> Any:  # noqa: ANN401 - a module that imports psycopg
-    return import_module(f"kura_cache_adapters.stores.postgres_{name}")
-
-
 def _number_of(identity: ModelIdentity) -> int:
     """Return what stands for an identity in rows: any process finds it without asking."""
     return int.from_bytes(bytes.fromhex(identity.digest[:16]), "big", signed=True)
@@ -133,7 +133,7 @@ def _identity_in(text: str) -> ModelIdentity | None:
         return ModelIdentity.from_json(text)
     except ValueError as error:
         pass_on_signals(error)
-        logger.warning("Ignored an identity in the table of spaces: %s", describe(error))
+        _logger.warning("Ignored an identity in the table of spaces: %s", describe(error))
         return None
 
 
