@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timezone
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
+from kura_cache_adapters._runtime.threads import submit_to_store
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import SpaceStats
@@ -18,7 +20,7 @@ from kura_cache_adapters.stores.key_value import KeyValueSpace
 from kura_cache_adapters.stores.signing import codec_for
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from datetime import date, datetime
 
     from psycopg_pool import ConnectionPool
@@ -32,6 +34,8 @@ _logger = logger_of("store")
 _KEYS_AT_ONCE = 20_000  # listed by one query
 _PATIENCE = 600.0  # seconds for what reads or deletes all of a space
 
+_T = TypeVar("_T")
+
 
 class PostgresStore:
     """Keep vectors in PostgreSQL, as `kura_cache_adapters.stores.entry` writes them.
@@ -41,6 +45,7 @@ class PostgresStore:
     """
 
     remote: ClassVar[bool] = True
+    takes_url: ClassVar[bool] = True
 
     def __init__(  # noqa: PLR0913 - each by its name
         self,
@@ -189,10 +194,13 @@ class PostgresSpace(KeyValueSpace[bytes]):
         return replace(part, entries=self._connections.changed(self._statements.drop, day, seconds=_PATIENCE))
 
     def _values(self, keys: list[bytes]) -> Iterator[bytes | None]:
-        for some in _batches(keys, self._batch):
-            asked = {**self._space, "keys": some}
-            held = dict(self._connections.rows(self._statements.read, asked))
-            yield from map(held.get, some)
+        batches = [*_batches(keys, self._batch)]
+        asked = (partial(self._rows, some) for some in batches)
+        for some, rows in zip(batches, _one_ahead(asked), strict=True):
+            yield from map(dict(rows).get, some)
+
+    def _rows(self, keys: list[bytes]) -> list[tuple[Any, ...]]:
+        return self._connections.rows(self._statements.read, {**self._space, "keys": keys})
 
     def _replace(self, entries: dict[bytes, bytes]) -> None:
         for some in _batches(sorted(entries), self._batch // 4 or 1):
@@ -212,6 +220,18 @@ class PostgresSpace(KeyValueSpace[bytes]):
         ):
             yield from (key for (key,) in rows)
             after = rows[-1][0]
+
+
+def _one_ahead(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
+    """Yield what calls return; the next is under way in a thread while the last is used."""
+    answer = next(calls)()
+    for call in calls:
+        begun = submit_to_store(call)
+        yield answer
+        answer = (
+            call() if begun.cancel() else begun.result()
+        )  # no thread was free: they may all wait for theirs
+    yield answer
 
 
 def _batches(keys: list[bytes], size: int) -> Iterator[list[bytes]]:
