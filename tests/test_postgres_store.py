@@ -423,3 +423,11 @@ def test_an_identity_that_cannot_be_read_is_ignored(
     )
     assert store.spaces() == [IDENTITY]
     assert "Ignored" in caplog.text
+
+
+def test_the_page_shows_the_tables_that_are_made() -> None:
+    from kura_cache_adapters.stores.postgres_statements import Statements
+
+    page = (Path(__file__).parents[1] / "docs" / "stores.md").read_text()
+    shown = page.partition("```sql\n")[2].partition("```")[0]
+    assert Statements.over("kura_cache", None).make.strip().endswith("\n" + shown.strip())
