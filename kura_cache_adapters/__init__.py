@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         JSONLStore,
         MemoryStore,
         ParquetStore,
+        PostgresStore,
         RedisStore,
         TieredStore,
         open_store,
@@ -106,6 +107,7 @@ __all__ = [
     "ParquetCheckpointManager",
     "ParquetStore",
     "Plan",
+    "PostgresStore",
     "Receipt",
     "RedisStore",
     "ReentryError",
@@ -146,7 +148,8 @@ _HOMES = {
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
     "stores": (
-        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore RedisStore TieredStore"
+        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore PostgresStore RedisStore "
+        "TieredStore"
     ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (

@@ -31,6 +31,10 @@ def prune(
     tiers = list(zip(*(_in_parts(store, identity) for identity in spaces), strict=True))
     places = [place for tier in tiers for place in zip(spaces, tier, strict=True)]
     parts = [[(at, part) for part in space.parts()] for at, (_, space) in enumerate(places)]
+    untold = next((places[at][1] for at, part in chain(*parts) if part.used is None), None)
+    if bounds.unused_for is not None and untold is not None:
+        message = f"{untold!r} notes no uses, so nothing was changed. Prune with older_than= or max_bytes="
+        raise UnsupportedError(message)
     doomed, now = defaultdict[int, list["Part"]](list), datetime.now(timezone.utc)
     for start in range(0, len(places), max(1, len(spaces))):  # a tier
         for at, part in bounds.beyond(chain(*parts[start : start + len(spaces)]), now):

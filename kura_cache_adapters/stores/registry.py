@@ -27,6 +27,7 @@ STORES = {
     "memory": ("memory", "MemoryStore"),
     "redis": ("redis", "RedisStore"),
     "rediss": ("redis", "RedisStore"),
+    "postgresql": ("postgres", "PostgresStore"),
 }
 """By URL scheme, a module of this package and the class in it. A new store is its file and a line here."""
 

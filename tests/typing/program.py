@@ -54,6 +54,7 @@ from kura_cache_adapters import (
     ParquetCheckpointManager,
     ParquetStore,
     Plan,
+    PostgresStore,
     Receipt,
     RedisStore,
     ReentryError,
@@ -186,6 +187,7 @@ def stores(directory: Path) -> TieredStore:
         JSONLStore(directory),
         HFDatasetStore(directory),
         RedisStore("rediss://user:password@localhost:6379/0", ttl=timedelta(days=30), sign=b"k" * 32),
+        PostgresStore("postgresql://user@host/vectors", schema="team", timeout=5),
     ]
     return TieredStore(MemoryStore(max_bytes=1 << 20), *disk)
 
