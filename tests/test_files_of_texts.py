@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel
+from kura_cache_adapters._corpora import sources
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -250,11 +251,62 @@ def test_a_killed_run_goes_on_where_it_was() -> None:
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     assert not Path("out.npy").exists()
+    (left,) = Path().glob(".out.npy.*")
     subprocess.run([*command, "0"], check=True, capture_output=True)
     asked = Path("asked.txt").read_text().splitlines()
     assert len({*asked}) == 5120
     assert len(asked) <= 5120 + 512  # those that were not answered when it was killed
     assert np.array_equal(np.load("out.npy")[:, 0], np.arange(5120))
+    assert not left.exists()
+
+
+def test_two_runs_of_one_target_leave_each_others_file_alone() -> None:
+    pq.write_table(table_of(TEXTS), "in.parquet")
+    others: list[int] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        if not others:
+            others.append(len([*Path().glob(".out.npy.*")]))
+            others.append(cached()[0].embed_file("in.parquet", "out.npy"))
+        return [[1.0, 2.0] for _ in texts]
+
+    model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="first"), "./cache")
+    model.embed_file("in.parquet", "out.npy")
+    assert others == [1, len(TEXTS)]
+    assert np.load("out.npy").shape == (len(TEXTS), 2)
+
+
+def test_a_batch_as_large_as_its_file_is_not_held_in_memory() -> None:
+    with pa.OSFile("in.arrow", "wb") as file:
+        schema = pa.schema([("text", pa.string())])
+        texts = pa.array([f"{at}{'.' * 1000}" for at in range(20_000)])
+        with pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.record_batch([texts], schema=schema))
+    del texts
+    before = pa.total_allocated_bytes()
+    allocated: list[int] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        allocated.append(pa.total_allocated_bytes() - before)
+        return [[1.0] for _ in texts]
+
+    model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="ones"))
+    assert model.embed_file("in.arrow", "out.npy", batch=500) == 20_000
+    assert max(allocated) < 5_000_000  # of 20 MB
+
+
+def test_lines_are_parsed_twice_to_be_checked_and_to_be_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    to_jsonl(table_of(TEXTS), Path("in.jsonl"))
+    parsed: list[bytes] = []
+    parse = sources._object
+
+    def counting(path: Path, line: bytes, at: int) -> dict[str, Any]:
+        parsed.append(line)
+        return parse(path, line, at)
+
+    monkeypatch.setattr(sources, "_object", counting)
+    cached()[0].embed_file("in.jsonl", "out.npy", batch=40)
+    assert len(parsed) == 2 * len(TEXTS)
 
 
 MILLION = """

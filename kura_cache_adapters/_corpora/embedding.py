@@ -14,6 +14,9 @@ from kura_cache_adapters._disk import atomic
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
+
+    import pyarrow as pa
 
     from kura_cache_adapters._core.ahead import Ahead
     from kura_cache_adapters._corpora.targets import Target
@@ -40,16 +43,16 @@ def embed_file(  # noqa: PLR0913 - each may matter
     if target.exists() and not overwrite:
         message = f"{target} is there already: pass overwrite=True, or another name"
         raise FileExistsError(message)
-    rows = checked(source, column, batch, EMBEDDING if kind.has_columns else None)
+    rows, schema = checked(source, column, batch, EMBEDDING if kind.has_columns else None)
     if not rows:
         message = f"{source} has no rows"
         raise ValueError(message)
     ahead.series(batch, role)  # raises for what it does not know
     with atomic.published(target, durable=True) as temporary:
         for wide in (False, True) if kept else (True,):
-            with atomic.create(temporary, shared=True) as file:
-                written = kind(file, EMBEDDING)
-                if _fill(ahead, source, written, column, batch, role, rows, wide=wide):
+            with atomic.create_over_leftovers(temporary, target) as file:
+                batches = read_rows(source, batch, schema)
+                if _fill(ahead, batches, kind(file, EMBEDDING), column, batch, role, rows, wide=wide):
                     break
             temporary.unlink()
     return rows
@@ -57,7 +60,7 @@ def embed_file(  # noqa: PLR0913 - each may matter
 
 def _fill(  # noqa: PLR0913, PLR0917 - of the function above
     ahead: Ahead,
-    source: Path,
+    source: Iterator[pa.RecordBatch],
     target: Target,
     column: str,
     batch: int,
@@ -68,7 +71,7 @@ def _fill(  # noqa: PLR0913, PLR0917 - of the function above
 ) -> bool:
     """Write all rows with their vectors; stop, and tell, where float32 cannot hold one of them."""
     batches = ahead.in_order(
-        read_rows(source, batch),
+        source,
         lambda rows: ahead.begin(texts_of(rows, column), role),
         ahead.series(batch, role, count),
     )

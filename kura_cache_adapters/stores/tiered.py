@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +39,8 @@ class TieredStore:
         """Order stores from fast to slow.
 
         Args:
-            *stores: of any origin; the last gets everything, and its statistics are the store's.
+            *stores: of any origin; the last gets everything, and its statistics are the store's. In the
+                place of another TieredStore are its stores.
 
         Raises:
             ValueError: no store.
@@ -47,8 +49,8 @@ class TieredStore:
         if not stores:
             message = "a TieredStore needs at least one store"
             raise ValueError(message)
-        self.stores = stores
-        self.remembered_keys: RememberedKeys | None = getattr(stores[0], "remembered_keys", None)
+        self.stores: tuple[EmbeddingStore, ...] = tuple(chain.from_iterable(map(_tiers, stores)))
+        self.remembered_keys: RememberedKeys | None = getattr(self.stores[0], "remembered_keys", None)
         self._spaces: dict[ModelIdentity, TieredSpace] = {}
 
     def space(self, identity: ModelIdentity) -> TieredSpace:
@@ -289,6 +291,10 @@ class TieredSpace:
         if self._log.known:
             self._log.over(f"read {tier!r}")
         return hits
+
+
+def _tiers(store: EmbeddingStore) -> tuple[EmbeddingStore, ...]:
+    return store.stores if isinstance(store, TieredStore) else (store,)
 
 
 def _delete(tier: VectorSpace, keys: list[bytes], counts: list[int]) -> None:
