@@ -60,7 +60,7 @@ def embed(
     """Embed a file's texts into another file; what is cached is not embedded again."""
     options = CacheOptions(progress=not as_json)
     with exit_codes(), CachedEmbeddingModel(model_named(model), cache, options=options) as there:
-        there.embed_file(source, target, column=column, role=role)
+        there.embed_file_sync(source, target, column=column, role=role)
         if as_json:
             print_json("embed", target=target, stats=there.stats)
         else:
