@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kura_cache_adapters._core.calls import Cached
 from kura_cache_adapters._corpora.sources import checked, read_rows, texts_of
 from kura_cache_adapters._corpora.targets import target_class
 from kura_cache_adapters._disk import atomic
@@ -35,9 +36,8 @@ def embed_file(  # noqa: PLR0913 - each may matter
     batch: int,
     role: Role,
     overwrite: bool,
-    kept: bool,
 ) -> int:
-    """Embed a file's texts; return how many. `kept`: they may be asked for again, and cost nothing."""
+    """Embed a file's texts; return how many."""
     source, target = Path(source), Path(target)
     kind = target_class(target)
     if target.exists() and not overwrite:
@@ -49,7 +49,9 @@ def embed_file(  # noqa: PLR0913 - each may matter
         raise ValueError(message)
     ahead.series(batch, role)  # raises for what it does not know
     with atomic.published(target, durable=True) as temporary:
-        for wide in (False, True) if kept else (True,):
+        for wide in (
+            (False, True) if isinstance(ahead.calls, Cached) else (True,)
+        ):  # a second time costs nothing
             with atomic.create_over_leftovers(temporary, target) as file:
                 batches = read_rows(source, batch, schema)
                 if _fill(ahead, batches, kind(file, EMBEDDING), column, batch, role, rows, wide=wide):
