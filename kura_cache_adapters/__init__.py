@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         ArrowStore,
         HFDatasetStore,
         JSONLStore,
+        KeyValueStore,
         MemoryStore,
         ParquetStore,
         TieredStore,
@@ -95,6 +96,7 @@ __all__ = [
     "IdentityError",
     "JSONLCheckpointManager",
     "JSONLStore",
+    "KeyValueStore",
     "KuraCacheError",
     "LookedUp",
     "MemoryStore",
@@ -143,7 +145,9 @@ _HOMES = {
     "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
-    "stores": "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
+    "stores": (
+        "open_store ArrowStore HFDatasetStore JSONLStore KeyValueStore MemoryStore ParquetStore TieredStore"
+    ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (
         "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"

@@ -48,6 +48,7 @@ class KeyValueSpace(Generic[ValueT]):
         codec: Codec[ValueT],
         where: object,
         keys: Callable[[], Iterable[bytes]] = tuple,
+        some: Callable[[], Iterable[bytes]] | None = None,
     ) -> None:
         """Take the functions; nothing is read yet. None of them is called without keys.
 
@@ -59,10 +60,13 @@ class KeyValueSpace(Generic[ValueT]):
             codec: what makes values of vectors, and vectors of values.
             where: what the values are in; messages show its repr.
             keys: lists the keys of this space; without, there are none to be counted.
+            some: lists a few of them, where that is cheaper: for the dimension of what is there.
 
         """
         self._read, self._write, self._delete, self._keys = read_many, write_many, delete_many, keys
+        self._some = some or keys
         self.countable: bool = keys is not tuple
+        self.volatile: bool = False
         self._codec = codec
         self._where = where
         self._dimension: int | None = None
@@ -89,7 +93,7 @@ class KeyValueSpace(Generic[ValueT]):
             return
         if self._dimension is None:  # what another process has stored has one
             with suppressed(OSError):
-                self.get_many(islice(self._keys(), _ASKED))
+                self.get_many(islice(self._some(), _ASKED))
         check_dimension(self._dimension, vectors, repr(self._where))
         encode = self._codec.encode
         self._write({key: encode(key, vector) for key, vector in zip(wanted, vectors, strict=True)})

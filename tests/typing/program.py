@@ -40,6 +40,7 @@ from kura_cache_adapters import (
     IdentityError,
     JSONLCheckpointManager,
     JSONLStore,
+    KeyValueStore,
     KuraCacheError,
     LangChainCachedEmbeddings,
     LangChainEmbeddingModel,
@@ -82,7 +83,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from langchain_core.embeddings import Embeddings
+    from langchain_core.stores import BaseStore
     from llama_index.core.base.embeddings.base import BaseEmbedding
+    from llama_index.core.storage.kvstore.types import BaseKVStore
 
 logger = logging.getLogger(__name__)
 TEXTS = ["Hello world", "Test sentence"]
@@ -296,6 +299,13 @@ async def use_langchain(loaded: Embeddings) -> None:
     assert_type(embeddings.stats, CacheStats)
     assert_type(embeddings.model, str)
     assert_type(LangChainCachedEmbeddings(CachedEmbeddingModel(Mine())).cached, CachedEmbeddingModel)
+
+
+def use_key_value_stores(values: BaseStore[str, bytes], dicts: BaseKVStore) -> list[Cache]:
+    cached = CachedEmbeddingModel(Mine(), values)
+    assert_type(cached.embed_sync(TEXTS), list[list[float]])
+    store: EmbeddingStore = KeyValueStore(dicts, namespace="embeddings", batch=100)
+    return [open_cache(store), open_cache(values), open_cache(dicts)]
 
 
 def use_llama_index(loaded: BaseEmbedding) -> BaseEmbedding:
