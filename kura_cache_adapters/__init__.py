@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         VectorCountError,
     )
     from kura_cache_adapters.kura import summarise_conversations as summarise_conversations
+    from kura_cache_adapters.langchain import LangChainByteStore as LangChainByteStore
     from kura_cache_adapters.langchain import LangChainCachedEmbeddings as LangChainCachedEmbeddings
     from kura_cache_adapters.langchain import LangChainEmbeddingModel as LangChainEmbeddingModel
     from kura_cache_adapters.llama_index import LlamaIndexCachedEmbedding as LlamaIndexCachedEmbedding
@@ -154,7 +155,7 @@ _HOMES = {
     ),
     "embedding": "CallableEmbeddingModel OpenAIEmbeddingModel SentenceTransformerEmbeddingModel",
     "kura": "summarise_conversations",
-    "langchain": "LangChainCachedEmbeddings LangChainEmbeddingModel",
+    "langchain": "LangChainByteStore LangChainCachedEmbeddings LangChainEmbeddingModel",
     "llama_index": "LlamaIndexCachedEmbedding LlamaIndexEmbeddingModel",
 }
 if not TYPE_CHECKING:  # a type checker knows the names, and that there are no others
