@@ -13,6 +13,7 @@ from kura_cache_adapters.options import DEFAULT, CacheOptions, one_cache
 from kura_cache_adapters.stores.byte_values import ByteValues
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
 
     from langchain_core.embeddings import Embeddings
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._observe.counters import CacheStats
     from kura_cache_adapters.options import CacheLike
-    from kura_cache_adapters.protocols import BaseEmbeddingModel, EmbeddingStore
+    from kura_cache_adapters.protocols import BaseEmbeddingModel, EmbeddingStore, SupportsCheckpoints
 else:
     Embeddings = require("langchain_core.embeddings", extra="langchain").Embeddings
     ByteStore = require("langchain_core.stores", extra="langchain").ByteStore
@@ -117,8 +118,19 @@ class LangChainByteStore(ByteStore):
     What the store raises is raised. For embeddings `LangChainCachedEmbeddings` is smaller and faster.
     """
 
-    def __init__(self, cache: CacheLike = DEFAULT, *, namespace: str = "") -> None:
-        """Keep values in a cache, see `open_cache`, whose values of another namespace are apart."""
+    def __init__(
+        self,
+        cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] = DEFAULT,
+        *,
+        namespace: str = "",
+    ) -> None:
+        """Keep values in a cache; takes and raises what `open_cache` does.
+
+        Args:
+            cache: a directory or URL, a store, or a checkpoint manager.
+            namespace: values of another one are apart.
+
+        """
         self._store = open_cache(cache).store
         self._identity = ModelIdentity.of("langchain-byte-store", {"namespace": namespace})
 

@@ -20,12 +20,14 @@ from kura_cache_adapters import (
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
+from tests.servers import a_redis, redis_server, said
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from kura_cache_adapters.protocols import EmbeddingStore
+    from tests.servers import Server
 
 TEXTS = ["the cat sat", "on the mat", "and purred"]
 
@@ -44,6 +46,16 @@ def in_memory() -> Any:
 def simple() -> Any:
     package = "llama_index.core.storage.kvstore"
     return pytest.importorskip(package, reason="needs the extra `llama-index`").SimpleKVStore()
+
+
+def langchains_redis(port: int) -> Any:
+    storage = pytest.importorskip("langchain_community.storage", reason="needs langchain-community")
+    return storage.RedisStore(redis_url=f"redis://127.0.0.1:{port}", namespace="app")
+
+
+def llama_indexs_redis(port: int) -> Any:
+    name, reason = "llama_index.storage.kvstore.redis", "needs llama-index-storage-kvstore-redis"
+    return pytest.importorskip(name, reason=reason).RedisKVStore(f"redis://127.0.0.1:{port}")
 
 
 def held_in(store: Any) -> list[Any]:
@@ -73,6 +85,49 @@ class TestSimpleKVStore(StoreContract):
     def open_store(self) -> Callable[[], EmbeddingStore]:
         store = simple()
         return lambda: KeyValueStore(store, batch=7)
+
+
+redis = pytest.fixture(scope="module")(a_redis)
+
+
+@pytest.fixture(params=[langchains_redis, llama_indexs_redis])
+def on_redis(request: Any, redis: Server) -> Callable[[], Any]:
+    """Return what opens a framework's own store on a server that holds nothing."""
+    pytest.importorskip("redis", reason="needs redis")
+    request.param(redis.port)  # skips where it cannot be opened
+    said(redis.port, "FLUSHALL")
+    return lambda: request.param(redis.port)
+
+
+def test_a_server_behind_a_framework_is_a_cache(on_redis: Callable[[], Any]) -> None:
+    model, other = FakeEmbeddingModel(), FakeEmbeddingModel("another", dimension=3)
+    for _ in range(2):
+        cached = CachedEmbeddingModel(model, on_redis())
+        assert cached.embed_sync(TEXTS) == model.lists(TEXTS)
+        assert CachedEmbeddingModel(other, on_redis()).embed_sync(TEXTS) == other.lists(TEXTS)
+    assert (model.calls, other.calls) == ([TEXTS], [TEXTS])
+    cache = open_cache(on_redis())
+    assert {info.identity.model_name: info.entries for info in cache.spaces()} == {"fake": 3, "another": 3}
+    assert cached.forget(TEXTS[:1]).there == 1
+    assert cache.verify().sound
+    assert cache.rm("another").entries == 3
+    assert [info.entries for info in cache.spaces()] == [2]
+    cache.clear()
+    assert cache.spaces() == []
+
+
+def test_a_server_that_has_gone_costs_misses_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("redis", reason="needs redis")
+    with redis_server() as server:
+        store = langchains_redis(server.port)
+        CachedEmbeddingModel(FakeEmbeddingModel(), store).embed_sync(TEXTS)
+    model = FakeEmbeddingModel()
+    cached = CachedEmbeddingModel(model, store)
+    for _ in range(2):
+        assert cached.embed_sync(TEXTS) == model.lists(TEXTS)
+    assert cached.stats.load_failures
+    assert not cached.forget(TEXTS).complete
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) <= 2
 
 
 class Plain:
@@ -326,6 +381,19 @@ def test_namespaces_are_apart() -> None:
         one.space(IDENTITY).put_many([key_of(1)], vectors_of([1]))
         assert not len(two.space(IDENTITY).get_many([key_of(1)]).positions)
         assert (one.spaces(), two.spaces()) == ([IDENTITY], [])
+
+
+def test_what_is_not_signed_is_a_miss_and_the_secret_is_not_shown() -> None:
+    store, model = Plain(), FakeEmbeddingModel()
+    CachedEmbeddingModel(model, store).embed_sync(TEXTS)
+    signed = KeyValueStore(store, sign="a secret of some length")
+    for _ in range(2):
+        assert CachedEmbeddingModel(model, signed).embed_sync(TEXTS) == model.lists(TEXTS)
+    assert len(model.calls) == 2
+    assert "secret" not in repr(signed)
+    copy = pickle.loads(pickle.dumps(signed))
+    assert len([*copy.space(copy.spaces()[0]).keys()]) == len(TEXTS)
+    assert CachedEmbeddingModel(model, copy).missing(TEXTS) == []
 
 
 def test_what_is_in_memory_does_not_outlive_the_process(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from langchain_core.embeddings import Embeddings
 
+    from kura_cache_adapters import EmbeddingStore
+
 
 def parameters() -> dict[str, Any]:
     return {"model": CachedEmbeddingModel(FakeEmbeddingModel(), MemoryStore())}
@@ -59,7 +61,11 @@ class TestIntegration(EmbeddingsIntegrationTests):
 def byte_store(request: Any, tmp_path: Path) -> LangChainByteStore:
     """Open one of the stores as LangChain's."""
     disk = ArrowStore(tmp_path)
-    stores = {"arrow": disk, "memory": MemoryStore(), "tiers": TieredStore(MemoryStore(), disk)}
+    stores: dict[str, EmbeddingStore] = {
+        "arrow": disk,
+        "memory": MemoryStore(),
+        "tiers": TieredStore(MemoryStore(), disk),
+    }
     return LangChainByteStore(stores[request.param])
 
 

@@ -14,11 +14,13 @@ from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import KeepsBytes, KeepsDicts
 from kura_cache_adapters.receipts import Forgotten, Trouble
-from kura_cache_adapters.stores import entry
 from kura_cache_adapters.stores.key_value import KeyValueSpace
+from kura_cache_adapters.stores.signing import codec_for
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from kura_cache_adapters.stores.key_value import Codec
 
 _NOTE = "_identity"
 """The name beside the vectors of a model under which it is said whose they are, and one of their keys."""
@@ -43,7 +45,12 @@ class KeyValueStore:
     """
 
     def __init__(
-        self, store: KeepsBytes | KeepsDicts, *, namespace: str = "kura-cache", batch: int = 256
+        self,
+        store: KeepsBytes | KeepsDicts,
+        *,
+        namespace: str = "kura-cache",
+        batch: int = 256,
+        sign: str | bytes | None = None,
     ) -> None:
         """Take a store, which stays its owner's: it is never closed here. Nothing is read yet.
 
@@ -53,11 +60,13 @@ class KeyValueStore:
             store: where the entries are kept.
             namespace: what all keys begin with in LangChain's, and all collections in LlamaIndex's.
             batch: the most keys in one call of it.
+            sign: at least 16 bytes by which entries are signed: who may write there and has not got them
+                cannot make a vector that is read here.
 
         Raises:
-            TypeError: it has the methods of neither.
+            TypeError: it has the methods of neither; a secret neither str nor bytes.
             ValueError: a namespace of other characters than letters, digits, `.`, `_` and `-`, or one
-                that begins with a dot; a batch below 1.
+                that begins with a dot; a batch below 1; a secret below 16 bytes.
 
         """
         if not isinstance(store, (KeepsBytes, KeepsDicts)):
@@ -73,11 +82,13 @@ class KeyValueStore:
         self.store: KeepsBytes | KeepsDicts = store
         self.namespace: str = namespace
         self.batch: int = batch
+        self.codec: Codec[bytes] = codec_for(sign)
+        self._sign = sign
         self._place: _Place = (_Bytes if isinstance(store, KeepsBytes) else _Dicts)(store, namespace)
-        self._spaces: dict[ModelIdentity, KeyValueSpace[bytes]] = {}
+        self._spaces: dict[ModelIdentity, KeptSpace] = {}
         self._log = OnceLog(_logger)
 
-    def space(self, identity: ModelIdentity) -> KeyValueSpace[bytes]:
+    def space(self, identity: ModelIdentity) -> KeptSpace:
         """Open the space of a model, the same object each time."""
         if identity not in self._spaces:
             self._spaces.setdefault(identity, self._entries(identity.directory).space(identity, self))
@@ -114,7 +125,8 @@ class KeyValueStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the store, never what is open."""
-        return _again, (type(self), self.store, self.namespace, self.batch)
+        options = {"namespace": self.namespace, "batch": self.batch, "sign": self._sign}
+        return _again, (type(self), self.store, options)
 
     def __repr__(self) -> str:
         """Name the class of the store, which may show a password in its own repr, and the namespace."""
@@ -124,8 +136,14 @@ class KeyValueStore:
         return _Entries(self._place, name, self.batch)
 
 
-def _again(kind: type[KeyValueStore], store: Any, namespace: str, batch: int) -> KeyValueStore:  # noqa: ANN401 - of either kind
-    return kind(store, namespace=namespace, batch=batch)
+def _again(kind: type[KeyValueStore], store: KeepsBytes, options: dict[str, Any]) -> KeyValueStore:
+    return kind(store, **options)
+
+
+class KeptSpace(KeyValueSpace[bytes]):
+    """The vectors of one model in a store of another make."""
+
+    evicts = "Its store drops what is old or too much by rules of its own, if it has any (a ttl=, a policy)."
 
 
 class _Entries:
@@ -134,16 +152,16 @@ class _Entries:
     def __init__(self, place: _Place, name: str, batch: int) -> None:
         self._place, self._name, self._batch = place, name, batch
 
-    def space(self, identity: ModelIdentity, where: KeyValueStore) -> KeyValueSpace[bytes]:
+    def space(self, identity: ModelIdentity, where: KeyValueStore) -> KeptSpace:
         self._identity = json.loads(identity.to_json())
-        space = KeyValueSpace(
+        space = KeptSpace(
             self.read_many,
             self.write_many,
             self.delete_many,
-            codec=entry,
+            codec=where.codec,
             where=where,
             keys=self.keys,
-            some=self.some,
+            sample=self.sample,
         )
         space.volatile = any(kind.__name__ in _IN_MEMORY for kind in type(where.store).__mro__)
         return space
@@ -166,7 +184,7 @@ class _Entries:
         there = self.present(keys)
         for some in self._batches(there):
             self._place.delete(self._name, [*map(bytes.hex, some)])
-        if not {*there}.isdisjoint(self.some()):
+        if not {*there}.isdisjoint(self.sample()):
             self._note_another()
         return len(there)
 
@@ -176,7 +194,7 @@ class _Entries:
     def keys(self) -> list[bytes]:
         return [bytes.fromhex(name) for name in self._place.names(self._name) if _KEY.fullmatch(name)]
 
-    def some(self) -> list[bytes]:
+    def sample(self) -> list[bytes]:
         """Return the key in the note, if there is one."""
         name = str(self._noted().get("key"))
         return [bytes.fromhex(name)] if _KEY.fullmatch(name) else []

@@ -80,7 +80,7 @@ class ByteValues:
         rows: list[bytes | None] = [None] * len(keys)
         hits = self._space.get_many(keys).checked(len(keys))
         for at, row in zip(hits.positions.tolist(), _unpacked(hits.vectors), strict=True):
-            rows[at] = row
+            rows[at] = row if len(row) == _ROW else None
         return rows
 
 
