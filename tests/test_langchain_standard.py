@@ -60,12 +60,8 @@ class TestIntegration(EmbeddingsIntegrationTests):
 @pytest.fixture(params=["arrow", "memory", "tiers"])
 def byte_store(request: Any, tmp_path: Path) -> LangChainByteStore:
     """Open one of the stores as LangChain's."""
-    disk = ArrowStore(tmp_path)
-    stores: dict[str, EmbeddingStore] = {
-        "arrow": disk,
-        "memory": MemoryStore(),
-        "tiers": TieredStore(MemoryStore(), disk),
-    }
+    disk, memory = ArrowStore(tmp_path), MemoryStore()
+    stores: dict[str, EmbeddingStore] = {"arrow": disk, "memory": memory, "tiers": TieredStore(memory, disk)}
     return LangChainByteStore(stores[request.param])
 
 
