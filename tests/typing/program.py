@@ -42,6 +42,7 @@ from kura_cache_adapters import (
     JSONLStore,
     KeyValueStore,
     KuraCacheError,
+    LangChainByteStore,
     LangChainCachedEmbeddings,
     LangChainEmbeddingModel,
     LlamaIndexCachedEmbedding,
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from langchain_core.embeddings import Embeddings
-    from langchain_core.stores import BaseStore
+    from langchain_core.stores import BaseStore, ByteStore
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.storage.kvstore.types import BaseKVStore
 
@@ -299,6 +300,13 @@ async def use_langchain(loaded: Embeddings) -> None:
     assert_type(embeddings.stats, CacheStats)
     assert_type(embeddings.model, str)
     assert_type(LangChainCachedEmbeddings(CachedEmbeddingModel(Mine())).cached, CachedEmbeddingModel)
+
+
+def keep_bytes(directory: Path) -> ByteStore:
+    store = LangChainByteStore(directory, namespace="documents")
+    store.mset([("a", b"bytes")])
+    assert_type(store.mget(["a"]), list[bytes | None])
+    return store
 
 
 def use_key_value_stores(values: BaseStore[str, bytes], dicts: BaseKVStore) -> list[Cache]:
