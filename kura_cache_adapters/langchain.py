@@ -11,6 +11,7 @@ from kura_cache_adapters.errors import require
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.options import DEFAULT, CacheOptions, one_cache
 from kura_cache_adapters.stores.byte_values import ByteValues
+from kura_cache_adapters.stores.spaces import tiers_of
 
 if TYPE_CHECKING:
     import os
@@ -113,9 +114,10 @@ class LangChainEmbeddingModel(FrameworkEmbeddingModel):
 class LangChainByteStore(ByteStore):
     """A cache's store as LangChain's `ByteStore`: any bytes under any string, for whatever takes one.
 
-    Values are kept in a space of their own, which looks like a model's. Other than an embedding, a value may
-    be replaced: the old one is deleted, then the new one written, and who reads in between finds None.
-    What the store raises is raised. For embeddings `LangChainCachedEmbeddings` is smaller and faster.
+    Values are kept in a space of their own, which looks like a model's; of tiers only in the slowest, since
+    those before it would not hear of a change. Other than an embedding, a value may be replaced: the old one
+    is deleted, then the new one written, and who reads in between finds None. What the store raises is
+    raised. For embeddings `LangChainCachedEmbeddings` is smaller and faster.
     """
 
     def __init__(
@@ -163,7 +165,7 @@ class LangChainByteStore(ByteStore):
 
     @property
     def _values(self) -> ByteValues:
-        return ByteValues(self._store.space(self._identity))
+        return ByteValues(tiers_of(self._store.space(self._identity))[-1])
 
 
 def _named(key: str) -> bytes:

@@ -90,7 +90,7 @@ class TestSimpleKVStore(StoreContract):
 redis = pytest.fixture(scope="module")(a_redis)
 
 
-@pytest.fixture(params=[langchains_redis, llama_indexs_redis])
+@pytest.fixture(params=[langchains_redis, pytest.param(llama_indexs_redis, marks=pytest.mark.long)])
 def on_redis(request: Any, redis: Server) -> Callable[[], Any]:
     """Return what opens a framework's own store on a server that holds nothing."""
     pytest.importorskip("redis", reason="needs redis")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from kura_cache_adapters import (
     JSONLStore,
     LangChainByteStore,
     MemoryStore,
+    TieredStore,
     open_cache,
 )
 from kura_cache_adapters.testing import FakeEmbeddingModel
@@ -77,6 +79,18 @@ def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
     for _ in range(3):
         store.mset([("a", bytes(9000)), ("b", b"b")])
     assert open_cache(tmp_path).spaces()[0].parts == 1
+
+
+@pytest.mark.parametrize("size", [1, 5000])
+def test_what_another_process_has_replaced_is_read_soon_also_behind_memory(tmp_path: Path, size: int) -> None:
+    one, other = (LangChainByteStore(TieredStore(MemoryStore(), ArrowStore(tmp_path))) for _ in range(2))
+    one.mset([("a", b"x" * size)])
+    assert one.mget(["a"]) == [b"x" * size]
+    other.mset([("a", b"y" * size)])
+    end = time.monotonic() + 10
+    while one.mget(["a"]) != [b"y" * size]:
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("which", ["first", "further"])

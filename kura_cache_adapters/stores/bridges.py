@@ -257,7 +257,7 @@ class _Bytes:
         return (name for of, name in self._listed() if of == space)
 
     def spaces(self) -> list[str]:
-        return [*dict.fromkeys(space for space, name in self._listed() if name != _NOTE)]
+        return [*dict.fromkeys(space for space, name in self._listed() if _KEY.fullmatch(name))]
 
     def _paths(self, space: str, names: Iterable[str]) -> list[str]:
         return [f"{self._root}{space}/{name}" for name in names]
@@ -284,7 +284,7 @@ class _Dicts:
 
     def __init__(self, store: Any, namespace: str) -> None:  # noqa: ANN401 - asked by whichever of its methods work
         self._store, self._root = store, namespace
-        self._batches = not type(store).put_all.__module__.startswith("llama_index.core.")
+        self._batches = not store.put_all.__module__.startswith("llama_index.core.")
 
     def read(self, space: str, names: list[str], /) -> list[bytes | Exception | None]:
         return [self._read(*self._at(space, name)) for name in names]
