@@ -425,3 +425,12 @@ def test_it_is_pickled_with_its_options_and_shows_no_more_than_a_class() -> None
     store = pickle.loads(pickle.dumps(KeyValueStore(Plain(), namespace="x", batch=3)))
     assert repr(store) == "KeyValueStore(Plain, namespace='x')"
     assert store.batch == 3
+
+
+def test_no_key_is_asked_for_twice_in_a_call() -> None:
+    store = Plain()
+    space = KeyValueStore(store).space(IDENTITY)
+    space.put_many([key_of(1)], vectors_of([1]))
+    store.calls.clear()
+    assert space.get_many([key_of(1)] * 3).positions.tolist() == [0, 1, 2]
+    assert store.calls == [("mget", 1)]
