@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         KeyValueStore,
         MemoryStore,
         ParquetStore,
+        RedisStore,
         TieredStore,
         open_store,
     )
@@ -109,6 +110,7 @@ __all__ = [
     "ParquetStore",
     "Plan",
     "Receipt",
+    "RedisStore",
     "ReentryError",
     "RefusedTextsError",
     "RegistrationError",
@@ -147,7 +149,8 @@ _HOMES = {
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
     "stores": (
-        "open_store ArrowStore HFDatasetStore JSONLStore KeyValueStore MemoryStore ParquetStore TieredStore"
+        "open_store ArrowStore HFDatasetStore JSONLStore KeyValueStore MemoryStore ParquetStore RedisStore "
+        "TieredStore"
     ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (

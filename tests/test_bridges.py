@@ -434,3 +434,14 @@ def test_no_key_is_asked_for_twice_in_a_call() -> None:
     store.calls.clear()
     assert space.get_many([key_of(1)] * 3).positions.tolist() == [0, 1, 2]
     assert store.calls == [("mget", 1)]
+
+
+def test_pruning_a_directory_in_front_leaves_the_store_behind_it_to_its_own_rules(tmp_path: Path) -> None:
+    model = FakeEmbeddingModel()
+    store = TieredStore(ArrowStore(tmp_path), KeyValueStore(Plain()))
+    CachedEmbeddingModel(model, store).embed_sync(TEXTS)
+    assert open_cache(store).prune(max_bytes=1).entries == len(TEXTS)
+    assert CachedEmbeddingModel(model, store).embed_sync(TEXTS) == model.lists(TEXTS)
+    assert model.calls == [TEXTS]
+    with pytest.raises(UnsupportedError, match="own rules"):
+        open_cache(store.stores[1]).prune(max_bytes=1)

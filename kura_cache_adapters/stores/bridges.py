@@ -137,7 +137,11 @@ def _again(kind: type[KeyValueStore], store: KeepsBytes, options: dict[str, Any]
 class KeptSpace(KeyValueSpace[bytes]):
     """The vectors of one model in a store of another make."""
 
-    evicts = "Its store drops what is old or too much by rules of its own, if it has any (a ttl=, a policy)."
+    volatile: bool = False
+    evicts = (
+        "What is old or too much is for its store's own rules, such as a ttl=. Or `forget` keys, or `rm` the "
+        "space."
+    )
 
 
 class _Entries:

@@ -57,6 +57,7 @@ from kura_cache_adapters import (
     ParquetStore,
     Plan,
     Receipt,
+    RedisStore,
     ReentryError,
     RefusedTextsError,
     RegistrationError,
@@ -188,6 +189,7 @@ def stores(directory: Path) -> TieredStore:
         ParquetStore(str(directory), compression="zstd"),
         JSONLStore(directory),
         HFDatasetStore(directory),
+        RedisStore("rediss://user:password@localhost:6379/0", ttl=timedelta(days=30), sign=b"k" * 32),
     ]
     return TieredStore(MemoryStore(max_bytes=1 << 20), *disk)
 
