@@ -188,7 +188,8 @@ class _Entries:
         return len(there)
 
     def present(self, keys: list[bytes]) -> list[bytes]:
-        return [key for key, value in zip(keys, self.read_many(keys), strict=True) if value is not None]
+        read = ((some, self.read_many(some)) for some in self._batches(keys))  # values of one batch at a time
+        return [key for some in read for key, value in zip(*some, strict=True) if value is not None]
 
     def keys(self) -> list[bytes]:
         return [bytes.fromhex(name) for name in self._place.names(self._name) if KEY.fullmatch(name)]
