@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,6 +115,39 @@ def test_a_server_behind_a_framework_is_a_cache(on_redis: Callable[[], Any]) -> 
     assert [info.entries for info in cache.spaces()] == [2]
     cache.clear()
     assert cache.spaces() == []
+
+
+class Reopened:
+    """A framework's store that is opened again where it is unpickled: its client cannot travel."""
+
+    def __init__(self, opened: Callable[[], Any]) -> None:
+        self._opened, self._store = opened, opened()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._store, name)
+
+    def __reduce__(self) -> Any:
+        return Reopened, (self._opened,)
+
+
+@pytest.mark.long
+class TestLangChainsRedis(StoreContract):
+    @pytest.fixture
+    def open_store(self, redis: Server) -> Callable[[], EmbeddingStore]:
+        pytest.importorskip("redis", reason="needs redis")
+        said(redis.port, "FLUSHALL")
+        return lambda: KeyValueStore(Reopened(partial(langchains_redis, redis.port)))
+
+
+@pytest.mark.long
+class TestLlamaIndexsRedis(StoreContract):
+    @pytest.fixture
+    def open_store(self, redis: Server) -> Callable[[], EmbeddingStore]:
+        llama_indexs_redis(redis.port)  # skips where it is not installed
+        said(redis.port, "FLUSHALL")
+        return lambda: KeyValueStore(Reopened(partial(llama_indexs_redis, redis.port)))
 
 
 def test_a_server_that_has_gone_costs_misses_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
