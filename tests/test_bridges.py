@@ -117,16 +117,12 @@ def test_a_server_behind_a_framework_is_a_cache(on_redis: Callable[[], Any]) -> 
     assert cache.spaces() == []
 
 
-class Reopened:
-    """A framework's store that is opened again where it is unpickled: its client cannot travel."""
+class Reopened(KeyValueStore):
+    """A store that is opened again where it is unpickled: its client cannot travel."""
 
     def __init__(self, opened: Callable[[], Any]) -> None:
-        self._opened, self._store = opened, opened()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._store, name)
+        super().__init__(opened())
+        self._opened = opened
 
     def __reduce__(self) -> Any:
         return Reopened, (self._opened,)
@@ -138,7 +134,7 @@ class TestLangChainsRedis(StoreContract):
     def open_store(self, redis: Server) -> Callable[[], EmbeddingStore]:
         pytest.importorskip("redis", reason="needs redis")
         said(redis.port, "FLUSHALL")
-        return lambda: KeyValueStore(Reopened(partial(langchains_redis, redis.port)))
+        return lambda: Reopened(partial(langchains_redis, redis.port))
 
 
 @pytest.mark.long
@@ -147,7 +143,7 @@ class TestLlamaIndexsRedis(StoreContract):
     def open_store(self, redis: Server) -> Callable[[], EmbeddingStore]:
         llama_indexs_redis(redis.port)  # skips where it is not installed
         said(redis.port, "FLUSHALL")
-        return lambda: KeyValueStore(Reopened(partial(llama_indexs_redis, redis.port)))
+        return lambda: Reopened(partial(llama_indexs_redis, redis.port))
 
 
 def test_a_server_that_has_gone_costs_misses_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -356,10 +352,13 @@ def test_what_has_lost_its_note_is_forgotten_too_and_listed_again_when_more_is_s
     for garbled in (None, b"", b"[1]", b"{", b'{"version": 1}', "text"):
         store.values[note] = garbled
         assert open_cache(store).spaces() == []
+        (trouble,) = open_cache(store).verify().troubles
+        assert "whose these entries are" in trouble.why
     assert "no note says whose" in caplog.text
     receipt = open_cache(store).forget([cached.cache_key(TEXTS[0])])
     assert [keys for space in receipt.spaces for keys in space.keys] == [cached.cache_key(TEXTS[0])]
     cached.embed_sync(["one more"])
+    assert open_cache(store).verify().sound
     assert open_cache(store).spaces()[0].entries == len(TEXTS)
 
 

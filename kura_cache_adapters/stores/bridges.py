@@ -90,10 +90,14 @@ class KeyValueStore:
 
     def spaces(self) -> list[ModelIdentity]:
         """List the identities that have entries here, as the notes beside the entries say."""
-        whose = {name: self._entries(name).identity() for name in self._place.spaces()}
+        whose = self._whose()
         for name in (name for name, identity in whose.items() if identity is None):
             self._log.report(name, _UNNOTED, self, name)
         return [identity for identity in whose.values() if identity is not None]
+
+    def unlisted(self) -> list[str]:
+        """Name the spaces that have entries, and no note that says whose."""
+        return [name for name, identity in self._whose().items() if identity is None]
 
     def forget(
         self,
@@ -125,6 +129,9 @@ class KeyValueStore:
     def __repr__(self) -> str:
         """Name the class of the store, which may show a password in its own repr, and the namespace."""
         return f"{type(self).__name__}({type(self.store).__name__}, namespace={self.namespace!r})"
+
+    def _whose(self) -> dict[str, ModelIdentity | None]:
+        return {name: self._entries(name).identity() for name in self._place.spaces()}
 
     def _entries(self, name: str) -> _Entries:
         return _Entries(self._place, name, self.batch)
