@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._adopt.adopting import Adopted
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, SupportsCheckpoints, VectorSpace
+    from kura_cache_adapters.protocols import (
+        EmbeddingStore,
+        KeepsBytes,
+        KeepsDicts,
+        SpaceStats,
+        SupportsCheckpoints,
+        VectorSpace,
+    )
     from kura_cache_adapters.receipts import Receipt, Report
     from kura_cache_adapters.spaces import CleaningReceipt, SpaceInfo, SpaceName
 
@@ -260,11 +267,14 @@ def _said(identity: ModelIdentity, held: SpaceStats) -> list[str]:
     return [identity.model_name, identity.parameters, *counts]
 
 
-def open_cache(cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str]) -> Cache:
+def open_cache(
+    cache: SupportsCheckpoints | EmbeddingStore | KeepsBytes | KeepsDicts | str | os.PathLike[str],
+) -> Cache:
     """Open a cache without a model.
 
     Args:
-        cache: a directory or URL (see `open_store`), a store, or a checkpoint manager.
+        cache: a directory or URL (see `open_store`), a store, a checkpoint manager, or a key-value store of
+            LangChain or LlamaIndex (see `KeyValueStore`).
 
     Raises:
         TypeError: something else.

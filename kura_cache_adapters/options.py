@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kura_cache_adapters._identity.secrets import is_secret_name, secret_bytes
 from kura_cache_adapters._runtime.logs import logger_of
-from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
+from kura_cache_adapters.protocols import EmbeddingStore, KeepsBytes, KeepsDicts, SupportsCheckpoints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 _logger = logger_of("identity")
 
-CacheLike: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None
-"""What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None."""
+CacheLike: TypeAlias = (
+    SupportsCheckpoints | EmbeddingStore | KeepsBytes | KeepsDicts | str | os.PathLike[str] | None
+)
+"""What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None.
+
+A key-value store of LangChain (`KeepsBytes`) or LlamaIndex (`KeepsDicts`) is one, too.
+"""
 
 DEFAULT = "./cache"
 """Where the adapters keep a cache when they are told nothing."""

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from kura_cache_adapters._runtime.entry_points import names_in, registered
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments.marks import formats_in
-from kura_cache_adapters.protocols import EmbeddingStore, OpensStore, SupportsCheckpoints
+from kura_cache_adapters.protocols import (
+    EmbeddingStore,
+    KeepsBytes,
+    KeepsDicts,
+    OpensStore,
+    SupportsCheckpoints,
+)
 from kura_cache_adapters.stores.neighbours import neighbour_in
 from kura_cache_adapters.stores.url_options import read_options, refusal, take_options
 
@@ -70,7 +76,8 @@ def as_store(cache: object) -> EmbeddingStore | None:
     """Turn what a user calls a cache into a store; None when it is switched off.
 
     A store stays itself; a path or URL is opened; a manager that has a native store opens it; any
-    other checkpoint manager keeps one checkpoint per entry. Raises TypeError for anything else.
+    other checkpoint manager keeps one checkpoint per entry; a key-value store of LangChain or LlamaIndex
+    keeps one value per entry. Raises TypeError for anything else.
     """
     if cache is None or (isinstance(cache, SupportsCheckpoints) and not cache.is_enabled()):
         return None
@@ -83,6 +90,9 @@ def as_store(cache: object) -> EmbeddingStore | None:
     if isinstance(cache, SupportsCheckpoints):
         wrapped: EmbeddingStore = _ours("checkpoint", "CheckpointStore")(cache)
         return wrapped
+    if isinstance(cache, (KeepsBytes, KeepsDicts)):
+        bridged: EmbeddingStore = _ours("bridges", "KeyValueStore")(cache)
+        return bridged
     message = f"{type(cache).__name__} is no cache: pass a directory, a checkpoint manager, a store, or None"
     raise TypeError(message)
 
