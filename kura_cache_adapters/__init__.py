@@ -151,8 +151,8 @@ _HOMES = {
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
     "stores": (
-        "open_store ArrowStore HFDatasetStore JSONLStore KeyValueStore MemoryStore ParquetStore PostgresStore "
-        "RedisStore TieredStore"
+        "open_store ArrowStore HFDatasetStore JSONLStore KeyValueStore MemoryStore ParquetStore "
+        "PostgresStore RedisStore TieredStore"
     ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (
