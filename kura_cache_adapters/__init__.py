@@ -10,8 +10,18 @@ if TYPE_CHECKING:
     from kura_cache_adapters._adopt.adopting import Adopted
     from kura_cache_adapters._core.explain import Explanation
     from kura_cache_adapters._core.plan import Plan
+    from kura_cache_adapters._guard.breaker import Breaker
     from kura_cache_adapters._observe.counters import CacheStats
-    from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
+    from kura_cache_adapters._observe.events import (
+        Embedded,
+        Event,
+        Failed,
+        Guarded,
+        LookedUp,
+        Observer,
+        Stored,
+    )
+    from kura_cache_adapters._observe.tiers import TierStats
     from kura_cache_adapters._observe.uses import UseStats
     from kura_cache_adapters.cache import Cache, open_cache
     from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
         RefusedTextsError,
         RegistrationError,
         SpaceBusyError,
+        UnreachableError,
         UnsupportedError,
         VectorCountError,
     )
@@ -61,6 +72,7 @@ if TYPE_CHECKING:
         JSONLStore,
         MemoryStore,
         ParquetStore,
+        Remote,
         TieredStore,
         open_store,
     )
@@ -74,6 +86,7 @@ __all__ = [
     "ArrowStore",
     "BaseCheckpointManager",
     "BaseEmbeddingModel",
+    "Breaker",
     "Cache",
     "CacheMissError",
     "CacheOptions",
@@ -90,6 +103,7 @@ __all__ = [
     "Event",
     "Explanation",
     "Failed",
+    "Guarded",
     "HFDatasetCheckpointManager",
     "HFDatasetStore",
     "IdentityError",
@@ -109,12 +123,15 @@ __all__ = [
     "ReentryError",
     "RefusedTextsError",
     "RegistrationError",
+    "Remote",
     "Report",
     "SentenceTransformerEmbeddingModel",
     "SpaceBusyError",
     "SpaceInfo",
     "Stored",
+    "TierStats",
     "TieredStore",
+    "UnreachableError",
     "UnsupportedError",
     "UseStats",
     "VectorCountError",
@@ -127,23 +144,25 @@ __all__ = [
 # Imported when first used; those that need a framework are not in a star import.
 _HOMES = {
     "_adopt.adopting": "Adopted",
+    "_guard.breaker": "Breaker",
     "_core.explain": "Explanation",
     "_core.plan": "Plan",
     "_observe.counters": "CacheStats",
-    "_observe.events": "Embedded Event Failed LookedUp Observer Stored",
+    "_observe.events": "Embedded Event Failed Guarded LookedUp Observer Stored",
+    "_observe.tiers": "TierStats",
     "_observe.uses": "UseStats",
     "cache": "Cache open_cache",
     "cached_embedding": "CachedEmbeddingModel",
     "errors": (
         "AnswerError CacheMissError CheckpointError DimensionMismatchError IdentityError KuraCacheError "
         "MissingExtraError ReentryError RefusedTextsError RegistrationError SpaceBusyError "
-        "UnsupportedError VectorCountError"
+        "UnreachableError UnsupportedError VectorCountError"
     ),
     "options": "CacheOptions",
     "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
-    "stores": "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
+    "stores": "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore Remote TieredStore",
     "stores.records": "CachedEmbedding",
     "checkpoints": (
         "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"

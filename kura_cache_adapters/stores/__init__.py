@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.jsonl import JSONLStore
     from kura_cache_adapters.stores.memory import MemoryStore
     from kura_cache_adapters.stores.parquet import ParquetStore
+    from kura_cache_adapters.stores.remote import Remote
     from kura_cache_adapters.stores.tiered import TieredStore
 
 __all__ = [
@@ -23,11 +24,17 @@ __all__ = [
     "JSONLStore",
     "MemoryStore",
     "ParquetStore",
+    "Remote",
     "TieredStore",
     "as_store",
     "open_store",
 ]
 
 if not TYPE_CHECKING:  # a misspelt name is an error to a type checker
-    _HOMES = {**dict(STORES.values()), "checkpoint": "CheckpointStore", "tiered": "TieredStore"}
+    _HOMES = {
+        **dict(STORES.values()),
+        "checkpoint": "CheckpointStore",
+        "remote": "Remote",
+        "tiered": "TieredStore",
+    }
     __getattr__ = lazy(__name__, _HOMES)
