@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from kura_cache_adapters._guard.guard import over
+from kura_cache_adapters._guard.guard import IDLE, over
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.greenlets import patched
@@ -77,7 +77,7 @@ class Backlog:
         self._writer: Future[None] | None = None
         self._hurry = False
         self._wake = threading.Event()
-        self._threads = DaemonThreads("kura-cache-backlog", 1)
+        self._threads = DaemonThreads("kura-cache-backlog", 1, idle=IDLE)
 
     def space(self, write: Write) -> Waiting:
         """Return a place for one space's entries."""

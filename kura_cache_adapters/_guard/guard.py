@@ -32,6 +32,7 @@ _T = TypeVar("_T")
 _logger = logger_of("store")
 _A_KEY = 50e-6  # seconds of a deadline
 _THREADS = 16  # those that hang are among them: when all do, nothing more is asked
+IDLE = 2.0  # seconds that a thread waits for its next call
 _all: WeakSet[Guard] = WeakSet()
 
 
@@ -54,7 +55,7 @@ class Guard:
     def begin_anew(self) -> None:
         """Forget the threads and connections that a fork has left behind."""
         self._connected = False
-        self._threads = DaemonThreads("kura-cache-remote", _THREADS)
+        self._threads = DaemonThreads("kura-cache-remote", _THREADS, idle=IDLE)
 
     def within(self, seconds: float, call: Callable[[], _T]) -> _T:
         """Call in a thread that is left to itself when the time is over; raise TimeoutError then."""

@@ -39,7 +39,7 @@ class WatchedRemote(Remote):
         if "get_many" not in vars(space):
             space.get_many = partial(self._timed, "read", space.get_many)
             space.put_many = partial(self._timed, "write", space.put_many)
-        return space  # type: ignore[no-any-return]
+        return space
 
     def _timed(self, action: str, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
         circuit = self.guard.circuits[action]
