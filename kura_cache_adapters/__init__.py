@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         MemoryStore,
         ParquetStore,
         PostgresStore,
+        RedisStore,
         TieredStore,
         open_store,
     )
@@ -108,6 +109,7 @@ __all__ = [
     "Plan",
     "PostgresStore",
     "Receipt",
+    "RedisStore",
     "ReentryError",
     "RefusedTextsError",
     "RegistrationError",
@@ -146,7 +148,8 @@ _HOMES = {
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
     "stores": (
-        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore PostgresStore TieredStore"
+        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore PostgresStore RedisStore "
+        "TieredStore"
     ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (

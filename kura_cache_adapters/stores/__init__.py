@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.memory import MemoryStore
     from kura_cache_adapters.stores.parquet import ParquetStore
     from kura_cache_adapters.stores.postgres import PostgresStore
+    from kura_cache_adapters.stores.redis import RedisStore
     from kura_cache_adapters.stores.tiered import TieredStore
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "MemoryStore",
     "ParquetStore",
     "PostgresStore",
+    "RedisStore",
     "TieredStore",
     "as_store",
     "open_store",

@@ -12,7 +12,7 @@ from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments.marks import formats_in
 from kura_cache_adapters.protocols import EmbeddingStore, OpensStore, SupportsCheckpoints
 from kura_cache_adapters.stores.neighbours import neighbour_in
-from kura_cache_adapters.stores.url_options import read_options
+from kura_cache_adapters.stores.url_options import read_options, refusal, take_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,8 @@ STORES = {
     "hf": ("hf_dataset", "HFDatasetStore"),
     "memory": ("memory", "MemoryStore"),
     "postgresql": ("postgres", "PostgresStore"),
+    "redis": ("redis", "RedisStore"),
+    "rediss": ("redis", "RedisStore"),
 }
 """By URL scheme, a module of this package and the class in it. A new store is its file and a line here."""
 
@@ -58,6 +60,8 @@ def open_store(path_or_url: str | os.PathLike[str]) -> EmbeddingStore:
     if not separator or "/" in scheme or not isinstance(path_or_url, str):
         path = os.path.expanduser(text)  # noqa: PTH111 - Path would drop what is in a name
         return _open(_scheme_at(path), path)
+    if getattr(class_of(scheme), "takes_url", False):
+        return _opened(scheme, text)
     path, question, query = rest.partition("?")
     return _open(scheme, os.path.expanduser(path), query if question else None)  # noqa: PTH111
 
@@ -93,7 +97,20 @@ def _open(scheme: str, path: str, query: str | None = None) -> EmbeddingStore:
     if where and where[0].default is Parameter.empty and not path:
         message = f"{scheme}:// needs a path behind it"
         raise ValueError(message)
-    store = store_class(*[path] * bool(path), **options)
+    return _checked(scheme, store_class(*[path] * bool(path), **options))
+
+
+def _opened(scheme: str, url: str) -> EmbeddingStore:
+    """Open a store by a whole URL, which keeps the options that are not the store's."""
+    store_class = class_of(scheme)
+    address, options = take_options(scheme, store_class, url)
+    try:
+        return _checked(scheme, store_class(address, **options))
+    except ValueError as error:
+        raise ValueError(refusal(scheme, store_class, str(error))) from error
+
+
+def _checked(scheme: str, store: object) -> EmbeddingStore:
     if isinstance(store, EmbeddingStore):
         return store
     message = f"{scheme}:// makes a {type(store).__name__}, which is no EmbeddingStore: it needs its methods"

@@ -56,6 +56,7 @@ from kura_cache_adapters import (
     Plan,
     PostgresStore,
     Receipt,
+    RedisStore,
     ReentryError,
     RefusedTextsError,
     RegistrationError,
@@ -186,6 +187,7 @@ def stores(directory: Path) -> TieredStore:
         JSONLStore(directory),
         HFDatasetStore(directory),
         PostgresStore("postgresql://user@host/vectors", schema="team", timeout=5),
+        RedisStore("rediss://user:password@localhost:6379/0", ttl=timedelta(days=30), sign=b"k" * 32),
     ]
     return TieredStore(MemoryStore(max_bytes=1 << 20), *disk)
 
