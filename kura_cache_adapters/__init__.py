@@ -72,6 +72,8 @@ if TYPE_CHECKING:
         JSONLStore,
         MemoryStore,
         ParquetStore,
+        PostgresStore,
+        RedisStore,
         Remote,
         TieredStore,
         open_store,
@@ -119,7 +121,9 @@ __all__ = [
     "ParquetCheckpointManager",
     "ParquetStore",
     "Plan",
+    "PostgresStore",
     "Receipt",
+    "RedisStore",
     "ReentryError",
     "RefusedTextsError",
     "RegistrationError",
@@ -162,7 +166,10 @@ _HOMES = {
     "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
-    "stores": "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore Remote TieredStore",
+    "stores": (
+        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore PostgresStore RedisStore "
+        "Remote TieredStore"
+    ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (
         "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"

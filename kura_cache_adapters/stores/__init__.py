@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.jsonl import JSONLStore
     from kura_cache_adapters.stores.memory import MemoryStore
     from kura_cache_adapters.stores.parquet import ParquetStore
+    from kura_cache_adapters.stores.postgres import PostgresStore
+    from kura_cache_adapters.stores.redis import RedisStore
     from kura_cache_adapters.stores.remote import Remote
     from kura_cache_adapters.stores.tiered import TieredStore
 
@@ -24,6 +26,8 @@ __all__ = [
     "JSONLStore",
     "MemoryStore",
     "ParquetStore",
+    "PostgresStore",
+    "RedisStore",
     "Remote",
     "TieredStore",
     "as_store",

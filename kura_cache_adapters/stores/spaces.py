@@ -40,7 +40,7 @@ def info_of(store: EmbeddingStore, identity: ModelIdentity) -> SpaceInfo:
         dimension,
         oldest_write=min((part.written for part in parts), default=None),
         newest_write=max((part.written for part in parts), default=None),
-        last_use=max((part.used for part in parts), default=None),
+        last_use=max((part.used for part in parts if part.used is not None), default=None),
     )
 
 

@@ -33,7 +33,7 @@ MODES = ("hang", "delay", "drip", "cut", "short", "garble", "refuse", "echo")
 
 
 def redis_at(port: int, user: str = "", host: str = "127.0.0.1") -> Any:
-    from kura_cache_adapters.stores.redis import RedisStore
+    from kura_cache_adapters import RedisStore
 
     return RedisStore(f"redis://{user}{host}:{port}/0")
 
