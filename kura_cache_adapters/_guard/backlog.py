@@ -60,7 +60,7 @@ class Backlog:
     def __init__(self, guard: Guard, most: int) -> None:
         """Start empty; `most` bytes may wait."""
         self.most = most
-        self.nbytes = 0
+        self.nbytes: int = 0
         self._guard = guard
         self._spaces: list[Waiting] = []
         self._lock = ForkLock()

@@ -42,7 +42,7 @@ class Guard:
     def __init__(self, name: str, breaker: Breaker, *, read_timeout: float, connect_timeout: float) -> None:
         """Name the store in messages; nothing is asked yet. The time-outs are in seconds."""
         self.name = name
-        self.circuits = {"read": Circuit(breaker), "write": Circuit(breaker)}
+        self.circuits: dict[str, Circuit] = {"read": Circuit(breaker), "write": Circuit(breaker)}
         self.watchers: WeakSet[Observer] = WeakSet()
         self._read_timeout, self._connect_timeout = read_timeout, connect_timeout
         self._counts = dict.fromkeys(("hits", "misses", "errors", "timeouts", "dropped"), 0)

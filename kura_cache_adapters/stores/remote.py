@@ -80,8 +80,10 @@ class Remote:
             "write": write,
             "breaker": breaker,
         }
-        self.guard = Guard(repr(store), breaker, read_timeout=read_timeout, connect_timeout=connect_timeout)
-        self.backlog = Backlog(self.guard, _BACKLOG)
+        self.guard: Guard = Guard(
+            repr(store), breaker, read_timeout=read_timeout, connect_timeout=connect_timeout
+        )
+        self.backlog: Backlog = Backlog(self.guard, _BACKLOG)
         self._spaces: dict[ModelIdentity, RemoteSpace] = {}
         self._lock = ForkLock()
         _open.add(self)
