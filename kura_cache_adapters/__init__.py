@@ -10,8 +10,18 @@ if TYPE_CHECKING:
     from kura_cache_adapters._adopt.adopting import Adopted
     from kura_cache_adapters._core.explain import Explanation
     from kura_cache_adapters._core.plan import Plan
+    from kura_cache_adapters._guard.breaker import Breaker
     from kura_cache_adapters._observe.counters import CacheStats
-    from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
+    from kura_cache_adapters._observe.events import (
+        Embedded,
+        Event,
+        Failed,
+        Guarded,
+        LookedUp,
+        Observer,
+        Stored,
+    )
+    from kura_cache_adapters._observe.tiers import TierStats
     from kura_cache_adapters._observe.uses import UseStats
     from kura_cache_adapters.cache import Cache, open_cache
     from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
         RefusedTextsError,
         RegistrationError,
         SpaceBusyError,
+        UnreachableError,
         UnsupportedError,
         VectorCountError,
     )
@@ -65,6 +76,7 @@ if TYPE_CHECKING:
         ParquetStore,
         PostgresStore,
         RedisStore,
+        Remote,
         TieredStore,
         open_store,
     )
@@ -78,6 +90,7 @@ __all__ = [
     "ArrowStore",
     "BaseCheckpointManager",
     "BaseEmbeddingModel",
+    "Breaker",
     "Cache",
     "CacheMissError",
     "CacheOptions",
@@ -94,6 +107,7 @@ __all__ = [
     "Event",
     "Explanation",
     "Failed",
+    "Guarded",
     "HFDatasetCheckpointManager",
     "HFDatasetStore",
     "IdentityError",
@@ -116,12 +130,15 @@ __all__ = [
     "ReentryError",
     "RefusedTextsError",
     "RegistrationError",
+    "Remote",
     "Report",
     "SentenceTransformerEmbeddingModel",
     "SpaceBusyError",
     "SpaceInfo",
     "Stored",
+    "TierStats",
     "TieredStore",
+    "UnreachableError",
     "UnsupportedError",
     "UseStats",
     "VectorCountError",
@@ -134,17 +151,19 @@ __all__ = [
 # Imported when first used; those that need a framework are not in a star import.
 _HOMES = {
     "_adopt.adopting": "Adopted",
+    "_guard.breaker": "Breaker",
     "_core.explain": "Explanation",
     "_core.plan": "Plan",
     "_observe.counters": "CacheStats",
-    "_observe.events": "Embedded Event Failed LookedUp Observer Stored",
+    "_observe.events": "Embedded Event Failed Guarded LookedUp Observer Stored",
+    "_observe.tiers": "TierStats",
     "_observe.uses": "UseStats",
     "cache": "Cache open_cache",
     "cached_embedding": "CachedEmbeddingModel",
     "errors": (
         "AnswerError CacheMissError CheckpointError DimensionMismatchError IdentityError KuraCacheError "
         "MissingExtraError ReentryError RefusedTextsError RegistrationError SpaceBusyError "
-        "UnsupportedError VectorCountError"
+        "UnreachableError UnsupportedError VectorCountError"
     ),
     "options": "CacheOptions",
     "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
@@ -152,7 +171,7 @@ _HOMES = {
     "receipts": "Drift Receipt Report",
     "stores": (
         "open_store ArrowStore HFDatasetStore JSONLStore KeyValueStore MemoryStore ParquetStore "
-        "PostgresStore RedisStore TieredStore"
+        "PostgresStore RedisStore Remote TieredStore"
     ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (

@@ -16,21 +16,15 @@ from kura_cache_adapters.stores.everywhere import forget, verify
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import timedelta
 
     from typing_extensions import Self
 
     from kura_cache_adapters._adopt.adopting import Adopted
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import (
-        EmbeddingStore,
-        KeepsBytes,
-        KeepsDicts,
-        SpaceStats,
-        SupportsCheckpoints,
-        VectorSpace,
-    )
+    from kura_cache_adapters.options import OneCache
+    from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, VectorSpace
     from kura_cache_adapters.receipts import Receipt, Report
     from kura_cache_adapters.spaces import CleaningReceipt, SpaceInfo, SpaceName
 
@@ -267,14 +261,12 @@ def _said(identity: ModelIdentity, held: SpaceStats) -> list[str]:
     return [identity.model_name, identity.parameters, *counts]
 
 
-def open_cache(
-    cache: SupportsCheckpoints | EmbeddingStore | KeepsBytes | KeepsDicts | str | os.PathLike[str],
-) -> Cache:
+def open_cache(cache: OneCache | Sequence[OneCache]) -> Cache:
     """Open a cache without a model.
 
     Args:
-        cache: a directory or URL (see `open_store`), a store, a checkpoint manager, or a key-value store of
-            LangChain or LlamaIndex (see `KeyValueStore`).
+        cache: a directory or URL (see `open_store`), a store, a checkpoint manager, a key-value store of
+            LangChain or LlamaIndex (see `KeyValueStore`), or a list of these, from fast to slow.
 
     Raises:
         TypeError: something else.

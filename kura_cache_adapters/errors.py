@@ -138,6 +138,10 @@ class UnsupportedError(KuraCacheError, NotImplementedError):
     """A store cannot do what was asked of it; nothing was changed."""
 
 
+class UnreachableError(KuraCacheError, ConnectionError):
+    """A remote store did not answer in time to someone who has to know; embedding goes on without it."""
+
+
 class SpaceBusyError(KuraCacheError, OSError):
     """Another process was merging or cleaning a space for longer than is waited for it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -11,16 +12,15 @@ from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.protocols import EmbeddingStore, KeepsBytes, KeepsDicts, SupportsCheckpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from kura_cache_adapters._observe.events import Observer
 
 _logger = logger_of("identity")
 
-CacheLike: TypeAlias = (
-    SupportsCheckpoints | EmbeddingStore | KeepsBytes | KeepsDicts | str | os.PathLike[str] | None
-)
-"""What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None.
+OneCache: TypeAlias = SupportsCheckpoints | EmbeddingStore | KeepsBytes | KeepsDicts | str | os.PathLike[str]
+CacheLike: TypeAlias = OneCache | Sequence[OneCache] | None
+"""What may be given as a cache: a checkpoint manager, a store, a directory or URL, a list, or None.
 
 A key-value store of LangChain (`KeepsBytes`) or LlamaIndex (`KeepsDicts`) is one, too.
 """

@@ -136,6 +136,7 @@ def test_every_keyword_of_our_stores_is_an_option(scheme: str) -> None:
     others = {
         "memory": "max_bytes",
         "parquet": f"compression {of_disk}",
+        "postgresql": "schema table timeout connect_timeout batch sign",
         "redis": of_redis,
         "rediss": of_redis,
     }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.parquet import ParquetStore
     from kura_cache_adapters.stores.postgres import PostgresStore
     from kura_cache_adapters.stores.redis import RedisStore
+    from kura_cache_adapters.stores.remote import Remote
     from kura_cache_adapters.stores.tiered import TieredStore
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ParquetStore",
     "PostgresStore",
     "RedisStore",
+    "Remote",
     "TieredStore",
     "as_store",
     "open_store",
@@ -39,6 +41,7 @@ if not TYPE_CHECKING:  # a misspelt name is an error to a type checker
         **dict(STORES.values()),
         "bridges": "KeyValueStore",
         "checkpoint": "CheckpointStore",
+        "remote": "Remote",
         "tiered": "TieredStore",
     }
     __getattr__ = lazy(__name__, _HOMES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timezone
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from kura_cache_adapters._observe.log import describe
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 _logger = logger_of("store")
 
 _KEYS_AT_ONCE = 20_000  # listed by one query
+_SAMPLE = 8  # of them tell the dimension
 _PATIENCE = 600.0  # seconds for what reads or deletes all of a space
 
 _T = TypeVar("_T")
@@ -148,7 +148,13 @@ class PostgresSpace(KeyValueSpace[bytes]):
     def __init__(self, store: PostgresStore, identity: ModelIdentity) -> None:
         """Take the store that it is in; nothing is asked yet."""
         super().__init__(
-            self._values, self._replace, self._forget, codec=store.codec, where=store, keys=self._all_keys
+            self._values,
+            self._replace,
+            self._forget,
+            keys=self._all_keys,
+            sample=self._first_keys,
+            codec=store.codec,
+            where=store,
         )
         self._connections, self._statements = store.connections, store.statements
         self._batch = store.batch
@@ -162,7 +168,7 @@ class PostgresSpace(KeyValueSpace[bytes]):
     def stats(self) -> SpaceStats:
         """Count the rows, and the bytes of keys and values."""
         parts = self.parts()
-        self.get_many(islice(self._all_keys(), 1) if self._dimension is None else ())
+        self._look_at(self._first_keys)
         return SpaceStats(
             sum(part.entries for part in parts),
             sum(part.nbytes for part in parts),
@@ -215,11 +221,16 @@ class PostgresSpace(KeyValueSpace[bytes]):
 
     def _all_keys(self) -> Iterator[bytes]:
         after = b""
-        while rows := self._connections.rows(
-            self._statements.keys, {**self._space, "after": after, "limit": _KEYS_AT_ONCE}
-        ):
-            yield from (key for (key,) in rows)
-            after = rows[-1][0]
+        while page := self._keys_behind(after, _KEYS_AT_ONCE):
+            yield from page
+            after = page[-1]
+
+    def _first_keys(self) -> list[bytes]:
+        return self._keys_behind(b"", _SAMPLE)
+
+    def _keys_behind(self, after: bytes, most: int) -> list[bytes]:
+        page = {**self._space, "after": after, "limit": most}
+        return [key for (key,) in self._connections.rows(self._statements.keys, page)]
 
 
 def _one_ahead(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:

@@ -199,6 +199,6 @@ def _read(conninfo: str) -> dict[str, Any]:
         return settings
     message = (
         "this is no address of a PostgreSQL server: write postgresql://user:password@host:5432/database, "
-        "with what is special in the password percent-encoded (@ is %40, / is %2F)"
+        "with what is special in the password percent-encoded (@ is %40, / is %2F), and libpq's options alone"
     )
     raise ValueError(message)

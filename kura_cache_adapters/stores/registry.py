@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kura_cache_adapters._runtime.entry_points import names_in, registered
 from kura_cache_adapters._runtime.logs import logger_of
@@ -21,7 +21,9 @@ from kura_cache_adapters.stores.neighbours import neighbour_in
 from kura_cache_adapters.stores.url_options import read_options, refusal, take_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from kura_cache_adapters.stores.tiered import TieredStore
 
 _logger = logger_of("store")
 
@@ -31,9 +33,9 @@ STORES = {
     "jsonl": ("jsonl", "JSONLStore"),
     "hf": ("hf_dataset", "HFDatasetStore"),
     "memory": ("memory", "MemoryStore"),
+    "postgresql": ("postgres", "PostgresStore"),
     "redis": ("redis", "RedisStore"),
     "rediss": ("redis", "RedisStore"),
-    "postgresql": ("postgres", "PostgresStore"),
 }
 """By URL scheme, a module of this package and the class in it. A new store is its file and a line here."""
 
@@ -43,7 +45,9 @@ GROUP = "kura_cache_adapters.stores"
 _BY_POSITION = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
 
 
-def open_store(path_or_url: str | os.PathLike[str]) -> EmbeddingStore:
+def open_store(
+    path_or_url: str | os.PathLike[str], *, write: Literal["behind", "through"] = "through"
+) -> EmbeddingStore:
     """Open a store by a plain path or by scheme, as in `parquet://./cache?compression=zstd`.
 
     A plain path opens the format of the segments that are there, and an ArrowStore where there are none.
@@ -54,6 +58,8 @@ def open_store(path_or_url: str | os.PathLike[str]) -> EmbeddingStore:
             hf, memory (`memory://`, without a path), and those that other distributions register.
             Options: the keyword-only parameters of the store's class. A path is taken as it is, but
             for a `~` or `~user` at its start; names and values of options may be percent-encoded.
+            A store on a server is opened within a `Remote`, whose options may be there, too.
+        write: how such a store is written to, where its URL does not say.
 
     Raises:
         ValueError: there is no such scheme or option, or a value is none of its type; a plain path is
@@ -62,14 +68,16 @@ def open_store(path_or_url: str | os.PathLike[str]) -> EmbeddingStore:
 
     """
     text = os.fspath(path_or_url)
-    scheme, separator, rest = text.partition("://")
+    scheme, separator, _ = text.partition("://")
     if not separator or "/" in scheme or not isinstance(path_or_url, str):
         path = os.path.expanduser(text)  # noqa: PTH111 - Path would drop what is in a name
         return _open(_scheme_at(path), path)
-    if getattr(class_of(scheme), "takes_url", False):
-        return _opened(scheme, text)
-    path, question, query = rest.partition("?")
-    return _open(scheme, os.path.expanduser(path), query if question else None)  # noqa: PTH111
+    if not _is_remote(class_of(scheme)):
+        return _at_url(scheme, text)
+    guard = _ours("remote", "Remote")
+    address, options = take_options(scheme, guard, text)
+    guarded: EmbeddingStore = guard(_at_url(scheme, address), **{"write": write, **options})
+    return guarded
 
 
 def as_store(cache: object) -> EmbeddingStore | None:
@@ -77,16 +85,21 @@ def as_store(cache: object) -> EmbeddingStore | None:
 
     A store stays itself; a path or URL is opened; a manager that has a native store opens it; any
     other checkpoint manager keeps one checkpoint per entry; a key-value store of LangChain or LlamaIndex
-    keeps one value per entry. Raises TypeError for anything else.
+    keeps one value per entry; a list of these is a `TieredStore`, from fast to slow. Raises TypeError for
+    anything else.
     """
+    if isinstance(cache, (list, tuple)):
+        return _tiered(cache)
     if cache is None or (isinstance(cache, SupportsCheckpoints) and not cache.is_enabled()):
         return None
     if isinstance(cache, (str, os.PathLike)):
         return open_store(cache)
     if isinstance(cache, OpensStore):
         return cache.open_store()
-    if isinstance(cache, EmbeddingStore):
-        return cache
+    return cache if isinstance(cache, EmbeddingStore) else _over(cache)
+
+
+def _over(cache: object) -> EmbeddingStore:
     if isinstance(cache, SupportsCheckpoints):
         wrapped: EmbeddingStore = _ours("checkpoint", "CheckpointStore")(cache)
         return wrapped
@@ -95,6 +108,29 @@ def as_store(cache: object) -> EmbeddingStore | None:
         return bridged
     message = f"{type(cache).__name__} is no cache: pass a directory, a checkpoint manager, a store, or None"
     raise TypeError(message)
+
+
+def _tiered(caches: Sequence[object]) -> EmbeddingStore | None:
+    """Make tiers of caches: those on servers are written behind where one on this machine lasts."""
+    kinds = [class_of(_scheme_of(each)) if isinstance(each, (str, os.PathLike)) else each for each in caches]
+    lasting = not all(_is_remote(kind) or getattr(kind, "volatile", False) for kind in kinds)
+    opened = [
+        open_store(each, write="behind" if lasting else "through")
+        if isinstance(each, (str, os.PathLike))
+        else as_store(each)
+        for each in caches
+    ]
+    stores = [store for store in opened if store is not None]
+    if caches and not stores:
+        return None
+    tiered: TieredStore = _ours("tiered", "TieredStore")(*stores)
+    tiered.lent = tuple(store for store in stores if any(store is each for each in caches))
+    return tiered
+
+
+def _scheme_of(path_or_url: str | os.PathLike[str]) -> str:
+    scheme, separator, _ = os.fspath(path_or_url).partition("://")
+    return scheme if separator and "/" not in scheme and isinstance(path_or_url, str) else "arrow"
 
 
 def _open(scheme: str, path: str, query: str | None = None) -> EmbeddingStore:
@@ -108,6 +144,17 @@ def _open(scheme: str, path: str, query: str | None = None) -> EmbeddingStore:
         message = f"{scheme}:// needs a path behind it"
         raise ValueError(message)
     return _checked(scheme, store_class(*[path] * bool(path), **options))
+
+
+def _at_url(scheme: str, url: str) -> EmbeddingStore:
+    if getattr(class_of(scheme), "takes_url", False):
+        return _opened(scheme, url)
+    path, question, query = url.partition("://")[2].partition("?")
+    return _open(scheme, os.path.expanduser(path), query if question else None)  # noqa: PTH111
+
+
+def _is_remote(store_or_class: object) -> bool:
+    return bool(getattr(store_or_class, "remote", False))
 
 
 def _opened(scheme: str, url: str) -> EmbeddingStore:

@@ -19,6 +19,7 @@ from kura_cache_adapters import (
     ArrowStore,
     BaseCheckpointManager,
     BaseEmbeddingModel,
+    Breaker,
     Cache,
     CachedEmbedding,
     CachedEmbeddingModel,
@@ -35,6 +36,7 @@ from kura_cache_adapters import (
     Event,
     Explanation,
     Failed,
+    Guarded,
     HFDatasetCheckpointManager,
     HFDatasetStore,
     IdentityError,
@@ -62,12 +64,15 @@ from kura_cache_adapters import (
     ReentryError,
     RefusedTextsError,
     RegistrationError,
+    Remote,
     Report,
     SentenceTransformerEmbeddingModel,
     SpaceBusyError,
     SpaceInfo,
     Stored,
     TieredStore,
+    TierStats,
+    UnreachableError,
     UnsupportedError,
     UseStats,
     VectorCountError,
@@ -143,6 +148,7 @@ def caches(directory: Path) -> Iterator[CachedEmbeddingModel]:
     yield CachedEmbeddingModel(Mine())
     yield CachedEmbeddingModel(Mine(), "parquet://./cache", temperature=0.5, device="cpu")
     yield CachedEmbeddingModel(Mine(), directory, options=options)
+    yield CachedEmbeddingModel(Mine(), ["./cache", MemoryStore(), "redis://localhost:6379/0"])
     yield CachedEmbeddingModel(Mine(), cache=MemoryStore())
     yield CachedEmbeddingModel(Mine(), cache_manager=JSONLCheckpointManager(directory))
     yield CachedEmbeddingModel(CachedEmbeddingModel(Mine(), directory), MemoryStore())
@@ -190,8 +196,9 @@ def stores(directory: Path) -> TieredStore:
         ParquetStore(str(directory), compression="zstd"),
         JSONLStore(directory),
         HFDatasetStore(directory),
-        RedisStore("rediss://user:password@localhost:6379/0", ttl=timedelta(days=30), sign=b"k" * 32),
         PostgresStore("postgresql://user@host/vectors", schema="team", timeout=5),
+        RedisStore("rediss://user:password@localhost:6379/0", ttl=timedelta(days=30), sign=b"k" * 32),
+        Remote(MyStore(), read_timeout=0.5, write="through", breaker=Breaker(errors=3, longest=30.0)),
     ]
     return TieredStore(MemoryStore(max_bytes=1 << 20), *disk)
 
@@ -241,6 +248,14 @@ class MySpace:
 
     def stats(self) -> SpaceStats:
         return SpaceStats(rows=0, nbytes=0, parts=0, dimension=None)
+
+
+def delete(store: Remote) -> int:
+    try:
+        return store.space(ModelIdentity.of("mine-v1")).delete_many([b"k" * 32])
+    except UnreachableError as error:
+        logger.info("%s", error)
+        return 0
 
 
 def use_my_store() -> CachedEmbeddingModel:
@@ -349,6 +364,8 @@ def watch(event: Event) -> None:
             assert_type(event.seconds, float)
         case Failed():
             assert_type(event.reason, str)
+        case Guarded():
+            assert_type(event.stats, TierStats)
 
 
 def observe(model: CachedEmbeddingModel) -> None:
