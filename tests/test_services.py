@@ -56,7 +56,7 @@ class Service:
         self._wait(lambda: self.health(httpx))
 
     def _wait(self, served: Callable[[], object]) -> None:
-        for _ in range(600):
+        for _ in range(1200):
             assert self.process.poll() is None, self.log.read_text()
             with suppress(httpx.TransportError):
                 served()
@@ -65,7 +65,7 @@ class Service:
         raise AssertionError(self.log.read_text())
 
     def health(self, client: Any) -> dict[str, int]:
-        return client.get(f"http://{self.address}/health").json()
+        return client.get(f"http://{self.address}/health", timeout=30).json()
 
     def embed(self, texts: list[str], client: Any = httpx) -> list[list[float]]:
         answer = client.post(f"http://{self.address}/embed", json=texts, timeout=60)
@@ -85,7 +85,7 @@ class Service:
 
     def stop(self) -> str:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(timeout=30) == 0, self.log.read_text()
+        assert self.process.wait(timeout=60) == 0, self.log.read_text()
         return self.log.read_text()
 
 
@@ -100,7 +100,8 @@ def serve(
         if kind == "uvicorn":
             pytest.importorskip("fastapi", reason="needs fastapi")
             write("app.py")
-            running.append(Service("uvicorn", "app:app", "--port={port}", f"--workers={workers}"))
+            kept = ["--timeout-keep-alive=60", f"--workers={workers}"]
+            running.append(Service("uvicorn", "app:app", "--port={port}", *kept))
         else:
             write("wsgi.py", more='\nmodel.embed_sync(["before the fork"])\n')
             workers_are = [f"--workers={workers}", "--preload", "--bind={address}"]
