@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta  # noqa: TC003 - read_options reads annotations
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import finalize
+from weakref import WeakSet, finalize
 
 from kura_cache_adapters._identity.secrets import plain_url
+from kura_cache_adapters._runtime.fork import forget_in_child
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import require
@@ -28,6 +29,9 @@ _AGES = (
     "Its server drops what is old: open it with ttl=, or give the server a maxmemory and a policy such as "
     "allkeys-lru. Or `forget` keys, or `rm` the space."
 )
+
+_open: WeakSet[RedisStore] = WeakSet()
+_inherited: list[object] = []
 
 
 class RedisStore:
@@ -97,7 +101,15 @@ class RedisStore:
         if client is None:  # two threads may make one each: the store keeps one, and closes both in the end
             client = self._client = _connected(self._url, **self._options)
             self._closing = finalize(self, client.close)
+            _open.add(self)
         return client
+
+    def leave_client(self) -> None:
+        """Leave a client to the process that has forked: a thread of its may hold a lock for ever here."""
+        if self._url is not None and self._client is not None:
+            self._closing.detach()
+            _inherited.append(self._client)  # ... also for whoever would collect it
+            self._client = None
 
     @property
     def clustered(self) -> bool:
@@ -214,6 +226,14 @@ class RedisSpace(KeyValueSpace[bytes]):
     def _batches(self, keys: list[bytes]) -> Iterator[list[bytes]]:
         for at in range(0, len(keys), self._store.batch):
             yield [self._start + key for key in keys[at : at + self._store.batch]]
+
+
+def _start_anew() -> None:
+    for store in list(_open):
+        store.leave_client()
+
+
+forget_in_child(_start_anew)
 
 
 def _store(kind: type[RedisStore], url: str, options: dict[str, Any]) -> RedisStore:
