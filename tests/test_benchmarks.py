@@ -139,3 +139,15 @@ def test_large_sizes_are_for_ours_only() -> None:
     found = [peers.Arrow, peers.DiskCache]
     assert contestants.entering(found, contestants.PEERS_UP_TO) == found
     assert contestants.entering(found, contestants.PEERS_UP_TO + 1) == [peers.Arrow]
+
+
+@pytest.mark.filterwarnings("ignore:`langchain-community`:DeprecationWarning")
+def test_caches_on_a_server_take_turns_there() -> None:
+    pytest.importorskip("redis", reason="needs the extra `redis`")
+    pytest.importorskip("redisvl", reason="needs redisvl")
+    from tests.benchmarks import servers
+
+    rows = servers.measure(64, 8, rounds=1)
+    assert {row["path"] for row in rows if row["system"] == FLOOR} == {row["path"] for row in rows}
+    assert {"ours", "redisvl EmbeddingsCache"} <= {row["system"] for row in rows}
+    assert all(0 < row["ratio"] < math.inf for row in rows)

@@ -55,7 +55,9 @@ def bare(server: Server) -> str:
 
 
 def opened(url: str) -> Any:
-    return registry.open_store(url)
+    """Open a store by its URL, without what may be put around it."""
+    store = registry.open_store(url)
+    return getattr(store, "store", store)
 
 
 class OverRedis(StoreContract):
@@ -217,6 +219,18 @@ def test_pruning_leaves_a_server_to_its_own_rules_and_says_so(url: str, tmp_path
     assert open_cache(opened(url)).store.space(tiers.spaces()[0]).stats().rows == 2
 
 
+def test_who_may_only_read_reads_and_is_no_trouble(server: Server, url: str) -> None:
+    model, prefix = FakeEmbeddingModel(), url[-8:]
+    CachedEmbeddingModel(model, opened(url)).embed_sync(["a"])
+    said(server.port, f"ACL SETUSER reader on >password ~{prefix}:* +@read +@connection")
+    reader = opened(url.replace("//", "//reader:password@"))
+    cached = CachedEmbeddingModel(model, reader)
+    assert cached.embed_sync(["a", "b"]) == model.lists(["a", "b"])
+    assert model.calls == [["a"], ["b"]]
+    assert [each.model_name for each in reader.spaces()] == ["fake"]
+    assert len([*reader.space(reader.spaces()[0]).keys()]) == 1
+
+
 # Clients, addresses, secrets
 
 
@@ -325,15 +339,45 @@ def test_a_forked_child_has_connections_of_its_own(url: str) -> None:
 
     with ThreadPoolExecutor(2) as threads:
         looking = [threads.submit(look) for _ in range(2)]
-        for _ in range(3):
-            child = os.fork()
-            if not child:
-                signal.alarm(30)
-                os._exit(0 if right() and right() else 1)
-            assert right()
-            assert os.waitpid(child, 0)[1] == 0
-        stop.set()
+        try:
+            ends = [_ended(right) for _ in range(5)]
+        finally:
+            stop.set()
+    assert ends == [0] * 5
     assert [each.result() for each in looking] == [None, None]
+
+
+def test_a_fork_leaves_no_lock_of_the_client_held_in_the_child(url: str) -> None:
+    store = opened(f"{url}&timeout=20")
+    space, held, done = store.space(IDENTITY), threading.Event(), threading.Event()
+    space.put_many([key_of(1)], vectors_of([1]))
+
+    def hold() -> None:
+        with store.client.connection_pool._lock:
+            held.set()
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        os._exit(0 if len(space.get_many([key_of(1)]).positions) else 1)
+    ended = os.waitpid(child, 0)[1]
+    done.set()
+    holder.join()
+    assert ended == 0
+
+
+def _ended(right: Callable[[], bool]) -> int:
+    """Fork a child that looks, and look beside it; return how it ended."""
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        os._exit(0 if right() and right() else 1)
+    assert right()
+    return os.waitpid(child, 0)[1]
 
 
 def test_a_server_that_is_frozen_costs_the_timeout_and_nothing_is_tried_twice() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta  # noqa: TC003 - read_options reads annotations
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet, finalize
 
 from kura_cache_adapters._identity.secrets import plain_url
+from kura_cache_adapters._runtime.fork import forget_in_child
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import require
@@ -27,6 +29,9 @@ _AGES = (
     "Its server drops what is old: open it with ttl=, or give the server a maxmemory and a policy such as "
     "allkeys-lru. Or `forget` keys, or `rm` the space."
 )
+
+_open: WeakSet[RedisStore] = WeakSet()
+_inherited: list[object] = []
 
 
 class RedisStore:
@@ -92,9 +97,19 @@ class RedisStore:
     @property
     def client(self) -> Any:  # noqa: ANN401 - a class of redis
         """The client: the one that was passed in, or one of its own, made when it is needed."""
-        if self._client is None:  # two threads may make one each: neither is connected, and one is dropped
-            self._client = _connected(self._url, **self._options)
-        return self._client
+        client = self._client
+        if client is None:  # two threads may make one each: the store keeps one, and closes both in the end
+            client = self._client = _connected(self._url, **self._options)
+            self._closing = finalize(self, client.close)
+            _open.add(self)
+        return client
+
+    def leave_client(self) -> None:
+        """Leave a client to the process that has forked: a thread of its may hold a lock for ever here."""
+        if self._url is not None and self._client is not None:
+            self._closing.detach()
+            _inherited.append(self._client)  # ... also for whoever would collect it
+            self._client = None
 
     @property
     def clustered(self) -> bool:
@@ -121,8 +136,8 @@ class RedisStore:
     def close(self) -> None:
         """Close the connections, unless the client was passed in; the next use opens them again."""
         if self._url is not None and self._client is not None:
-            client, self._client = self._client, None
-            client.close()
+            self._client = None
+            self._closing()
 
     def __repr__(self) -> str:
         """Name the class, the server and the prefix, without passwords."""
@@ -211,6 +226,14 @@ class RedisSpace(KeyValueSpace[bytes]):
     def _batches(self, keys: list[bytes]) -> Iterator[list[bytes]]:
         for at in range(0, len(keys), self._store.batch):
             yield [self._start + key for key in keys[at : at + self._store.batch]]
+
+
+def _start_anew() -> None:
+    for store in list(_open):
+        store.leave_client()
+
+
+forget_in_child(_start_anew)
 
 
 def _store(kind: type[RedisStore], url: str, options: dict[str, Any]) -> RedisStore:
