@@ -328,7 +328,7 @@ def test_a_pool_may_be_handed_over_and_stays_its_owners(postgres: Server, table:
 
 def age(postgres: Server, table: str, numbers: list[int], days: int) -> None:
     keys = ", ".join(f"'\\x{key_of(number).hex()}'" for number in numbers)
-    old = f"UPDATE {table} SET stored_at = now() - interval '{days} days' WHERE key IN ({keys})"
+    old = f"UPDATE {table} SET stored_on = stored_on - {days} WHERE key IN ({keys})"
     postgres_says(postgres_url(postgres.port), old)
 
 
