@@ -23,10 +23,15 @@ KEY_BYTES = 32
 def key_matrix(keys: Iterable[bytes]) -> NDArray[np.uint8]:
     """Join keys into a matrix of shape (N, 32); raise ValueError for a key of another length."""
     keys = list(keys)
+    check_keys(keys)
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+
+
+def check_keys(keys: Iterable[bytes]) -> None:
+    """Raise ValueError for a key of another length than 32."""
     if lengths := {*map(len, keys)} - {KEY_BYTES}:
         message = f"a key has {KEY_BYTES} bytes; got {sorted(lengths)}"
         raise ValueError(message)
-    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
 
 
 def keys_of(keys: Iterable[bytes | str]) -> list[bytes]:

@@ -55,7 +55,9 @@ def bare(server: Server) -> str:
 
 
 def opened(url: str) -> Any:
-    return registry.open_store(url)
+    """Open a store by its URL, without what may be put around it."""
+    store = registry.open_store(url)
+    return getattr(store, "store", store)
 
 
 class OverRedis(StoreContract):
@@ -215,6 +217,18 @@ def test_pruning_leaves_a_server_to_its_own_rules_and_says_so(url: str, tmp_path
     receipt = open_cache(tiers).prune(older_than=0)
     assert receipt.entries == 2
     assert open_cache(opened(url)).store.space(tiers.spaces()[0]).stats().rows == 2
+
+
+def test_who_may_only_read_reads_and_is_no_trouble(server: Server, url: str) -> None:
+    model, prefix = FakeEmbeddingModel(), url[-8:]
+    CachedEmbeddingModel(model, opened(url)).embed_sync(["a"])
+    said(server.port, f"ACL SETUSER reader on >password ~{prefix}:* +@read +@connection")
+    reader = opened(url.replace("//", "//reader:password@"))
+    cached = CachedEmbeddingModel(model, reader)
+    assert cached.embed_sync(["a", "b"]) == model.lists(["a", "b"])
+    assert model.calls == [["a"], ["b"]]
+    assert [each.model_name for each in reader.spaces()] == ["fake"]
+    assert len([*reader.space(reader.spaces()[0]).keys()]) == 1
 
 
 # Clients, addresses, secrets

@@ -12,7 +12,7 @@ from kura_cache_adapters.checks import check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -75,7 +75,8 @@ def decode_many(keys: Sequence[bytes], values: Sequence[bytes], /, *, dimension:
     for at, itemsize, rows in alike(_VERSION, _HEAD.size, values):
         vectors = vectors_in(rows, _HEAD.size, itemsize)
         checksums = np.ascontiguousarray(rows[:, _START.size : _HEAD.size]).view("<u8")[:, 0]
-        intact = checksums_of(key_matrix(keys[each] for each in at), vectors) == checksums
+        asked = keys if len(at) == len(keys) else [keys[each] for each in at.tolist()]
+        intact = checksums_of(key_matrix(asked), vectors) == checksums
         parts.append((at[intact], vectors if intact.all() else vectors[intact]))
     return gathered(parts, len(values), dimension)
 
@@ -98,18 +99,29 @@ def alike(
     version: int, head: int, values: Sequence[bytes]
 ) -> list[tuple[NDArray[np.intp], int, NDArray[np.uint8]]]:
     """Gather values that begin alike: positions, bytes of a number, rows; without those that begin wrong."""
-    lengths = np.fromiter(map(len, values), np.intp, len(values))
-    groups = []
-    for length in np.unique(lengths[lengths > head]).tolist():
-        at = np.flatnonzero(lengths == length)
-        rows = np.frombuffer(b"".join(values[each] for each in at.tolist()), np.uint8).reshape(-1, length)
-        starts = np.ascontiguousarray(rows[:, : _START.size]).view("<u8")[:, 0]
-        for itemsize in _ITEMSIZES:
-            dimension, rest = divmod(length - head, itemsize)
-            start = int.from_bytes(_START.pack(version, itemsize, 0, dimension), "little")
-            if not rest and (fit := starts == start).any():
-                groups.append((at[fit], itemsize, rows if fit.all() else rows[fit]))
+    lengths = {*map(len, values)}
+    groups: list[tuple[NDArray[np.intp], int, NDArray[np.uint8]]] = []
+    for length in sorted(each for each in lengths if each > head):
+        at = np.arange(len(values))
+        if len(lengths) > 1:  # which is rare
+            at = np.array([each for each in at.tolist() if len(values[each]) == length])
+        content = b"".join(values if len(at) == len(values) else [values[each] for each in at.tolist()])
+        rows = np.frombuffer(content, np.uint8).reshape(-1, length)
+        groups += _by_number(version, head, at, rows)
     return groups
+
+
+def _by_number(
+    version: int, head: int, at: NDArray[np.intp], rows: NDArray[np.uint8]
+) -> Iterator[tuple[NDArray[np.intp], int, NDArray[np.uint8]]]:
+    """Divide values of one length by the bytes of a number that they begin with."""
+    starts = np.ascontiguousarray(rows[:, : _START.size]).view("<u8")[:, 0]
+    for itemsize in _ITEMSIZES:
+        dimension, rest = divmod(rows.shape[1] - head, itemsize)
+        start = int.from_bytes(_START.pack(version, itemsize, 0, dimension), "little")
+        fit = starts == start
+        if not rest and fit.any():
+            yield at[fit], itemsize, rows if fit.all() else rows[fit]
 
 
 def vectors_in(rows: NDArray[np.uint8], head: int, itemsize: int) -> Vectors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from kura_cache_adapters._core.vectors import finite_rows, narrowed
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import suppressed
-from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
+from kura_cache_adapters.checks import check_dimension, check_keys, check_shapes
 from kura_cache_adapters.protocols import Hits, SpaceStats
 from kura_cache_adapters.stores.entry import gathered
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ASKED = 8  # entries that are read before the first write, to know the dimension of what is there
 
 _AT_ONCE = 256  # entries that are decoded while the next are read, and are in the processor's cache
+_MISCOUNTED = "not as many values were read as keys were asked for"
 _UNFIT = "of its entries are damaged, another key's, or of another version or dimension"
 
 _logger = logger_of("store")
@@ -82,18 +83,22 @@ class KeyValueSpace(Generic[ValueT]):
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Read values and decode them; one that does not fit its key or the space is invalid."""
         wanted = list(keys)
-        key_matrix(wanted)
-        read = zip(wanted, self._read(wanted) if wanted else (), strict=True)
-        parts = {at: self._decoded([*islice(read, _AT_ONCE)]) for at in range(0, len(wanted), _AT_ONCE)}
-        next(read, None)  # more values than keys are an error
-        there = sum(len(hits.positions) + hits.invalid for hits in parts.values())
-        found = gathered([(at + hits.positions, hits.vectors) for at, hits in parts.items()], there)
+        check_keys(wanted)
+        values, parts = iter(self._read(wanted) if wanted else ()), []
+        for at in range(0, len(wanted), _AT_ONCE):
+            hits = self._decoded(wanted[at : at + _AT_ONCE], [*islice(values, _AT_ONCE)])
+            parts.append((at + hits.positions, hits.vectors, hits.invalid))
+        if next(values, values) is not values:
+            raise ValueError(_MISCOUNTED)
+        there = sum(len(positions) + invalid for positions, _, invalid in parts)
+        found = gathered([part[:2] for part in parts], there)
         return replace(found, vectors=narrowed(found.vectors))
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:  # noqa: ARG002 - what keeps the values decides
         """Encode vectors and write them, in one batch."""
         wanted = list(keys)
-        check_shapes(key_matrix(wanted), vectors)
+        check_keys(wanted)
+        check_shapes(wanted, vectors)
         if not wanted:
             return
         self._look_at(self._sample_keys)  # what another process has stored has a dimension
@@ -126,16 +131,20 @@ class KeyValueSpace(Generic[ValueT]):
             with suppressed(OSError):
                 self.get_many(islice(keys(), _ASKED))
 
-    def _decoded(self, read: list[tuple[bytes, ValueT | Exception | None]]) -> Hits:
+    def _decoded(self, keys: list[bytes], values: list[ValueT | Exception | None]) -> Hits:
         """Decode the values that are there."""
-        there = [(at, key, value) for at, (key, value) in enumerate(read) if value is not None]
-        broken = [value for _, _, value in there if isinstance(value, Exception)]
-        whole = [(at, key, value) for at, key, value in there if not isinstance(value, Exception)]
-        hits = self._fitting([key for _, key, _ in whole], [value for _, _, value in whole])
+        if len(values) != len(keys):
+            raise ValueError(_MISCOUNTED)
+        kinds = {*map(type, values)}  # most often there is one, and nothing to be left out
+        if type(None) not in kinds and not any(issubclass(kind, Exception) for kind in kinds):
+            return self._fitting(keys, cast("list[ValueT]", values))
+        broken = [value for value in values if isinstance(value, Exception)]
         for error in broken[:1]:
             self._report(error)
-        at = np.array([at for at, _, _ in whole], np.intp)
-        return Hits(at[hits.positions], hits.vectors, hits.invalid + len(broken))
+        whole = [at for at, each in enumerate(values) if not (each is None or isinstance(each, Exception))]
+        hits = self._fitting([keys[at] for at in whole], [cast("ValueT", values[at]) for at in whole])
+        positions = np.array(whole, np.intp)[hits.positions]
+        return Hits(positions, hits.vectors, hits.invalid + len(broken))
 
     def _fitting(self, keys: list[bytes], values: list[ValueT]) -> Hits:
         """Decode values; leave out what is no vector of this space."""
