@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta  # noqa: TC003 - read_options reads annotations
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import finalize
 
 from kura_cache_adapters._identity.secrets import plain_url
 from kura_cache_adapters._segments.bounds import Bounds
@@ -92,9 +93,11 @@ class RedisStore:
     @property
     def client(self) -> Any:  # noqa: ANN401 - a class of redis
         """The client: the one that was passed in, or one of its own, made when it is needed."""
-        if self._client is None:  # two threads may make one each: neither is connected, and one is dropped
-            self._client = _connected(self._url, **self._options)
-        return self._client
+        client = self._client
+        if client is None:  # two threads may make one each: the store keeps one, and closes both in the end
+            client = self._client = _connected(self._url, **self._options)
+            self._closing = finalize(self, client.close)
+        return client
 
     @property
     def clustered(self) -> bool:
@@ -121,8 +124,8 @@ class RedisStore:
     def close(self) -> None:
         """Close the connections, unless the client was passed in; the next use opens them again."""
         if self._url is not None and self._client is not None:
-            client, self._client = self._client, None
-            client.close()
+            self._client = None
+            self._closing()
 
     def __repr__(self) -> str:
         """Name the class, the server and the prefix, without passwords."""
