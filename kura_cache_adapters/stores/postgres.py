@@ -67,15 +67,19 @@ class PostgresStore:
                 that are said here. Pickled, and in a forked child, the store connects by the pool's conninfo.
             schema: of the tables; the first in the search path without.
             table: of the entries; `<table>_spaces` says whose they are.
-            timeout: in seconds, for each look-up, and each write.
+            timeout: in seconds, for each query.
             connect_timeout: in seconds, for a new connection; at least 2, which is libpq's least.
             batch: keys that are asked for by one query; a quarter as many entries are written by one.
             sign: a secret, at least 16 bytes: entries are signed with it, and those that are not are misses.
 
         Raises:
-            ValueError: what cannot be an address; MissingExtraError without the extra `postgres`.
+            ValueError: what cannot be an address, a number that is not positive, a secret below 16 bytes;
+                MissingExtraError without the extra `postgres`.
 
         """
+        if batch < 1 or timeout <= 0:
+            message = f"batch={batch} and timeout={timeout} must be positive"
+            raise ValueError(message)
         require("psycopg", extra="postgres")
         from kura_cache_adapters.stores.postgres_connections import Connections  # noqa: PLC0415 - needs psycopg
         from kura_cache_adapters.stores.postgres_statements import Statements  # noqa: PLC0415 - likewise
