@@ -44,7 +44,7 @@ class SpaceInfo:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What goes as a whole: a segment, or a damaged one that was put aside, which has no entries.
+    """What goes as a whole: a segment, one that was put aside, without entries, or a day of a table.
 
     Attributes:
         name: by which its space knows it.

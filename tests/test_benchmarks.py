@@ -147,7 +147,19 @@ def test_caches_on_a_server_take_turns_there() -> None:
     pytest.importorskip("redisvl", reason="needs redisvl")
     from tests.benchmarks import servers
 
-    rows = servers.measure(64, 8, rounds=1)
+    check_turns(servers.measure(64, 8, rounds=1))
+
+
+@pytest.mark.filterwarnings("ignore:`langchain-community`:DeprecationWarning")
+def test_caches_on_a_database_take_turns_there() -> None:
+    for package in ("redis", "psycopg", "redisvl"):
+        pytest.importorskip(package, reason=f"needs {package}")
+    from tests.benchmarks import postgres
+
+    check_turns(postgres.measure(64, 8, rounds=1))
+
+
+def check_turns(rows: list[Any]) -> None:
     assert {row["path"] for row in rows if row["system"] == FLOOR} == {row["path"] for row in rows}
     assert {"ours", "redisvl EmbeddingsCache"} <= {row["system"] for row in rows}
     assert all(0 < row["ratio"] < math.inf for row in rows)

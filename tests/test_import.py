@@ -11,7 +11,16 @@ import pytest
 
 import kura_cache_adapters
 
-OPTIONAL = ["openai", "sentence_transformers", "torch", "datasets", "kura", "langchain_core", "llama_index"]
+OPTIONAL = [
+    "openai",
+    "sentence_transformers",
+    "torch",
+    "datasets",
+    "kura",
+    "langchain_core",
+    "llama_index",
+    "psycopg",
+]
 PACKAGE = Path(kura_cache_adapters.__file__).parent
 
 

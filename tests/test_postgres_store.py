@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import timedelta
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, PostgresStore, UnsupportedError, open_cache, open_store
+from kura_cache_adapters.errors import MissingExtraError
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import KeepsParts
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
@@ -126,7 +128,8 @@ def test_writes_and_deletes_in_opposite_orders_wait_for_no_other(
     postgres: Server, store: PostgresStore
 ) -> None:
     put(store, [0])
-    space, together, many = store.space(IDENTITY), Barrier(4), list(range(600))
+    space = store.space(IDENTITY)
+    together, many = Barrier(4), list(range(600))
 
     def work(worker: int) -> None:
         numbers = many[:: 1 if worker % 2 else -1]
@@ -328,7 +331,7 @@ def test_a_pool_may_be_handed_over_and_stays_its_owners(postgres: Server, table:
 
 def age(postgres: Server, table: str, numbers: list[int], days: int) -> None:
     keys = ", ".join(f"'\\x{key_of(number).hex()}'" for number in numbers)
-    old = f"UPDATE {table} SET stored_at = now() - interval '{days} days' WHERE key IN ({keys})"
+    old = f"UPDATE {table} SET stored_on = stored_on - {days} WHERE key IN ({keys})"
     postgres_says(postgres_url(postgres.port), old)
 
 
@@ -439,11 +442,17 @@ def test_a_url_has_options_of_the_store_and_of_the_driver(postgres: Server) -> N
     names = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE application_name = 'mine'"
     assert postgres_says(postgres_url(postgres.port), names) == [("mine",)]
     assert postgres_says(postgres_url(postgres.port), "SELECT count(*) FROM of_urls.kura_cache") == [(2,)]
-    for wrong in ("nothing=1", "timeout=soon"):
+    for wrong in ("nothing=1", "timeout=soon", "timeout=0", "batch=0"):
         with pytest.raises(ValueError, match="its options are: schema=") as error:
             open_store(f"{postgres_url(postgres.port)}?{wrong}")
         assert "MARKED" not in str(error.value)
         assert "MARKED" not in repr(error.value.__cause__)
+
+
+def test_without_the_extra_its_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingExtraError, match=r"kura-cache-adapters\[postgres\]"):
+        open_store("postgresql://localhost/vectors")
 
 
 def test_the_page_shows_the_tables_that_are_made() -> None:

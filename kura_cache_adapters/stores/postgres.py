@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timezone
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -20,7 +20,6 @@ from kura_cache_adapters.stores.signing import codec_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
-    from datetime import date, datetime
 
     from psycopg_pool import ConnectionPool
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 _logger = logger_of("store")
 
 _KEYS_AT_ONCE = 20_000  # listed by one query
+_DAY_0 = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _SAMPLE = 8  # of them tell the dimension
 _PATIENCE = 600.0  # seconds for what reads or deletes all of a space
 
@@ -67,15 +67,19 @@ class PostgresStore:
                 that are said here. Pickled, and in a forked child, the store connects by the pool's conninfo.
             schema: of the tables; the first in the search path without.
             table: of the entries; `<table>_spaces` says whose they are.
-            timeout: in seconds, for each look-up, and each write.
+            timeout: in seconds, for each query.
             connect_timeout: in seconds, for a new connection; at least 2, which is libpq's least.
             batch: keys that are asked for by one query; a quarter as many entries are written by one.
             sign: a secret, at least 16 bytes: entries are signed with it, and those that are not are misses.
 
         Raises:
-            ValueError: what cannot be an address; MissingExtraError without the extra `postgres`.
+            ValueError: what cannot be an address, a number that is not positive, a secret below 16 bytes;
+                MissingExtraError without the extra `postgres`.
 
         """
+        if batch < 1 or timeout <= 0:
+            message = f"batch={batch} and timeout={timeout} must be positive"
+            raise ValueError(message)
         require("psycopg", extra="postgres")
         from kura_cache_adapters.stores.postgres_connections import Connections  # noqa: PLC0415 - needs psycopg
         from kura_cache_adapters.stores.postgres_statements import Statements  # noqa: PLC0415 - likewise
@@ -196,7 +200,7 @@ class PostgresSpace(KeyValueSpace[bytes]):
         return gone
 
     def _drop(self, part: Part) -> Part:
-        day = {**self._space, "day": part.name, "written": part.written}
+        day = {**self._space, "day": part.name}
         return replace(part, entries=self._connections.changed(self._statements.drop, day, seconds=_PATIENCE))
 
     def _values(self, keys: list[bytes]) -> Iterator[bytes | None]:
@@ -249,5 +253,7 @@ def _batches(keys: list[bytes], size: int) -> Iterator[list[bytes]]:
     return (keys[at : at + size] for at in range(0, len(keys), size))
 
 
-def _part(day: date, entries: int, nbytes: int, written: datetime) -> Part:
-    return Part(day.isoformat(), entries, nbytes, written.astimezone(timezone.utc), None)
+def _part(stored_on: int, entries: int, nbytes: int) -> Part:
+    day = _DAY_0 + timedelta(days=stored_on)
+    over = day + timedelta(days=1)
+    return Part(day.date().isoformat(), entries, nbytes, min(over, datetime.now(timezone.utc)), None)

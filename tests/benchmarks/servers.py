@@ -125,7 +125,7 @@ def hits(server: Server) -> Iterator[tuple[str, Contestants]]:
     for space in stores.values():
         space.put_many(server.keys, server.vectors)
     calls: Calls = {name: partial(space.get_many, server.keys) for name, space in stores.items()}
-    yield "hits of the store", _timed(calls, server.bare_hits)
+    yield "hits of the store", against(calls, server.bare_hits)
     cached, others = server.cached(), [*server.peers()]
     for embed in (cached.embed_sync, *(each.documents for each in others)):
         embed(texts)
@@ -133,7 +133,7 @@ def hits(server: Server) -> Iterator[tuple[str, Contestants]]:
         "ours": partial(cached.embed_sync, texts),
         "ours, as an array": partial(cached.embed_array_sync, texts),
     }
-    yield "hits of the cache", _timed({**ours, **_documents(others, texts)}, server.bare_lists)
+    yield "hits of the cache", against({**ours, **_documents(others, texts)}, server.bare_lists)
 
 
 def fills(server: Server) -> Iterator[tuple[str, Contestants]]:
@@ -148,10 +148,10 @@ def fills(server: Server) -> Iterator[tuple[str, Contestants]]:
         "ours, with a TTL": partial(put, ttl=3600),
         "ours, signed": partial(put, sign=SECRET),
     }
-    yield "fill of the store", _timed(stores, server.bare_fill, before=empty)
+    yield "fill of the store", against(stores, server.bare_fill, before=empty)
     ours: Calls = {"ours": lambda: server.cached().embed_sync(texts)}
     others = _documents([*server.peers()], texts)
-    yield "fill of the cache", _timed({**ours, **others}, server.bare_fill, before=empty)
+    yield "fill of the cache", against({**ours, **others}, server.bare_fill, before=empty)
 
 
 def machines(server: Server, directory: Path) -> Iterator[tuple[str, Contestants]]:
@@ -169,14 +169,14 @@ def machines(server: Server, directory: Path) -> Iterator[tuple[str, Contestants
         "a new machine's first run": lambda: new().embed_array_sync(texts),
         "its second": partial(old.embed_array_sync, texts),
     }
-    yield "a directory in front, as an array", _timed(runs, server.bare_hits)
+    yield "a directory in front, as an array", against(runs, server.bare_hits)
 
 
 def _documents(systems: list[peers.System], texts: list[str]) -> Calls:
     return {each.name: partial(each.documents, texts) for each in systems}
 
 
-def _timed(calls: Calls, floor: Call, *, before: Call = tuple) -> Contestants:
+def against(calls: Calls, floor: Call, *, before: Call = tuple) -> Contestants:
     """Return contestants: the seconds of calls, without what is called before each."""
     return {name: partial(_seconds, call, before) for name, call in {FLOOR: floor, **calls}.items()}
 
@@ -198,16 +198,19 @@ def measure(count: int, dimension: int, *, rounds: int = ROUNDS) -> list[Row]:
     return rows
 
 
+def show(count: int, dimension: int, rows: list[Row]) -> None:
+    """Print rows as a table."""
+    print(f"\nN={count:,}, D={dimension}\n\n| path | system | us a text | of the floor |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['path']} | {row['system']} | {row['median us']:.1f} | {row['ratio']:.2f} |")
+
+
 def main(arguments: list[str]) -> None:
     """Print a table for each dimension; the first argument is how many texts."""
     logging.disable(logging.CRITICAL)
     count, *dimensions = map(int, arguments or ("10000", "384", "1536"))
     for dimension in dimensions:
-        print(
-            f"\nN={count:,}, D={dimension}\n\n| path | system | us a text | of the floor |\n|---|---|---|---|"
-        )
-        for row in measure(count, dimension):
-            print(f"| {row['path']} | {row['system']} | {row['median us']:.1f} | {row['ratio']:.2f} |")
+        show(count, dimension, measure(count, dimension))
 
 
 if __name__ == "__main__":
