@@ -119,7 +119,7 @@ class Backlog:
         for place in self._spaces:
             keys = [*place.rows]
             self.withdraw(place, keys)
-            self._drop(place, keys, "it was closed before they were written")
+            self._drop(place, keys, "it was closed before that")
 
     def _drain(self) -> None:
         """Write until nothing waits; where that fails, try again when the circuit says so."""
@@ -157,8 +157,7 @@ class Backlog:
             return
         place.dropped.update(keys[: max(0, _MOST_OWED - len(place.dropped))])
         self._guard.count(dropped=len(keys))
-        message = "%s: %d entries were not written: %s. A tier in front of it has them, and owes them"
-        self._log.report("drop", message, self._guard.name, len(keys), why)
+        self._log.report("drop", "%s: %d entries were not written: %s", self._guard.name, len(keys), why)
         self._guard.tell("write", "dropped", why)
 
     def _account(self, entries: int, nbytes: int) -> None:

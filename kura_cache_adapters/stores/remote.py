@@ -266,8 +266,8 @@ class RemoteSpace:
         """Write in batches until one fails; return how many were written."""
         for start in range(0, len(keys), BATCH):
             some = keys[start : start + BATCH], vectors[start : start + BATCH]
-            closed = self._guard.circuits["write"].closed
-            if not closed or not self._guard.ask("write", partial(self._write, *some), len(some[0])):
+            well = all(circuit.closed for circuit in self._guard.circuits.values())
+            if not well or not self._guard.ask("write", partial(self._write, *some), len(some[0])):
                 return start
         return len(keys)
 

@@ -9,18 +9,29 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from kura_cache_adapters import PostgresStore, RedisStore
 from tests.faults.crowd import WRONG, start
 from tests.faults.proxy import Proxy
 from tests.faults.remote_lab import CONNECT, READ, SLACK, RemoteLab
-from tests.servers import free_port, program, redis_server, said, until
+from tests.servers import (
+    a_postgres,
+    free_port,
+    postgres_says,
+    postgres_url,
+    program,
+    redis_server,
+    said,
+    until,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.servers import Server
@@ -33,8 +44,6 @@ MODES = ("hang", "delay", "drip", "cut", "short", "garble", "refuse", "echo")
 
 
 def redis_at(port: int, user: str = "", host: str = "127.0.0.1") -> Any:
-    from kura_cache_adapters import RedisStore
-
     return RedisStore(f"redis://{user}{host}:{port}/0")
 
 
@@ -53,26 +62,49 @@ def own_redis() -> Iterator[Server]:
         yield server
 
 
+def clear(way: str, port: int) -> None:
+    if way == "redis":
+        said(port, "FLUSHALL")
+    else:
+        postgres_says(postgres_url(port), "DROP TABLE IF EXISTS kura_cache, kura_cache_spaces")
+
+
 def struck(lab: RemoteLab) -> int:
     """Return how many calls the guard has given up or seen fail."""
     (stats,) = lab.remote.tier_stats()
     return stats.errors + stats.timeouts
 
 
-@pytest.mark.parametrize("write", ["behind", pytest.param("through", marks=pytest.mark.long)])
-@pytest.mark.parametrize("mode", MODES)
+def postgres_at(port: int) -> Any:
+    return PostgresStore(postgres_url(port))
+
+
+postgres = pytest.fixture(scope="module")(a_postgres)
+
+
+WAYS: dict[str, Callable[[int], Any]] = {"redis": redis_at, "postgres": postgres_at}
+QUICK = [("redis", mode, "behind") for mode in MODES] + [("postgres", "hang", "behind")]
+LONG = [
+    pytest.param(*each, marks=pytest.mark.long)
+    for each in product(WAYS, MODES, ("behind", "through"))
+    if each not in QUICK
+]
+
+
+@pytest.mark.parametrize(("way", "mode", "write"), [*QUICK, *LONG])
 def test_a_network_that_does_anything_costs_one_deadline(
-    mode: str, write: str, redis: Server, tmp_path: Path
+    way: str, mode: str, write: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    said(redis.port, "FLUSHALL")
-    proxy = Proxy(redis.port)
-    fault, options = f"{mode}, written {write}", {"write": write}
-    lab = RemoteLab(fault, "redis", tmp_path, lambda: redis_at(proxy.port), options=options)
+    server: Server = request.getfixturevalue(way)
+    clear(way, server.port)
+    proxy = Proxy(server.port)
+    options = {"write": write}
+    lab = RemoteLab(f"{mode}, written {write}", way, tmp_path, lambda: WAYS[way](proxy.port), options=options)
     lab.ask()
-    proxy.mode = mode
+    proxy.set(mode)
     lab.ask_for(0.8)
     assert struck(lab)
-    proxy.mode = "pass"
+    proxy.set("pass")
     lab.recover()
     assert lab.judge().good
     proxy.close()
