@@ -534,7 +534,7 @@ def test_a_url_of_a_server_is_guarded_and_has_the_guards_options(tmp_path: Path)
     assert not len(alone.space(IDENTITY).get_many(KEYS).positions)
     told = [repr(alone), repr(alone.space(IDENTITY)), str(alone.tier_stats()), str(refused.value)]
     assert not any("MARKED" in each for each in told)
-    with pytest.raises(Exception, match="127.0.0.1:1") as error:
+    with pytest.raises(Exception, match=r"127.0.0.1:1") as error:
         alone.spaces()
     assert "MARKED" not in str(error.value)
 
