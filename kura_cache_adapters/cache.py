@@ -43,7 +43,7 @@ class Cache:
     def spaces(self) -> list[SpaceInfo]:
         """List what is held of each model.
 
-        Over tiers, as the slowest tells it.
+        Over tiers, as the slowest on this machine tells it.
         """
         return [spaces.info_of(self.store, identity) for identity in self.store.spaces()]
 

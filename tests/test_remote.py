@@ -452,6 +452,13 @@ def test_a_list_is_tiers_from_fast_to_slow(tmp_path: Path) -> None:
     assert open_cache(tmp_path / "b").stats().rows == open_cache(tmp_path / "a").stats().rows == 1
 
 
+def test_what_is_held_is_counted_here_and_not_on_a_server(tmp_path: Path, server: Server) -> None:
+    with open_cache([tmp_path, Remote(server, **QUICK)]) as cache:
+        cache.store.space(IDENTITY).put_many(KEYS, VECTORS)
+        server.inner.space(IDENTITY).put_many([key_of(99)], vectors_of([99]))
+        assert (len(cache), cache.stats().rows, cache.spaces()[0].entries) == (9, 9, 9)
+
+
 def test_a_store_that_was_handed_in_stays_open(tmp_path: Path, server: Server) -> None:
     memory = MemoryStore()
     with open_cache([memory, tmp_path, server]) as cache:

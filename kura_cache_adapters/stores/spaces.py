@@ -21,9 +21,16 @@ def tiers_of(space: VectorSpace) -> list[VectorSpace]:
     return [leaf for tier in space.tiers for leaf in tiers_of(tier)]
 
 
+def _slowest(space: VectorSpace) -> VectorSpace:
+    if not isinstance(space, HasTiers):
+        return space
+    here = [tier for tier in space.tiers if not getattr(tier, "remote", False)]
+    return _slowest((here or space.tiers)[-1])
+
+
 def info_of(store: EmbeddingStore, identity: ModelIdentity) -> SpaceInfo:
-    """Tell what a store holds of a model; over tiers, what the slowest does, which gets everything."""
-    space = tiers_of(store.space(identity))[-1]
+    """Tell what a store holds of a model; over tiers, what the slowest on this machine does."""
+    space = _slowest(store.space(identity))
     stats = space.stats()
     entries = stats.rows if getattr(space, "countable", True) else None
     name, dimension = identity.directory, stats.dimension

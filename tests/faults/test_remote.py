@@ -186,6 +186,26 @@ def test_a_full_server_is_still_read_and_gets_the_rest_when_it_has_room(tmp_path
         assert lab.judge().good
 
 
+def test_a_server_whose_disk_is_full_gets_the_rest_when_it_has_room(tmp_path: Path) -> None:
+    pytest.importorskip("redis", reason="needs the extra `redis`")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("no small disk can be mounted")
+    try:
+        with redis_server("--dir", str(disk), "--appendonly", "yes") as server:
+            lab = RemoteLab("disk full", "redis", tmp_path, lambda: redis_at(server.port))
+            lab.ask()
+            (disk / "filler").write_bytes(bytes(60 << 10))
+            lab.ask_for(1.5)
+            assert struck(lab)
+            (disk / "filler").unlink()
+            lab.recover()
+            assert lab.judge().good
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
 def test_who_may_not_read_is_told_of_errors_and_has_no_misses(tmp_path: Path) -> None:
     pytest.importorskip("redis", reason="needs the extra `redis`")
     with redis_server("--requirepass", "right") as server:
