@@ -53,6 +53,7 @@ VECTORS = vectors_of([*range(9)])
 
 class TestWrittenThrough(StoreContract):
     write: ClassVar[Literal["behind", "through"]] = "through"
+    examples = 8
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> Callable[[], EmbeddingStore]:
@@ -554,6 +555,7 @@ def test_the_log_tells_once_of_a_server_that_is_gone_and_no_password(
     model = CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path, url])
     for number in range(20):
         model.embed_sync([f"text {number}"])
+    model.cache.close()  # type: ignore[union-attr]
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len([each for each in told if "could not read" in each]) == 1
     assert "MARKED" not in caplog.text
