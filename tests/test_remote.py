@@ -361,6 +361,20 @@ def test_operators_are_told_that_a_server_does_not_answer(server: Server) -> Non
         store.spaces()
 
 
+def test_what_an_operator_copies_to_a_server_arrives_or_is_an_error(server: Server, tmp_path: Path) -> None:
+    here = open_cache(tmp_path)
+    here.store.space(IDENTITY).put_many(KEYS, VECTORS)
+    there = open_cache(Remote(server, **QUICK))
+    assert here.copy_to(there) == 9
+    assert here.copy_to(there) == 0
+    assert server.inner.space(IDENTITY).stats().rows == 9
+    server.error = PermissionError(13, "forbidden")
+    with pytest.raises(PermissionError):
+        here.copy_to(there)
+    with pytest.raises(PermissionError):
+        there.missing(IDENTITY, KEYS)
+
+
 def test_pickled_it_has_its_options_and_nothing_that_waits(tmp_path: Path) -> None:
     store = Remote(ArrowStore(tmp_path), write="through", read_timeout=0.5)
     again = pickle.loads(pickle.dumps(store))
