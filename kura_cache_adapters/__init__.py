@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         VectorCountError,
     )
     from kura_cache_adapters.kura import summarise_conversations as summarise_conversations
+    from kura_cache_adapters.langchain import LangChainByteStore as LangChainByteStore
     from kura_cache_adapters.langchain import LangChainCachedEmbeddings as LangChainCachedEmbeddings
     from kura_cache_adapters.langchain import LangChainEmbeddingModel as LangChainEmbeddingModel
     from kura_cache_adapters.llama_index import LlamaIndexCachedEmbedding as LlamaIndexCachedEmbedding
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
         ArrowStore,
         HFDatasetStore,
         JSONLStore,
+        KeyValueStore,
         MemoryStore,
         ParquetStore,
         PostgresStore,
@@ -111,6 +113,7 @@ __all__ = [
     "IdentityError",
     "JSONLCheckpointManager",
     "JSONLStore",
+    "KeyValueStore",
     "KuraCacheError",
     "LookedUp",
     "MemoryStore",
@@ -167,8 +170,8 @@ _HOMES = {
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report",
     "stores": (
-        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore PostgresStore RedisStore "
-        "Remote TieredStore"
+        "open_store ArrowStore HFDatasetStore JSONLStore KeyValueStore MemoryStore ParquetStore "
+        "PostgresStore RedisStore Remote TieredStore"
     ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (
@@ -176,7 +179,7 @@ _HOMES = {
     ),
     "embedding": "CallableEmbeddingModel OpenAIEmbeddingModel SentenceTransformerEmbeddingModel",
     "kura": "summarise_conversations",
-    "langchain": "LangChainCachedEmbeddings LangChainEmbeddingModel",
+    "langchain": "LangChainByteStore LangChainCachedEmbeddings LangChainEmbeddingModel",
     "llama_index": "LlamaIndexCachedEmbedding LlamaIndexEmbeddingModel",
 }
 if not TYPE_CHECKING:  # a type checker knows the names, and that there are no others

@@ -266,8 +266,8 @@ def open_cache(cache: OneCache | Sequence[OneCache]) -> Cache:
     """Open a cache without a model.
 
     Args:
-        cache: a directory or URL (see `open_store`), a store, a checkpoint manager, or a list of these, from
-            fast to slow.
+        cache: a directory or URL (see `open_store`), a store, a checkpoint manager, a key-value store of
+            LangChain or LlamaIndex (see `KeyValueStore`), or a list of these, from fast to slow.
 
     Raises:
         TypeError: something else.

@@ -9,6 +9,7 @@ from kura_cache_adapters.stores.registry import STORES, as_store, open_store
 
 if TYPE_CHECKING:
     from kura_cache_adapters.stores.arrow import ArrowStore
+    from kura_cache_adapters.stores.bridges import KeyValueStore
     from kura_cache_adapters.stores.checkpoint import CheckpointStore
     from kura_cache_adapters.stores.hf_dataset import HFDatasetStore
     from kura_cache_adapters.stores.jsonl import JSONLStore
@@ -24,6 +25,7 @@ __all__ = [
     "CheckpointStore",
     "HFDatasetStore",
     "JSONLStore",
+    "KeyValueStore",
     "MemoryStore",
     "ParquetStore",
     "PostgresStore",
@@ -37,6 +39,7 @@ __all__ = [
 if not TYPE_CHECKING:  # a misspelt name is an error to a type checker
     _HOMES = {
         **dict(STORES.values()),
+        "bridges": "KeyValueStore",
         "checkpoint": "CheckpointStore",
         "remote": "Remote",
         "tiered": "TieredStore",

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from kura_cache_adapters._runtime.entry_points import names_in, registered
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments.marks import formats_in
-from kura_cache_adapters.protocols import EmbeddingStore, OpensStore, SupportsCheckpoints
+from kura_cache_adapters.protocols import (
+    EmbeddingStore,
+    KeepsBytes,
+    KeepsDicts,
+    OpensStore,
+    SupportsCheckpoints,
+)
 from kura_cache_adapters.stores.neighbours import neighbour_in
 from kura_cache_adapters.stores.url_options import read_options, refusal, take_options
 
@@ -78,8 +84,9 @@ def as_store(cache: object) -> EmbeddingStore | None:
     """Turn what a user calls a cache into a store; None when it is switched off.
 
     A store stays itself; a path or URL is opened; a manager that has a native store opens it; any
-    other checkpoint manager keeps one checkpoint per entry; a list of these is a `TieredStore`, from fast to
-    slow. Raises TypeError for anything else.
+    other checkpoint manager keeps one checkpoint per entry; a key-value store of LangChain or LlamaIndex
+    keeps one value per entry; a list of these is a `TieredStore`, from fast to slow. Raises TypeError for
+    anything else.
     """
     if isinstance(cache, (list, tuple)):
         return _tiered(cache)
@@ -89,11 +96,16 @@ def as_store(cache: object) -> EmbeddingStore | None:
         return open_store(cache)
     if isinstance(cache, OpensStore):
         return cache.open_store()
-    if isinstance(cache, EmbeddingStore):
-        return cache
+    return cache if isinstance(cache, EmbeddingStore) else _over(cache)
+
+
+def _over(cache: object) -> EmbeddingStore:
     if isinstance(cache, SupportsCheckpoints):
         wrapped: EmbeddingStore = _ours("checkpoint", "CheckpointStore")(cache)
         return wrapped
+    if isinstance(cache, (KeepsBytes, KeepsDicts)):
+        bridged: EmbeddingStore = _ours("bridges", "KeyValueStore")(cache)
+        return bridged
     message = f"{type(cache).__name__} is no cache: pass a directory, a checkpoint manager, a store, or None"
     raise TypeError(message)
 

@@ -42,7 +42,9 @@ from kura_cache_adapters import (
     IdentityError,
     JSONLCheckpointManager,
     JSONLStore,
+    KeyValueStore,
     KuraCacheError,
+    LangChainByteStore,
     LangChainCachedEmbeddings,
     LangChainEmbeddingModel,
     LlamaIndexCachedEmbedding,
@@ -89,7 +91,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from langchain_core.embeddings import Embeddings
+    from langchain_core.stores import BaseStore, ByteStore
     from llama_index.core.base.embeddings.base import BaseEmbedding
+    from llama_index.core.storage.kvstore.types import BaseKVStore
 
 logger = logging.getLogger(__name__)
 TEXTS = ["Hello world", "Test sentence"]
@@ -315,6 +319,20 @@ async def use_langchain(loaded: Embeddings) -> None:
     assert_type(embeddings.stats, CacheStats)
     assert_type(embeddings.model, str)
     assert_type(LangChainCachedEmbeddings(CachedEmbeddingModel(Mine())).cached, CachedEmbeddingModel)
+
+
+def keep_bytes(directory: Path) -> ByteStore:
+    store = LangChainByteStore(directory, namespace="documents")
+    store.mset([("a", b"bytes")])
+    assert_type(store.mget(["a"]), list[bytes | None])
+    return store
+
+
+def use_key_value_stores(values: BaseStore[str, bytes], dicts: BaseKVStore) -> list[Cache]:
+    cached = CachedEmbeddingModel(Mine(), values)
+    assert_type(cached.embed_sync(TEXTS), list[list[float]])
+    store: EmbeddingStore = KeyValueStore(dicts, namespace="embeddings", batch=100)
+    return [open_cache(store), open_cache(values), open_cache(dicts)]
 
 
 def use_llama_index(loaded: BaseEmbedding) -> BaseEmbedding:
