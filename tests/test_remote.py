@@ -53,6 +53,7 @@ VECTORS = vectors_of([*range(9)])
 
 class TestWrittenThrough(StoreContract):
     write: ClassVar[Literal["behind", "through"]] = "through"
+    examples = 8
 
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> Callable[[], EmbeddingStore]:
@@ -333,6 +334,14 @@ def test_a_local_tier_is_written_before_a_server(server: Server, tmp_path: Path)
     writer.join()
 
 
+def test_a_server_that_is_not_read_is_not_waited_for_by_writes(server: Server) -> None:
+    space = Remote(server, write="through", **QUICK).space(IDENTITY)
+    space.put_many(KEYS[:1], VECTORS[:1])
+    server.well.clear()
+    space.get_many(KEYS)
+    assert seconds_of(lambda: space.put_many(KEYS, VECTORS)) < 0.05
+
+
 def test_what_the_local_tier_could_not_store_is_not_stored(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     space = TieredStore(ArrowStore(tmp_path / "file"), Remote(server, **QUICK)).space(IDENTITY)
@@ -350,6 +359,20 @@ def test_operators_are_told_that_a_server_does_not_answer(server: Server) -> Non
     space.put_many(KEYS[1:], VECTORS[1:])
     with pytest.raises(UnreachableError, match="does not take"):
         store.spaces()
+
+
+def test_what_an_operator_copies_to_a_server_arrives_or_is_an_error(server: Server, tmp_path: Path) -> None:
+    here = open_cache(tmp_path)
+    here.store.space(IDENTITY).put_many(KEYS, VECTORS)
+    there = open_cache(Remote(server, **QUICK))
+    assert here.copy_to(there) == 9
+    assert here.copy_to(there) == 0
+    assert server.inner.space(IDENTITY).stats().rows == 9
+    server.error = PermissionError(13, "forbidden")
+    with pytest.raises(PermissionError):
+        here.copy_to(there)
+    with pytest.raises(PermissionError):
+        there.missing(IDENTITY, KEYS)
 
 
 def test_pickled_it_has_its_options_and_nothing_that_waits(tmp_path: Path) -> None:
@@ -444,6 +467,13 @@ def test_a_list_is_tiers_from_fast_to_slow(tmp_path: Path) -> None:
     assert open_cache(tmp_path / "b").stats().rows == open_cache(tmp_path / "a").stats().rows == 1
 
 
+def test_what_is_held_is_counted_here_and_not_on_a_server(tmp_path: Path, server: Server) -> None:
+    with open_cache([tmp_path, Remote(server, **QUICK)]) as cache:
+        cache.store.space(IDENTITY).put_many(KEYS, VECTORS)
+        server.inner.space(IDENTITY).put_many([key_of(99)], vectors_of([99]))
+        assert (len(cache), cache.stats().rows, cache.spaces()[0].entries) == (9, 9, 9)
+
+
 def test_a_store_that_was_handed_in_stays_open(tmp_path: Path, server: Server) -> None:
     memory = MemoryStore()
     with open_cache([memory, tmp_path, server]) as cache:
@@ -503,3 +533,43 @@ def test_a_batch_that_waits_keeps_types_apart(server: Server) -> None:
     keys, vectors = place.batch()
     assert keys == KEYS[:1]
     assert vectors.dtype == np.float32
+
+
+def guards(cache: object) -> list[tuple[str, Any]]:
+    """Return the tiers on servers of what is opened, without asking anyone."""
+    opened: Any = as_store(cache)
+    stores = opened.stores if isinstance(opened, TieredStore) else [opened]
+    return [(each.write, each) for each in stores if isinstance(each, Remote)]
+
+
+def test_a_url_of_a_server_is_guarded_and_has_the_guards_options(tmp_path: Path) -> None:
+    pytest.importorskip("redis", reason="needs the extra `redis`")
+    url = "redis://me:MARKED-secret@127.0.0.1:1/0"
+    ((write, alone),) = guards(url)
+    assert write == "through"
+    assert [write for write, _ in guards([tmp_path, url])] == ["behind"]
+    assert [write for write, _ in guards(["memory://", url])] == ["through"]
+    ((write, guarded),) = guards([tmp_path, f"{url}?ttl=1d&write=never&read_timeout=0.125"])
+    assert (write, guarded._options["read_timeout"], guarded.store.ttl) == ("never", 0.125, 86_400)
+    with pytest.raises(ValueError, match="write is 'always'") as refused:
+        as_store(f"{url}?write=always")
+    assert not len(alone.space(IDENTITY).get_many(KEYS).positions)
+    told = [repr(alone), repr(alone.space(IDENTITY)), str(alone.tier_stats()), str(refused.value)]
+    assert not any("MARKED" in each for each in told)
+    with pytest.raises(Exception, match=r"127.0.0.1:1") as error:
+        alone.spaces()
+    assert "MARKED" not in str(error.value)
+
+
+def test_the_log_tells_once_of_a_server_that_is_gone_and_no_password(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("redis", reason="needs the extra `redis`")
+    url = "redis://me:MARKED-secret@127.0.0.1:1/0"
+    model = CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path, url])
+    for number in range(20):
+        model.embed_sync([f"text {number}"])
+    model.cache.close()  # type: ignore[union-attr]
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len([each for each in told if "could not read" in each]) == 1
+    assert "MARKED" not in caplog.text

@@ -7,7 +7,7 @@ from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from weakref import WeakSet
 
 from kura_cache_adapters._guard.breaker import Circuit
@@ -61,9 +61,13 @@ class Guard:
         """Call in a thread that is left to itself when the time is over; raise TimeoutError then."""
         if patched():
             return call()
+        done: SimpleQueue[Future[_T]] = SimpleQueue()
         future = self._threads.submit(partial(copy_context().run, call))
-        if over(future, seconds):
-            return future.result()
+        future.add_done_callback(done.put)
+        with suppress(Empty):
+            return done.get(
+                timeout=seconds
+            ).result()  # where Ctrl-C does no harm, see `_runtime.loop.outcome`
         future.cancel()
         message = f"no answer in {seconds:.3g} s"
         raise TimeoutError(message)
@@ -149,15 +153,6 @@ class Guard:
         _logger.debug("That was because of this", exc_info=error)
         if self.circuits[action].failed(took, seconds):
             self.tell(action, "open", reason)
-
-
-def over(future: Future[Any], seconds: float) -> bool:
-    """Wait for a future; tell whether it is over in time."""
-    done: SimpleQueue[object] = SimpleQueue()
-    future.add_done_callback(done.put)
-    with suppress(Empty):
-        done.get(timeout=max(0.0, seconds))  # where Ctrl-C does no harm, see `_runtime.loop.outcome`
-    return future.done()
 
 
 def _begin_anew() -> None:

@@ -15,8 +15,9 @@ class Proxy:
 
     Modes: pass; hang (nothing passes, connections are taken); delay (each answer comes `delay` seconds late);
     drip (a byte of an answer at a time); cut (an answer ends halfway, and so does its connection); short (an
-    answer ends halfway, and its connection stays); garble (a bit in every 64 bytes of an answer is flipped);
-    refuse (connections are closed as soon as they are made); echo (the answer is what was asked).
+    answer ends halfway, and its connection stays); garble (a bit in every 16 bytes of an answer is flipped);
+    refuse (connections are closed, those that are there and those that are made); echo (the answer is what
+    was asked).
     """
 
     def __init__(self, port: int, *, delay: float = 1.0) -> None:
@@ -27,9 +28,18 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
+    def set(self, mode: str) -> None:
+        """Change the mode."""
+        self.mode = mode
+        if mode == "refuse":
+            self._end(self._sockets)
+
     def close(self) -> None:
         """End all connections, and the proxy."""
-        for each in [self._listener, *self._sockets]:
+        self._end([self._listener, *self._sockets])
+
+    def _end(self, sockets: list[socket.socket]) -> None:
+        for each in sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
@@ -76,7 +86,7 @@ class Proxy:
             client.sendall(some[: len(some) // 2])
             return True
         elif self.mode == "garble":
-            client.sendall(bytes(byte ^ (at % 64 == 40) for at, byte in enumerate(some)))
+            client.sendall(bytes(byte ^ (at % 16 == 5) for at, byte in enumerate(some)))
             return True
         elif self.mode == "drip":
             for at in range(len(some)):
