@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         DimensionMismatchError,
         IdentityError,
         KuraCacheError,
+        MirrorError,
         MissingExtraError,
         ReentryError,
         RefusedTextsError,
@@ -53,13 +54,14 @@ if TYPE_CHECKING:
         EmbeddingStore,
         VectorSpace,
     )
-    from kura_cache_adapters.receipts import Drift, Receipt, Report
+    from kura_cache_adapters.receipts import Drift, Receipt, Report, SyncReceipt
     from kura_cache_adapters.spaces import CleaningReceipt, SpaceInfo
     from kura_cache_adapters.stores import (
         ArrowStore,
         HFDatasetStore,
         JSONLStore,
         MemoryStore,
+        MirroredStore,
         ParquetStore,
         TieredStore,
         open_store,
@@ -98,6 +100,8 @@ __all__ = [
     "KuraCacheError",
     "LookedUp",
     "MemoryStore",
+    "MirrorError",
+    "MirroredStore",
     "MissingExtraError",
     "MultiCheckpointManager",
     "Observer",
@@ -114,6 +118,7 @@ __all__ = [
     "SpaceBusyError",
     "SpaceInfo",
     "Stored",
+    "SyncReceipt",
     "TieredStore",
     "UnsupportedError",
     "UseStats",
@@ -136,14 +141,16 @@ _HOMES = {
     "cached_embedding": "CachedEmbeddingModel",
     "errors": (
         "AnswerError CacheMissError CheckpointError DimensionMismatchError IdentityError KuraCacheError "
-        "MissingExtraError ReentryError RefusedTextsError RegistrationError SpaceBusyError "
+        "MirrorError MissingExtraError ReentryError RefusedTextsError RegistrationError SpaceBusyError "
         "UnsupportedError VectorCountError"
     ),
     "options": "CacheOptions",
     "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
     "spaces": "CleaningReceipt SpaceInfo",
-    "receipts": "Drift Receipt Report",
-    "stores": "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore ParquetStore TieredStore",
+    "receipts": "Drift Receipt Report SyncReceipt",
+    "stores": (
+        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore MirroredStore ParquetStore TieredStore"
+    ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (
         "HFDatasetCheckpointManager JSONLCheckpointManager MultiCheckpointManager ParquetCheckpointManager"

@@ -161,6 +161,10 @@ class SpaceBusyError(KuraCacheError, OSError):
         return type(self), (self.names, self.receipt)
 
 
+class MirrorError(KuraCacheError, OSError):
+    """An object store could not be reached, or has refused what was asked of it."""
+
+
 class CheckpointError(KuraCacheError, ValueError):
     """A checkpoint could not be read or written; the message names its file."""
 

@@ -122,6 +122,17 @@ class SegmentSpace:
         if self._upkeep is not None:
             self._upkeep.written(vectors.nbytes)
 
+    def merge_due(self, among: Collection[str]) -> None:
+        """Merge what has come together of some segments, as writing does of all."""
+        self._listing.refresh()
+        self._merger.catch_up(among)
+
+    def sweep(self) -> None:
+        """Rewrite what holds forgotten rows, as they are hidden already."""
+        with locks.patient_lock(self.path):
+            self._merger.drop(self._listing.refresh(), self._listing.tombstones.keys)
+        self._listing.refresh()
+
     def join(self, names: Collection[str]) -> None:
         """Merge segments into one, whatever their size, unless others merge here just now."""
         with locks.try_lock(self.path) as alone:

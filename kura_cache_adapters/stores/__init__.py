@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.hf_dataset import HFDatasetStore
     from kura_cache_adapters.stores.jsonl import JSONLStore
     from kura_cache_adapters.stores.memory import MemoryStore
+    from kura_cache_adapters.stores.mirror import MirroredStore
     from kura_cache_adapters.stores.parquet import ParquetStore
     from kura_cache_adapters.stores.tiered import TieredStore
 
@@ -22,6 +23,7 @@ __all__ = [
     "HFDatasetStore",
     "JSONLStore",
     "MemoryStore",
+    "MirroredStore",
     "ParquetStore",
     "TieredStore",
     "as_store",
@@ -29,5 +31,6 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a misspelt name is an error to a type checker
-    _HOMES = {**dict(STORES.values()), "checkpoint": "CheckpointStore", "tiered": "TieredStore"}
+    _others = {"checkpoint": "CheckpointStore", "mirror": "MirroredStore", "tiered": "TieredStore"}
+    _HOMES = {**dict(STORES.values()), **_others}
     __getattr__ = lazy(__name__, _HOMES)
