@@ -10,8 +10,18 @@ if TYPE_CHECKING:
     from kura_cache_adapters._adopt.adopting import Adopted
     from kura_cache_adapters._core.explain import Explanation
     from kura_cache_adapters._core.plan import Plan
+    from kura_cache_adapters._guard.breaker import Breaker
     from kura_cache_adapters._observe.counters import CacheStats
-    from kura_cache_adapters._observe.events import Embedded, Event, Failed, LookedUp, Observer, Stored
+    from kura_cache_adapters._observe.events import (
+        Embedded,
+        Event,
+        Failed,
+        Guarded,
+        LookedUp,
+        Observer,
+        Stored,
+    )
+    from kura_cache_adapters._observe.tiers import TierStats
     from kura_cache_adapters._observe.uses import UseStats
     from kura_cache_adapters.cache import Cache, open_cache
     from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
@@ -33,12 +43,12 @@ if TYPE_CHECKING:
         DimensionMismatchError,
         IdentityError,
         KuraCacheError,
-        MirrorError,
         MissingExtraError,
         ReentryError,
         RefusedTextsError,
         RegistrationError,
         SpaceBusyError,
+        UnreachableError,
         UnsupportedError,
         VectorCountError,
     )
@@ -63,6 +73,7 @@ if TYPE_CHECKING:
         MemoryStore,
         MirroredStore,
         ParquetStore,
+        Remote,
         TieredStore,
         open_store,
     )
@@ -76,6 +87,7 @@ __all__ = [
     "ArrowStore",
     "BaseCheckpointManager",
     "BaseEmbeddingModel",
+    "Breaker",
     "Cache",
     "CacheMissError",
     "CacheOptions",
@@ -92,6 +104,7 @@ __all__ = [
     "Event",
     "Explanation",
     "Failed",
+    "Guarded",
     "HFDatasetCheckpointManager",
     "HFDatasetStore",
     "IdentityError",
@@ -100,7 +113,6 @@ __all__ = [
     "KuraCacheError",
     "LookedUp",
     "MemoryStore",
-    "MirrorError",
     "MirroredStore",
     "MissingExtraError",
     "MultiCheckpointManager",
@@ -113,13 +125,16 @@ __all__ = [
     "ReentryError",
     "RefusedTextsError",
     "RegistrationError",
+    "Remote",
     "Report",
     "SentenceTransformerEmbeddingModel",
     "SpaceBusyError",
     "SpaceInfo",
     "Stored",
     "SyncReceipt",
+    "TierStats",
     "TieredStore",
+    "UnreachableError",
     "UnsupportedError",
     "UseStats",
     "VectorCountError",
@@ -132,24 +147,27 @@ __all__ = [
 # Imported when first used; those that need a framework are not in a star import.
 _HOMES = {
     "_adopt.adopting": "Adopted",
+    "_guard.breaker": "Breaker",
     "_core.explain": "Explanation",
     "_core.plan": "Plan",
     "_observe.counters": "CacheStats",
-    "_observe.events": "Embedded Event Failed LookedUp Observer Stored",
+    "_observe.events": "Embedded Event Failed Guarded LookedUp Observer Stored",
+    "_observe.tiers": "TierStats",
     "_observe.uses": "UseStats",
     "cache": "Cache open_cache",
     "cached_embedding": "CachedEmbeddingModel",
     "errors": (
         "AnswerError CacheMissError CheckpointError DimensionMismatchError IdentityError KuraCacheError "
-        "MirrorError MissingExtraError ReentryError RefusedTextsError RegistrationError SpaceBusyError "
-        "UnsupportedError VectorCountError"
+        "MissingExtraError ReentryError RefusedTextsError RegistrationError SpaceBusyError "
+        "UnreachableError UnsupportedError VectorCountError"
     ),
     "options": "CacheOptions",
     "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report SyncReceipt",
     "stores": (
-        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore MirroredStore ParquetStore TieredStore"
+        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore MirroredStore ParquetStore Remote "
+        "TieredStore"
     ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (

@@ -17,14 +17,15 @@ from kura_cache_adapters.stores.mirror import mirror_of, remote_bounds
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import timedelta
 
     from typing_extensions import Self
 
     from kura_cache_adapters._adopt.adopting import Adopted
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, SupportsCheckpoints, VectorSpace
+    from kura_cache_adapters.options import OneCache
+    from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, VectorSpace
     from kura_cache_adapters.receipts import Receipt, Report, SyncReceipt
     from kura_cache_adapters.spaces import CleaningReceipt, SpaceInfo, SpaceName
 
@@ -172,7 +173,7 @@ class Cache:
             ValueError: another URL; nothing is called so.
             UnsupportedError: the cache keeps no files, as memory and checkpoint managers.
             MissingExtraError: `obstore` is not installed.
-            MirrorError: the object store cannot be reached, or refuses.
+            UnreachableError: the object store cannot be reached, or refuses.
 
         """
         return mirror_of(self.store, url, model).sync(push=True, pull=False, dry_run=dry_run)
@@ -215,7 +216,7 @@ class Cache:
 
         Raises:
             ValueError: no bound or a negative one; nothing is called so.
-            MirrorError: the object store cannot be reached, or refuses.
+            UnreachableError: the object store cannot be reached, or refuses.
             UnsupportedError: a store that cannot do it, such as memory; nothing is changed then.
             SpaceBusyError: another process was merging in some spaces; its `receipt` tells of the others.
             OSError: a segment cannot be removed.
@@ -300,11 +301,12 @@ def _said(identity: ModelIdentity, held: SpaceStats) -> list[str]:
     return [identity.model_name, identity.parameters, *counts]
 
 
-def open_cache(cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str]) -> Cache:
+def open_cache(cache: OneCache | Sequence[OneCache]) -> Cache:
     """Open a cache without a model.
 
     Args:
-        cache: a directory or URL (see `open_store`), a store, or a checkpoint manager.
+        cache: a directory or URL (see `open_store`), a store, a checkpoint manager, or a list of these, from
+            fast to slow.
 
     Raises:
         TypeError: something else.

@@ -67,8 +67,8 @@ class CachedEmbeddingModel(Operations):
         Args:
             embedding_model: a `BaseEmbeddingModel`, a LangChain `Embeddings`, a LlamaIndex
                 `BaseEmbedding`, or a loaded `SentenceTransformer`.
-            cache_manager: a checkpoint manager, a store, a directory or URL (see `open_store`), or
-                None for no cache.
+            cache_manager: a checkpoint manager, a store, a directory or URL (see `open_store`), a list
+                of these from fast to slow, or None for no cache.
             cache: the same by another name.
             options: how the cache works; none of it is in a key.
             model_name: stands in for the model's own name.
@@ -135,7 +135,7 @@ class CachedEmbeddingModel(Operations):
     @property
     def stats(self) -> CacheStats:
         """What has been done so far."""
-        return self._observe.stats
+        return self._observe.stats_over(self._store)
 
     def slug(self) -> str:
         """Return the model's slug, behind `cached:` when a cache is on."""

@@ -138,6 +138,10 @@ class UnsupportedError(KuraCacheError, NotImplementedError):
     """A store cannot do what was asked of it; nothing was changed."""
 
 
+class UnreachableError(KuraCacheError, ConnectionError):
+    """A remote store did not answer or has refused, to someone who has to know; embedding goes on without."""
+
+
 class SpaceBusyError(KuraCacheError, OSError):
     """Another process was merging or cleaning a space for longer than is waited for it.
 
@@ -159,10 +163,6 @@ class SpaceBusyError(KuraCacheError, OSError):
     def __reduce__(self) -> tuple[type[SpaceBusyError], tuple[tuple[str, ...], CleaningReceipt | None]]:
         """Pickle what the constructor takes."""
         return type(self), (self.names, self.receipt)
-
-
-class MirrorError(KuraCacheError, OSError):
-    """An object store could not be reached, or has refused what was asked of it."""
 
 
 class CheckpointError(KuraCacheError, ValueError):

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from kura_cache_adapters._identity.secrets import is_secret_name
+from kura_cache_adapters._identity.secrets import is_secret_name, secret_bytes
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from kura_cache_adapters._observe.events import Observer
 
 _logger = logger_of("identity")
 
-CacheLike: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] | None
-"""What may be given as a cache: a checkpoint manager, a store, a directory or URL, or None."""
+OneCache: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str]
+CacheLike: TypeAlias = OneCache | Sequence[OneCache] | None
+"""What may be given as a cache: a checkpoint manager, a store, a directory or URL, a list, or None."""
 
 DEFAULT = "./cache"
 """Where the adapters keep a cache when they are told nothing."""
 
-_SHORTEST_SECRET = 16
 _SCALARS = (bool, int, float, type(None))
 
 # What people write who mean something else, and what they mean.
@@ -105,12 +106,7 @@ class CacheOptions:
         if not self.wait_for_others >= 0:
             message = f"wait_for_others must be a number of seconds, 0 or more, not {self.wait_for_others}"
             raise ValueError(message)
-        if not isinstance(self.key_secret, (str, bytes, type(None))):
-            message = f"key_secret must be a str, bytes or None, not {type(self.key_secret).__name__}"
-            raise TypeError(message)
-        if self.key_secret is not None and len(self.secret_bytes) < _SHORTEST_SECRET:
-            message = f"key_secret must have at least {_SHORTEST_SECRET} bytes: secrets.token_hex() makes one"
-            raise ValueError(message)
+        _ = self.secret_bytes  # raises for what is no secret
         self._check_mode()
 
     def _check_mode(self) -> None:
@@ -125,8 +121,7 @@ class CacheOptions:
     @property
     def secret_bytes(self) -> bytes:
         """The secret as bytes; empty without one."""
-        secret = self.key_secret or b""
-        return secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
+        return b"" if self.key_secret is None else secret_bytes(self.key_secret, "key_secret")
 
 
 def check_keywords(keywords: Mapping[str, Any], *, cached: bool) -> None:

@@ -7,9 +7,7 @@ import functools
 import logging
 import math
 import pickle
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +28,7 @@ from kura_cache_adapters import (
 )
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests.frameworks import LangChain, Spy
+from tests.servers import redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,31 +76,10 @@ def key_values(texts: list[str], fake: FakeEmbeddingModel) -> Any:
 
 
 @pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
+def redis_url() -> Iterator[str]:
     """Serve Redis on a free port of loopback."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("needs redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    options = ["--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path), "--port", port]
-    with subprocess.Popen([program, *options], stdout=subprocess.DEVNULL) as server:
-        try:
-            wait_for(int(port))
-            yield f"redis://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-
-
-def wait_for(port: int) -> None:
-    for _ in range(500):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            time.sleep(0.01)
-        else:
-            return
+    with redis_server() as server:
+        yield f"redis://127.0.0.1:{server.port}"
 
 
 def assert_adopted(old: Any, fake: FakeEmbeddingModel, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from kura_cache_adapters import CachedEmbeddingModel
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.stores import entry
 from kura_cache_adapters.stores.key_value import KeyValueSpace
+from kura_cache_adapters.stores.signing import Signed
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
@@ -32,6 +34,11 @@ VECTORS: dict[str, Any] = {
 PINNED = {
     "float32": "01040000030000005abdfc8a48d891220000803f000020c002000000",
     "float64": "010800000200000059d978e6c2765bec9a9999999999b93f0000000000000080",
+}
+
+SIGNED = {
+    "float32": "0204000003000000e5e702c65e763ebc7db8bc216b1a52af0000803f000020c002000000",
+    "float64": "02080000020000002695f0b89dbe3219a184de1e86b6bb809a9999999999b93f0000000000000080",
 }
 
 fixed = settings(deadline=None, database=None, derandomize=True)
@@ -119,6 +126,90 @@ def test_any_flipped_bit_of_any_entry_is_refused(key: bytes, vector: Any, data: 
 
 
 @fixed
+@given(st.lists(st.tuples(keys, vectors), max_size=8), st.data())
+def test_a_batch_is_read_as_each_of_its_entries_is(entries: list[tuple[bytes, Any]], data: Any) -> None:
+    """Of any dimensions and dtypes, damaged or not: the first that is intact decides the dimension."""
+    values = [entry.encode(key, vector) for key, vector in entries]
+    damage = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    values = [flipped(value, 130) if bad else value for value, bad in zip(values, damage, strict=True)]
+    whole = [at for at, bad in enumerate(damage) if not bad]
+    fit = [at for at in whole if len(entries[at][1]) == len(entries[whole[0]][1])]
+    hits = entry.decode_many([key for key, _ in entries], values).checked(len(entries))
+    assert (hits.positions.tolist(), hits.invalid) == (fit, len(entries) - len(fit))
+    for row, at in enumerate(fit):
+        wide = entries[at][1].astype(np.float64)
+        assert hits.vectors[row].astype(np.float64).tobytes() == wide.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_batch_is_written_as_each_of_its_entries_is(dtype: Any) -> None:
+    wanted, matrix = [*map(key_of, range(700))], vectors_of([*range(700)], 5, dtype)
+    each = [entry.encode(key, vector) for key, vector in zip(wanted, matrix, strict=True)]
+    assert entry.encode_many(wanted, matrix) == each
+
+
+@pytest.mark.parametrize("wrong", [b"", b"hello", bytes(16), bytes(40), b"\1\4" + bytes(50)])
+def test_a_batch_leaves_out_what_is_no_entry(wrong: bytes) -> None:
+    whole = entry.encode(KEY, VECTORS["float32"])
+    hits = entry.decode_many([KEY, KEY, key_of(1)], [wrong, whole, whole])
+    assert (hits.positions.tolist(), hits.invalid) == ([1], 2)
+    assert hits.vectors.flags.writeable
+
+
+def test_a_batch_of_a_space_has_the_dimension_of_the_space() -> None:
+    whole = entry.encode(KEY, VECTORS["float32"])
+    assert entry.decode_many([KEY], [whole], dimension=3).invalid == 0
+    assert entry.decode_many([KEY], [whole], dimension=2).invalid == 1
+    assert entry.decode_many([], []).invalid == 0
+
+
+def test_the_checksums_of_a_large_batch_are_computed_many_at_a_time() -> None:
+    wanted, matrix = [*map(key_of, range(5000))], vectors_of([*range(5000)])
+    values = dict(zip(wanted, entry.encode_many(wanted, matrix), strict=True))
+    space = KeyValueSpace(lambda asked: map(values.get, asked), dict, len, codec=entry, where="a dict")
+    passes = []
+    sys.setprofile(
+        lambda frame, event, _: passes.append(event) if "checksum" in frame.f_code.co_name else None
+    )
+    try:
+        hits = space.get_many(wanted)
+    finally:
+        sys.setprofile(None)
+    assert np.array_equal(hits.vectors, matrix)
+    assert 0 < passes.count("call") < 50
+
+
+def test_only_the_secret_makes_entries_for_who_has_it() -> None:
+    wanted, matrix = [*map(key_of, range(6))], vectors_of([*range(6)])
+    mine, others = Signed("a secret of the readers"), Signed(b"a secret of somebody")
+    values = mine.encode_many(wanted, matrix)
+    assert np.array_equal(mine.decode_many(wanted, values).vectors, matrix)
+    assert others.decode_many(wanted, values).invalid == 6
+    assert entry.decode_many(wanted, values).invalid == 6
+    assert mine.decode_many(wanted, entry.encode_many(wanted, matrix)).invalid == 6
+    poisoned = [*others.encode_many(wanted[:1], matrix[:1]), values[0], *values[2:]]
+    assert mine.decode_many(wanted, poisoned).positions.tolist() == [2, 3, 4, 5]
+    assert "secret" not in repr(mine)
+
+
+@pytest.mark.parametrize("dtype", VECTORS)
+def test_every_flipped_bit_of_a_signed_entry_is_refused(dtype: str) -> None:
+    signed = Signed(bytes(16))
+    (value,) = signed.encode_many([KEY], VECTORS[dtype][np.newaxis])
+    assert value.hex() == SIGNED[dtype]
+    damaged = [flipped(value, bit) for bit in range(8 * len(value))]
+    assert signed.decode_many([KEY] * len(damaged), damaged).invalid == len(damaged)
+    for cut in (b"", value[:8], value[:24], value[:-1], value + bytes(4)):
+        assert signed.decode_many([KEY], [cut]).invalid == 1
+
+
+@pytest.mark.parametrize(("secret", "error"), [("short", ValueError), (16, TypeError)])
+def test_what_is_no_secret_signs_nothing(secret: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="sign must"):
+        Signed(secret)
+
+
+@fixed
 @given(keys, st.binary(max_size=64))
 def test_bytes_of_something_else_are_refused(key: bytes, value: bytes) -> None:
     with pytest.raises(ValueError, match="entry"):
@@ -183,7 +274,7 @@ def test_a_value_that_cannot_be_read_is_invalid_and_one_warning(caplog: pytest.L
         assert (hits.positions.tolist(), hits.invalid) == ([2], 1)
         assert np.array_equal(hits.vectors, vectors_of([2]))
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "Could not read an entry from 'a server': TimeoutError"
+        "Could not read entries from 'a server': TimeoutError"
     ]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kura_cache_adapters._core.glance import glance_of
-from kura_cache_adapters._observe.events import Failed, Stored
+from kura_cache_adapters._observe.events import Failed, Stored, Watched
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._observe.uses import record_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
@@ -156,6 +156,8 @@ class FailOpenSpace:
         if self._opened is None:
             self._opened = self._open()
             self._record = record_of(self._opened)
+            if isinstance(self._opened, Watched):
+                self._opened.watch(self._observe)
         return self._opened
 
     def _open(self) -> VectorSpace:

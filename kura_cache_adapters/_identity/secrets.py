@@ -41,6 +41,21 @@ _TRANSPORT_HEADERS = re.compile(
 )
 
 
+_SHORTEST = 16  # bytes of a secret
+
+
+def secret_bytes(secret: object, name: str) -> bytes:
+    """Return a secret as bytes, a str as its UTF-8; raise TypeError or ValueError for what is none."""
+    if not isinstance(secret, (str, bytes)):
+        message = f"{name} must be a str, bytes or None, not {type(secret).__name__}"
+        raise TypeError(message)
+    encoded = secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
+    if len(encoded) < _SHORTEST:
+        message = f"{name} must have at least {_SHORTEST} bytes: secrets.token_hex() makes one"
+        raise ValueError(message)
+    return encoded
+
+
 def plain_url(text: str) -> str:
     """Return a URL without user, password, query and fragment, which may hold secrets."""
     parts = urlsplit(text)

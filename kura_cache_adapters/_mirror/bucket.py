@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.signals import pass_on_signals
-from kura_cache_adapters.errors import MirrorError, require
+from kura_cache_adapters.errors import UnreachableError, require
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -37,12 +37,12 @@ class Object:
     written: datetime
 
 
-class GoneError(MirrorError):
+class GoneError(UnreachableError):
     """An object is not there any more."""
 
 
 class Bucket:
-    """A prefix of an object store; what it cannot do is a MirrorError."""
+    """A prefix of an object store; what it cannot do is a UnreachableError."""
 
     def __init__(
         self, url: str, *, anonymous: bool = False, endpoint: str | None = None, region: str | None = None
@@ -75,13 +75,13 @@ class Bucket:
         return {name: each for name, each in inside.items() if "/" not in name}
 
     def read(self, space: str, name: str, *, most: int) -> bytes:
-        """Read a small object; raise MirrorError where it has more bytes than that."""
+        """Read a small object; raise UnreachableError where it has more bytes than that."""
         with self._asked("get") as (obstore, store):
             got = obstore.get(store, f"{space}/{name}")
             if got.meta["size"] <= most:
                 return bytes(got.bytes())
         message = f"{name} in {self.url} has {got.meta['size']} bytes, and may have {most}"
-        raise MirrorError(message)
+        raise UnreachableError(message)
 
     def fetch(self, space: str, name: str, nbytes: int, file: BinaryIO) -> None:
         """Write an object's bytes to a file, part by part; it has so many."""
@@ -120,7 +120,7 @@ class Bucket:
 
     @contextmanager
     def _asked(self, kind: str) -> Iterator[tuple[Any, Any]]:
-        """Give obstore and the store; what they raise is a MirrorError, and a request is counted."""
+        """Give obstore and the store; what they raise is a UnreachableError, and a request is counted."""
         obstore = require("obstore", extra="object-store")
         require("obstore.exceptions", extra="object-store")
         with self._lock:
@@ -129,11 +129,11 @@ class Bucket:
             yield obstore, self._opened()
         except (obstore.exceptions.BaseError, ValueError, OSError) as error:
             pass_on_signals(error)
-            if isinstance(error, MirrorError):
+            if isinstance(error, UnreachableError):
                 raise
             gone = kind == "get" and isinstance(error, FileNotFoundError)
             message = f"Could not {kind} in {self.url}: {_told(error)}"
-            raise (GoneError if gone else MirrorError)(message) from None
+            raise (GoneError if gone else UnreachableError)(message) from None
 
     def _opened(self) -> Any:  # noqa: ANN401 - obstore's stores have no common class
         _used_by.add(os.getpid())
@@ -141,7 +141,7 @@ class Bucket:
             message = (
                 f"{self.url} cannot be reached from a fork of a process that has reached an object store"
             )
-            raise MirrorError(message)
+            raise UnreachableError(message)
         with self._lock:
             if self._store is None:
                 self._store = self._made()

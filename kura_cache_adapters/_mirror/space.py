@@ -20,7 +20,7 @@ from kura_cache_adapters._segments.format import ending_of, row_count
 from kura_cache_adapters._segments.space import SegmentSpace
 from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
 from kura_cache_adapters._segments.verify import checked
-from kura_cache_adapters.errors import DamagedSegmentError, MirrorError
+from kura_cache_adapters.errors import DamagedSegmentError, UnreachableError
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.receipts import SpaceSync, Trouble
 
@@ -59,7 +59,7 @@ class SpaceMirror:
     def sync(self, *, push: bool, pull: bool, dry_run: bool = False) -> SpaceSync:
         """Pull what is new there, push what is new here, and tell what that was.
 
-        Raises MirrorError where the store cannot be reached, OSError where the directory takes nothing.
+        Raises UnreachableError where the store cannot be reached, OSError where the directory takes nothing.
         """
         if dry_run:
             return self._planned(push=push, pull=pull)
@@ -112,7 +112,7 @@ class SpaceMirror:
         return Names(here, good, shared, lineage.parsed(noted + "".join(lines)))
 
     def _lineage_of(self, name: str) -> str:
-        with suppressed(MirrorError):  # it tells nothing then
+        with suppressed(UnreachableError):  # it tells nothing then
             told = self.bucket.read(self.path.name, _LINEAGE + name, most=_LONGEST_LINEAGE)
             return told.decode("ascii", "replace")
         return ""

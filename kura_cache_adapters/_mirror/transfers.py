@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from kura_cache_adapters._disk import locks
 from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters._runtime.threads import ending, submit_transfer
-from kura_cache_adapters.errors import MirrorError
+from kura_cache_adapters.errors import UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ def each(call: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
             end = min(end, time.monotonic() + _LAST_WAIT)
         if time.monotonic() > end:
             message = "the process ends: the next one goes on from here"
-            raise MirrorError(message)
+            raise UnreachableError(message)
     return answers
 
 

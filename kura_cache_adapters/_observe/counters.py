@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._observe.bar import pictured
-from kura_cache_adapters._observe.events import Embedded, LookedUp, Stored
+from kura_cache_adapters._observe.events import Embedded, Failed, LookedUp, Stored
+from kura_cache_adapters._observe.tiers import TierStats, told
 from kura_cache_adapters._runtime.fork import ForkLock
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class CacheStats:
     billed, as far as it tells; None where it has told nothing. The seconds are those in look-ups, in waiting
     for the model and in storing, of all calls together: those that ran at once count each;
     where all else is equal, two of these are. `adopted` texts were found in the `fallback`, and the model was
-    not asked for them.
+    not asked for them. `tiers` tells the same of each tier of a tiered or remote store.
     """
 
     hits: int = 0
@@ -39,6 +40,7 @@ class CacheStats:
     lookup_seconds: float = field(default=0.0, compare=False)
     model_seconds: float = field(default=0.0, compare=False)
     store_seconds: float = field(default=0.0, compare=False)
+    tiers: tuple[TierStats, ...] = field(default=(), compare=False)
 
     @property
     def texts(self) -> int:
@@ -70,6 +72,7 @@ class Counters:
         """Start at zero."""
         self._lock = ForkLock()
         self._counts: dict[str, Any] = asdict(CacheStats())
+        self._tiers: list[tuple[int, int]] = []  # of each tier: texts found, and asked for
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
@@ -78,6 +81,8 @@ class Counters:
             if isinstance(event, LookedUp):
                 counts["hits"] += event.hits
                 counts["lookup_seconds"] += event.seconds
+                if event.tiers:
+                    self._count_tiers(event)
                 if event.repeated or event.invalid:
                     counts["duplicates"] += event.repeated
                     counts["invalid_entries"] += event.invalid
@@ -91,10 +96,22 @@ class Counters:
             elif isinstance(event, Stored):
                 counts["stored"] += event.entries
                 counts["store_seconds"] += event.seconds
-            elif event.action != "embed":
+            elif isinstance(event, Failed) and event.action != "embed":
                 counts["load_failures" if event.action == "read" else "save_failures"] += 1
 
     @property
     def stats(self) -> CacheStats:
         """What has been counted so far."""
         return CacheStats(**self._counts)
+
+    def stats_over(self, store: object) -> CacheStats:
+        """Return what has been counted so far, with what the store tells of its tiers."""
+        return replace(self.stats, tiers=told(store, self._tiers))
+
+    def _count_tiers(self, event: LookedUp) -> None:
+        left = event.texts
+        counted = [*self._tiers, *[(0, 0)] * (len(event.tiers) - len(self._tiers))]
+        for at, found in enumerate(event.tiers):
+            counted[at] = counted[at][0] + found, counted[at][1] + left
+            left -= found
+        self._tiers = counted

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from kura_cache_adapters._observe.tiers import TierStats
 
 
 class LookedUp(NamedTuple):  # one for each hit: a frozen dataclass takes three times as long to make
@@ -71,7 +74,22 @@ class Failed:
     error: BaseException | None = field(default=None, repr=False, compare=False)
 
 
-Event: TypeAlias = LookedUp | Embedded | Stored | Failed
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A remote tier has changed: it is left alone (`open`), answers again (`closed`), or was `dropped` from.
+
+    `action` says whether that is reading or writing, `reason` why, and `stats` what it has done so far. It
+    is of no one `model`.
+    """
+
+    action: Literal["read", "write"]
+    change: Literal["open", "closed", "dropped"]
+    reason: str
+    stats: TierStats
+    model: str = ""
+
+
+Event: TypeAlias = LookedUp | Embedded | Stored | Failed | Guarded
 """What an observer may be called with; later versions may add others."""
 
 
@@ -80,3 +98,11 @@ class Observer(Protocol):
 
     def __call__(self, event: Event, /) -> object:
         """Hear of an event."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A space that tells what happens to a store on a server behind it."""
+
+    def watch(self, observer: Observer) -> None:
+        """Tell an observer, for as long as it lives, of each change."""

@@ -39,7 +39,6 @@ class Observers:
                 pass_on_signals(error)
                 self._broken.report(repr(observer), "The observer %r failed: %s", observer, describe(error))
 
-    @property
-    def stats(self) -> CacheStats:
-        """What has been counted so far."""
-        return self._counters.stats
+    def stats_over(self, store: object) -> CacheStats:
+        """Return what has been counted so far, with what the store tells of its tiers."""
+        return self._counters.stats_over(store)

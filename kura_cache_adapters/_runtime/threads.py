@@ -31,21 +31,23 @@ _TRANSFERS = 8  # of files at once: they wait for a server
 _MODELS = 128  # calls of models at once, at each depth of calls inside calls
 
 
-class _ModelThreads:
+class DaemonThreads:
     """Threads that end with the process: after Ctrl-C nobody waits ten minutes for a model's call.
 
     (The interpreter joins the threads of a ThreadPoolExecutor, which suits stores.)
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, most: int = _MODELS) -> None:
+        """Name them, and say how many there may be; none is there before its first call."""
+        self._name, self._most = name, most
         self._calls: _Calls = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._count = 0
 
     def submit(self, call: Callable[[], _T]) -> Future[_T]:
+        """Call in one of them, or in the next that is free; the future has the answer."""
         future: Future[_T] = Future()
-        alone = self._count < _MODELS and not self._idle.acquire(blocking=False)
+        alone = self._count < self._most and not self._idle.acquire(blocking=False)
         self._calls.put((future, call))
         if alone:
             self._start()
@@ -99,7 +101,7 @@ class _Pools:
     may call another one and wait for it: so each depth of such calls has its own, too.
     """
 
-    models: dict[int, _ModelThreads] = field(default_factory=dict)
+    models: dict[int, DaemonThreads] = field(default_factory=dict)
     store: _Threads = field(default_factory=partial(_Threads, "store"))
     slices: _Threads = field(default_factory=partial(_Threads, "slices", _CORES))
     merges: _Threads = field(default_factory=partial(_Threads, "merges", 1))
@@ -146,7 +148,7 @@ def ending() -> bool:
 def submit_to_model(call: Callable[[], _T], depth: int) -> Future[_T]:
     """Call in a thread for models that are called from so many models; the future has the answer."""
     if depth not in _pools.models:
-        _pools.models.setdefault(depth, _ModelThreads(f"kura-cache-model-{depth}"))
+        _pools.models.setdefault(depth, DaemonThreads(f"kura-cache-model-{depth}"))
     return _submit(_pools.models[depth], call)
 
 
@@ -167,7 +169,7 @@ def in_slices(function: Callable[[slice], None], count: int, *, least: int) -> N
         other.result()
 
 
-def _submit(pool: _Threads | _ModelThreads, call: Callable[[], _T]) -> Future[_T]:
+def _submit(pool: _Threads | DaemonThreads, call: Callable[[], _T]) -> Future[_T]:
     return pool.submit(call)
 
 

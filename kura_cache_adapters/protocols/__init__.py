@@ -13,6 +13,7 @@ from kura_cache_adapters.protocols.abilities import (
     OffersClaims,
     TellsForgotten,
     Verifies,
+    WritesBehind,
 )
 from kura_cache_adapters.protocols.checkpoints import (
     BaseCheckpointManager,
@@ -55,4 +56,5 @@ __all__ = [
     "VectorSpace",
     "Vectors",
     "Verifies",
+    "WritesBehind",
 ]

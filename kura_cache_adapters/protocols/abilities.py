@@ -81,6 +81,18 @@ class TellsForgotten(Protocol):
 
 
 @runtime_checkable
+class WritesBehind(Protocol):
+    """A space that writes later what it has taken, and may drop some of that."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes now what it is owed from before."""
+
+    def dropped(self) -> set[bytes]:
+        """Return the keys that were taken, and dropped since the last call."""
+
+
+@runtime_checkable
 class Forgets(Protocol):
     """A store that forgets keys in all its spaces at once, and tells what it did and could not do."""
 

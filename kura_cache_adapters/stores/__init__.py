@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.memory import MemoryStore
     from kura_cache_adapters.stores.mirror import MirroredStore
     from kura_cache_adapters.stores.parquet import ParquetStore
+    from kura_cache_adapters.stores.remote import Remote
     from kura_cache_adapters.stores.tiered import TieredStore
 
 __all__ = [
@@ -25,12 +26,18 @@ __all__ = [
     "MemoryStore",
     "MirroredStore",
     "ParquetStore",
+    "Remote",
     "TieredStore",
     "as_store",
     "open_store",
 ]
 
 if not TYPE_CHECKING:  # a misspelt name is an error to a type checker
-    _others = {"checkpoint": "CheckpointStore", "mirror": "MirroredStore", "tiered": "TieredStore"}
-    _HOMES = {**dict(STORES.values()), **_others}
+    _HOMES = {
+        **dict(STORES.values()),
+        "checkpoint": "CheckpointStore",
+        "mirror": "MirroredStore",
+        "remote": "Remote",
+        "tiered": "TieredStore",
+    }
     __getattr__ = lazy(__name__, _HOMES)

@@ -6,8 +6,11 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters.receipts import Forgotten, SpaceReport, Trouble
+from kura_cache_adapters.stores.entry import gathered
 from kura_cache_adapters.stores.key_value import KeyValueSpace
 from kura_cache_adapters.stores.records import records_for
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from kura_cache_adapters.identity import ModelIdentity
-    from kura_cache_adapters.protocols import SupportsCheckpoints, Vectors
+    from kura_cache_adapters.protocols import Hits, SupportsCheckpoints, Vectors
 
 _THREADS = 8
 
@@ -124,17 +127,18 @@ class Checkpoints:
             where=self._manager,
         )
 
-    def encode(self, key: bytes, vector: Vectors, /) -> Said:
-        """Return what a record is to say."""
-        return key.hex(), self._identity, vector
+    def encode_many(self, keys: Sequence[bytes], vectors: Vectors, /) -> list[Said]:
+        """Return what records are to say."""
+        return [(key.hex(), self._identity, vector) for key, vector in zip(keys, vectors, strict=True)]
 
-    def decode(self, key: bytes, said: Said, /) -> Vectors:
-        """Return the vector of a record; raise ValueError for another entry's."""
-        name, identity, vector = said
-        if (name, identity) != (key.hex(), self._identity):
-            message = f"the record is that of {name!r:.80} of {identity!r:.80}"
-            raise ValueError(message)
-        return vector
+    def decode_many(
+        self, keys: Sequence[bytes], said: Sequence[Said], /, *, dimension: int | None = None
+    ) -> Hits:
+        """Find the vectors of records; another entry's is invalid."""
+        each = enumerate(zip(keys, said, strict=True))
+        own = [(at, vector) for at, (key, (*whose, vector)) in each if whose == [key.hex(), self._identity]]
+        parts = [(np.array([at]), vector[np.newaxis]) for at, vector in own if len(vector)]
+        return gathered(parts, len(said), dimension)
 
     def read_many(self, keys: list[bytes]) -> list[Said | Exception | None]:
         """Load entries concurrently."""

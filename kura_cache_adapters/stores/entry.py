@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters._segments.rows import checksum_of
+from kura_cache_adapters._segments.rows import checksum_of, checksums_of
 from kura_cache_adapters.checks import check_shapes, key_matrix
+from kura_cache_adapters.protocols import Hits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from kura_cache_adapters.protocols import Vectors
 
 _VERSION = 1
-_HEAD = struct.Struct("<BBHIQ")  # version, bytes of a number, zero, D, checksum
-_ITEMSIZES = {4, 8}  # float32, float64
+_START = struct.Struct("<BBHI")  # version, bytes of a number, zero, D
+_HEAD = struct.Struct("<BBHIQ")  # ... and the checksum
+_ITEMSIZES = (4, 8)  # float32, float64
 
 
 def encode(key: bytes, vector: Vectors, /) -> bytes:
@@ -23,11 +29,14 @@ def encode(key: bytes, vector: Vectors, /) -> bytes:
 
     Raises ValueError for a key of another length than 32, and for another shape or dtype.
     """
-    key_matrix([key])
-    check_shapes([key], vector[np.newaxis])
-    content = vector.astype(vector.dtype.newbyteorder("<")).tobytes()
-    checksum = checksum_of(key, content, vector.itemsize)
-    return _HEAD.pack(_VERSION, vector.itemsize, 0, len(vector), checksum) + content
+    return encode_many([key], vector[np.newaxis])[0]
+
+
+def encode_many(keys: Sequence[bytes], vectors: Vectors, /) -> list[bytes]:
+    """Return vectors, shape (N, D), as `encode` does each, with their checksums computed in one pass."""
+    matrix = key_matrix(keys)
+    check_shapes(keys, vectors)
+    return joined(_VERSION, checksums_of(matrix, vectors).astype("<u8"), vectors)
 
 
 def decode(key: bytes, value: bytes, /) -> Vectors:
@@ -48,3 +57,80 @@ def decode(key: bytes, value: bytes, /) -> Vectors:
         raise ValueError(message)
     vector: Vectors = np.frombuffer(content, f"<f{itemsize}").astype(f"f{itemsize}", copy=False)
     return vector
+
+
+def decode_many(keys: Sequence[bytes], values: Sequence[bytes], /, *, dimension: int | None = None) -> Hits:
+    """Find what `encode_many` made of vectors, in one pass: positions in `keys`, vectors, and the rest.
+
+    Args:
+        keys: 32 bytes each.
+        values: one for each key.
+        dimension: of the vectors; None takes that of the first value that is intact.
+
+    Returns:
+        Hits, bit for bit; `invalid` counts what is damaged, another key's, of another version or dimension.
+
+    """
+    parts = []
+    for at, itemsize, rows in alike(_VERSION, _HEAD.size, values):
+        vectors = vectors_in(rows, _HEAD.size, itemsize)
+        checksums = np.ascontiguousarray(rows[:, _START.size : _HEAD.size]).view("<u8")[:, 0]
+        intact = checksums_of(key_matrix(keys[each] for each in at), vectors) == checksums
+        parts.append((at[intact], vectors if intact.all() else vectors[intact]))
+    return gathered(parts, len(values), dimension)
+
+
+def joined(version: int, seals: NDArray[np.generic], vectors: Vectors) -> list[bytes]:
+    """Return entries: what all begin with, then each one's seal, then its vector."""
+    count, itemsize = len(vectors), vectors.itemsize
+    start = _START.pack(version, itemsize, 0, vectors.shape[1])
+    content = np.ascontiguousarray(vectors, f"<f{itemsize}").view(np.uint8)
+    seals = seals.view(np.uint8).reshape(count, -1)
+    at = len(start) + seals.shape[1]
+    rows = np.empty((count, at + content.shape[1]), np.uint8)
+    rows[:, : len(start)] = np.frombuffer(start, np.uint8)
+    rows[:, len(start) : at], rows[:, at:] = seals, content
+    entries: list[bytes] = rows.view(f"V{rows.shape[1]}")[:, 0].tolist()
+    return entries
+
+
+def alike(
+    version: int, head: int, values: Sequence[bytes]
+) -> list[tuple[NDArray[np.intp], int, NDArray[np.uint8]]]:
+    """Gather values that begin alike: positions, bytes of a number, rows; without those that begin wrong."""
+    lengths = np.fromiter(map(len, values), np.intp, len(values))
+    groups = []
+    for length in np.unique(lengths[lengths > head]).tolist():
+        at = np.flatnonzero(lengths == length)
+        rows = np.frombuffer(b"".join(values[each] for each in at.tolist()), np.uint8).reshape(-1, length)
+        starts = np.ascontiguousarray(rows[:, : _START.size]).view("<u8")[:, 0]
+        for itemsize in _ITEMSIZES:
+            dimension, rest = divmod(length - head, itemsize)
+            start = int.from_bytes(_START.pack(version, itemsize, 0, dimension), "little")
+            if not rest and (fit := starts == start).any():
+                groups.append((at[fit], itemsize, rows if fit.all() else rows[fit]))
+    return groups
+
+
+def vectors_in(rows: NDArray[np.uint8], head: int, itemsize: int) -> Vectors:
+    """Copy out the vectors of entries that begin alike, shape (N, D), C-contiguous."""
+    vectors: Vectors = rows[:, head:].copy().view(f"<f{itemsize}")
+    return vectors.astype(f"f{itemsize}", copy=False)
+
+
+def gathered(parts: list[tuple[NDArray[np.intp], Vectors]], there: int, dimension: int | None = None) -> Hits:
+    """Return parts (positions, vectors) of one dimension as hits; what else was there is invalid."""
+    parts = [part for part in parts if len(part[0])]
+    if dimension is None and parts:
+        dimension = min(parts, key=lambda part: int(part[0][0]))[1].shape[1]
+    parts = [part for part in parts if part[1].shape[1] == dimension]
+    if not parts:
+        return Hits.none(there)
+    if len(parts) == 1:
+        return Hits(*parts[0], there - len(parts[0][0]))
+    at = np.concatenate([part[0] for part in parts])
+    vectors: Vectors = np.concatenate([part[1] for part in parts])
+    if (at[1:] < at[:-1]).any():
+        order = np.argsort(at)
+        at, vectors = at[order], vectors[order]
+    return Hits(at, vectors, there - len(at))

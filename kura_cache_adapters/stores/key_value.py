@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from kura_cache_adapters._core.vectors import narrowed
+from kura_cache_adapters._core.vectors import finite_rows, narrowed
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
-from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
+from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits, SpaceStats
+from kura_cache_adapters.stores.entry import gathered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from kura_cache_adapters.protocols import Vectors
 
 _ASKED = 8  # entries that are read before the first write, to know the dimension of what is there
+
+_AT_ONCE = 256  # entries that are decoded while the next are read, and are in the processor's cache
+_UNFIT = "of its entries are damaged, another key's, or of another version or dimension"
 
 _logger = logger_of("store")
 
@@ -27,13 +32,15 @@ ValueT = TypeVar("ValueT")
 
 
 class Codec(Protocol[ValueT]):
-    """How an entry travels: the module `kura_cache_adapters.stores.entry` is one, whose values are bytes."""
+    """How entries travel: the module `kura_cache_adapters.stores.entry` is one, whose values are bytes."""
 
-    def encode(self, key: bytes, vector: Vectors, /) -> ValueT:
-        """Return what is kept of a vector, shape (D,), under its key."""
+    def encode_many(self, keys: Sequence[bytes], vectors: Vectors, /) -> Sequence[ValueT]:
+        """Return what is kept of vectors, shape (N, D), under their keys."""
 
-    def decode(self, key: bytes, value: ValueT, /) -> Vectors:
-        """Return the vector, shape (D,), bit for bit; raise ValueError for what is not the key's."""
+    def decode_many(
+        self, keys: Sequence[bytes], values: Sequence[ValueT], /, *, dimension: int | None = None
+    ) -> Hits:
+        """Find the vectors, bit for bit; what is not its key's, or of another dimension, is invalid."""
 
 
 class KeyValueSpace(Generic[ValueT]):
@@ -72,14 +79,12 @@ class KeyValueSpace(Generic[ValueT]):
         """Read values and decode them; one that does not fit its key or the space is invalid."""
         wanted = list(keys)
         key_matrix(wanted)
-        values = zip(wanted, self._read(wanted) if wanted else (), strict=True)
-        there = [(at, key, value) for at, (key, value) in enumerate(values) if value is not None]
-        read = [(at, self._vector(key, value)) for at, key, value in there]
-        found: dict[int, Any] = {at: vector for at, vector in read if vector is not None}
-        invalid = len(there) - len(found)
-        if not found:
-            return Hits.none(invalid)
-        return Hits(np.fromiter(found, np.intp), narrowed(np.stack([*found.values()])), invalid)
+        read = zip(wanted, self._read(wanted) if wanted else (), strict=True)
+        parts = {at: self._decoded([*islice(read, _AT_ONCE)]) for at in range(0, len(wanted), _AT_ONCE)}
+        next(read, None)  # more values than keys are an error
+        there = sum(len(hits.positions) + hits.invalid for hits in parts.values())
+        found = gathered([(at + hits.positions, hits.vectors) for at, hits in parts.items()], there)
+        return replace(found, vectors=narrowed(found.vectors))
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:  # noqa: ARG002 - what keeps the values decides
         """Encode vectors and write them, in one batch."""
@@ -91,8 +96,7 @@ class KeyValueSpace(Generic[ValueT]):
             with suppressed(OSError):
                 self.get_many(islice(self._keys(), _ASKED))
         check_dimension(self._dimension, vectors, repr(self._where))
-        encode = self._codec.encode
-        self._write({key: encode(key, vector) for key, vector in zip(wanted, vectors, strict=True)})
+        self._write(dict(zip(wanted, self._codec.encode_many(wanted, vectors), strict=True)))
         self._dimension = vectors.shape[1]
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
@@ -113,25 +117,30 @@ class KeyValueSpace(Generic[ValueT]):
         """Name what the values are in."""
         return f"<a space in {self._where!r}>"
 
-    def _vector(self, key: bytes, value: ValueT | Exception) -> Vectors | None:
-        """Decode a value that is there; None when it does not fit."""
-        if isinstance(value, Exception):
-            self._report(value)
-            return None
-        try:
-            vector = self._codec.decode(key, value)
-        except ValueError as error:
-            pass_on_signals(error)
+    def _decoded(self, read: list[tuple[bytes, ValueT | Exception | None]]) -> Hits:
+        """Decode the values that are there."""
+        there = [(at, key, value) for at, (key, value) in enumerate(read) if value is not None]
+        broken = [value for _, _, value in there if isinstance(value, Exception)]
+        whole = [(at, key, value) for at, key, value in there if not isinstance(value, Exception)]
+        hits = self._fitting([key for _, key, _ in whole], [value for _, _, value in whole])
+        for error in broken[:1]:
             self._report(error)
-            return None
-        return vector if self._fits(vector) else None
+        at = np.array([at for at, _, _ in whole], np.intp)
+        return Hits(at[hits.positions], hits.vectors, hits.invalid + len(broken))
+
+    def _fitting(self, keys: list[bytes], values: list[ValueT]) -> Hits:
+        """Decode values; leave out what is no vector of this space."""
+        hits = self._codec.decode_many(keys, values, dimension=self._dimension)
+        finite = finite_rows(hits.vectors)
+        if not finite.all():
+            lost = len(finite) - int(finite.sum())
+            hits = Hits(hits.positions[finite], hits.vectors[finite], hits.invalid + lost)
+        if hits.invalid:
+            self._report(ValueError(f"{hits.invalid} {_UNFIT}"))
+        if len(hits.positions):
+            self._dimension = hits.vectors.shape[1]
+        return hits
 
     def _report(self, error: Exception) -> None:
-        self._log.report("read", "Could not read an entry from %r: %s", self._where, describe(error))
-        _logger.debug("It could not be read because of this", exc_info=error)
-
-    def _fits(self, vector: Vectors) -> bool:
-        if not len(vector) or not np.isfinite(vector).all():
-            return False
-        self._dimension = self._dimension or len(vector)
-        return len(vector) == self._dimension
+        self._log.report("read", "Could not read entries from %r: %s", self._where, describe(error))
+        _logger.debug("They could not be read because of this", exc_info=error)

@@ -32,6 +32,8 @@ class MemoryStore:
     Models over it also remember the keys of the last texts: a quarter of the limit is theirs.
     """
 
+    volatile = True
+
     def __init__(self, *, max_bytes: int = 256 << 20) -> None:
         """Set the limit.
 

@@ -72,12 +72,6 @@ class MirroredStore(SegmentStore):
         self.counts = Counts()
         self._push, self._every, self._wait = push, every, wait
 
-    @classmethod
-    def at(cls, local: object, url: str) -> MirroredStore:
-        """Mirror a store at a URL with options behind a `?`, as it stands behind it in a list of caches."""
-        base, options = _read(url)
-        return cls(_refuse_local(local, base), base, **options)
-
     def _open(self, identity: ModelIdentity) -> MirroredSpace:
         return MirroredSpace(self, identity)
 
@@ -141,6 +135,12 @@ class MirroredSpace(SegmentSpace):
     def _push(self) -> None:
         if self._pushes:
             self.keeper.written()
+
+
+def mirrored_at(local: object, url: str) -> MirroredStore:
+    """Mirror a store at a URL with options behind a `?`, as it stands behind it in a list of caches."""
+    base, options = _read(url)
+    return MirroredStore(_refuse_local(local, base), base, **options)
 
 
 def mirror_of(store: EmbeddingStore, url: str, model: SpaceName | None) -> DirectoryMirror:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kura_cache_adapters._runtime.entry_points import names_in, registered
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments.marks import formats_in
 from kura_cache_adapters.protocols import EmbeddingStore, OpensStore, SupportsCheckpoints
+from kura_cache_adapters.stores.guarding import guarded, is_remote, split_options
 from kura_cache_adapters.stores.neighbours import neighbour_in
 from kura_cache_adapters.stores.url_options import read_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from kura_cache_adapters.stores.tiered import TieredStore
 
 _logger = logger_of("store")
 
@@ -28,13 +31,18 @@ STORES = {
 }
 """By URL scheme, a module of this package and the class in it. A new store is its file and a line here."""
 
+MIRRORS = ("s3", "gs", "az", "file")
+"""Schemes of object stores: each mirrors the directory that stands before it in a list."""
+
 GROUP = "kura_cache_adapters.stores"
 """Entry points of other distributions: a scheme, and the class behind it."""
 
 _BY_POSITION = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
 
 
-def open_store(path_or_url: str | os.PathLike[str]) -> EmbeddingStore:
+def open_store(
+    path_or_url: str | os.PathLike[str], *, write: Literal["behind", "through"] = "through"
+) -> EmbeddingStore:
     """Open a store by a plain path or by scheme, as in `parquet://./cache?compression=zstd`.
 
     A plain path opens the format of the segments that are there, and an ArrowStore where there are none.
@@ -45,6 +53,8 @@ def open_store(path_or_url: str | os.PathLike[str]) -> EmbeddingStore:
             hf, memory (`memory://`, without a path), and those that other distributions register.
             Options: the keyword-only parameters of the store's class. A path is taken as it is, but
             for a `~` or `~user` at its start; names and values of options may be percent-encoded.
+            A store on a server is opened within a `Remote`, whose options may be there, too.
+        write: how such a store is written to, where its URL does not say.
 
     Raises:
         ValueError: there is no such scheme or option, or a value is none of its type; a plain path is
@@ -57,16 +67,28 @@ def open_store(path_or_url: str | os.PathLike[str]) -> EmbeddingStore:
     if not separator or "/" in scheme or not isinstance(path_or_url, str):
         path = os.path.expanduser(text)  # noqa: PTH111 - Path would drop what is in a name
         return _open(_scheme_at(path), path)
+    if scheme in MIRRORS:
+        message = (
+            f'{scheme}:// mirrors a directory, and is no cache by itself: write ["./cache", "{scheme}://..."]'
+        )
+        raise ValueError(message)
     path, question, query = rest.partition("?")
-    return _open(scheme, os.path.expanduser(path), query if question else None)  # noqa: PTH111
+    path = os.path.expanduser(path)  # noqa: PTH111
+    if not is_remote(class_of(scheme)):
+        return _open(scheme, path, query if question else None)
+    options, query = split_options(scheme, query)
+    return guarded(_open(scheme, path, query or None), {"write": write, **options})
 
 
 def as_store(cache: object) -> EmbeddingStore | None:
     """Turn what a user calls a cache into a store; None when it is switched off.
 
     A store stays itself; a path or URL is opened; a manager that has a native store opens it; any
-    other checkpoint manager keeps one checkpoint per entry. Raises TypeError for anything else.
+    other checkpoint manager keeps one checkpoint per entry; a list of these is a `TieredStore`, from fast to
+    slow, in which an object store mirrors the directory before it. Raises TypeError for anything else.
     """
+    if isinstance(cache, (list, tuple)):
+        return _listed(cache)
     if cache is None or (isinstance(cache, SupportsCheckpoints) and not cache.is_enabled()):
         return None
     if isinstance(cache, (str, os.PathLike)):
@@ -80,6 +102,46 @@ def as_store(cache: object) -> EmbeddingStore | None:
         return wrapped
     message = f"{type(cache).__name__} is no cache: pass a directory, a checkpoint manager, a store, or None"
     raise TypeError(message)
+
+
+def _listed(caches: Sequence[object]) -> EmbeddingStore | None:
+    tiers: list[object] = []
+    for cache in caches:
+        mirrored = isinstance(cache, str) and _scheme_of(cache) in MIRRORS
+        tiers.append(_mirrored(tiers.pop() if tiers else None, str(cache)) if mirrored else cache)
+    alone = len(tiers) == 1 and len(caches) > 1
+    return as_store(tiers[0]) if alone else _tiered(tiers)
+
+
+def _mirrored(cache: object, url: str) -> EmbeddingStore | None:
+    """Mirror the cache before a URL; one that is switched off has no mirror."""
+    if cache is not None and (local := as_store(cache)) is None:
+        return None
+    mirrored: EmbeddingStore = _ours("mirror", "mirrored_at")(None if cache is None else local, url)
+    return mirrored
+
+
+def _tiered(caches: Sequence[object]) -> EmbeddingStore | None:
+    """Make tiers of caches: those on servers are written behind where one on this machine lasts."""
+    kinds = [class_of(_scheme_of(each)) if isinstance(each, (str, os.PathLike)) else each for each in caches]
+    lasting = not all(is_remote(kind) or getattr(kind, "volatile", False) for kind in kinds)
+    opened = [
+        open_store(each, write="behind" if lasting else "through")
+        if isinstance(each, (str, os.PathLike))
+        else as_store(each)
+        for each in caches
+    ]
+    stores = [store for store in opened if store is not None]
+    if caches and not stores:
+        return None
+    tiered: TieredStore = _ours("tiered", "TieredStore")(*stores)
+    tiered.lent = tuple(store for store in stores if any(store is each for each in caches))
+    return tiered
+
+
+def _scheme_of(path_or_url: str | os.PathLike[str]) -> str:
+    scheme, separator, _ = os.fspath(path_or_url).partition("://")
+    return scheme if separator and "/" not in scheme and isinstance(path_or_url, str) else "arrow"
 
 
 def _open(scheme: str, path: str, query: str | None = None) -> EmbeddingStore:

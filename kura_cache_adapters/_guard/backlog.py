@@ -1,0 +1,189 @@
+"""What waits to be written to a remote store: bounded, written by one thread, found until it is written."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import numpy as np
+
+from kura_cache_adapters._guard.guard import over
+from kura_cache_adapters._observe.log import OnceLog
+from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
+from kura_cache_adapters._runtime.greenlets import patched
+from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.threads import DaemonThreads
+from kura_cache_adapters.errors import DimensionMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
+    from typing import TypeAlias
+
+    from numpy.typing import NDArray
+
+    from kura_cache_adapters._guard.guard import Guard
+    from kura_cache_adapters.protocols import Vectors
+
+    Write: TypeAlias = Callable[[list[bytes], Vectors], object]
+
+BATCH = 256  # entries that are written at once
+_ENTRY_BYTES = 200  # of an entry beside its vector
+_MOST_OWED = 1_000_000  # keys remembered that were dropped
+_AGAIN = 0.2  # seconds after a failure that has not opened the circuit
+_logger = logger_of("store")
+_all: WeakSet[Backlog] = WeakSet()
+
+
+class Waiting:
+    """The entries of one space that wait, and the keys of those that were dropped."""
+
+    def __init__(self, write: Write) -> None:
+        """Take what writes keys and vectors to the space."""
+        self.write = write
+        self.rows: dict[bytes, NDArray[Any]] = {}
+        self.dropped: set[bytes] = set()
+
+    def batch(self) -> tuple[list[bytes], Vectors]:
+        """Return the first entries, as many as are written at once and have one type."""
+        some = [*islice(self.rows.items(), BATCH)]
+        alike = [*takewhile(lambda item: item[1].dtype == some[0][1].dtype, some)]
+        return [key for key, _ in alike], np.stack([row for _, row in alike])
+
+
+class Backlog:
+    """The entries that wait, of all spaces of one store."""
+
+    def __init__(self, guard: Guard, most: int) -> None:
+        """Start empty; `most` bytes may wait."""
+        self.most = most
+        self.nbytes = 0
+        self._guard = guard
+        self._spaces: list[Waiting] = []
+        self._lock = ForkLock()
+        self._log = OnceLog(_logger)
+        self.begin_anew()
+        _all.add(self)
+
+    def begin_anew(self) -> None:
+        """Forget what waits: after a fork it is the parent's."""
+        for each in self._spaces:
+            each.rows.clear()
+            each.dropped.clear()
+        self.nbytes = self._guard.backlog = 0
+        self._writer: Future[None] | None = None
+        self._hurry = False
+        self._wake = threading.Event()
+        self._threads = DaemonThreads("kura-cache-backlog", 1)
+
+    def space(self, write: Write) -> Waiting:
+        """Return a place for one space's entries."""
+        place = Waiting(write)
+        self._spaces.append(place)
+        return place
+
+    def add(self, place: Waiting, keys: list[bytes], vectors: Vectors) -> None:
+        """Have entries written later; those for which there is no room are dropped."""
+        each = _bytes_of(vectors[0])
+        room = 0 if patched() else max(0, (self.most - self.nbytes) // each)
+        with self._locked():
+            rows = dict(zip(keys[:room], np.array(vectors[:room]), strict=True))
+            new = len(rows.keys() - place.rows.keys())
+            place.rows.update(rows)
+            self._account(new, new * each)
+            if place.rows and self._writer is None:
+                self._hurry, self._writer = False, self._threads.submit(self._drain)
+        self._drop(place, keys[room:], "there is no room for more")
+
+    def withdraw(self, place: Waiting, keys: Iterable[bytes]) -> None:
+        """Write these no more."""
+        with self._locked():
+            gone = [row for key in keys if (row := place.rows.pop(key, None)) is not None]
+            self._account(-len(gone), -sum(map(_bytes_of, gone)))
+
+    def flush(self, seconds: float) -> bool:
+        """Write what waits, for so many seconds or until that fails once; tell whether nothing waits."""
+        with self._locked():
+            writer = self._writer
+        if writer is not None:
+            self._hurry = True
+            self._wake.set()
+            over(writer, seconds)
+        return not self.nbytes
+
+    def give_up(self) -> None:
+        """Drop all that waits."""
+        for place in self._spaces:
+            keys = [*place.rows]
+            self.withdraw(place, keys)
+            self._drop(place, keys, "it was closed before they were written")
+
+    def _drain(self) -> None:
+        """Write until nothing waits; where that fails, try again when the circuit says so."""
+        while (place := self._next()) is not None:
+            if self._write_some(place):
+                continue
+            if self._hurry:
+                self._writer = None
+                return
+            self._wake.wait(self._guard.circuits["write"].waits or _AGAIN)
+            self._wake.clear()
+
+    def _next(self) -> Waiting | None:
+        with self._locked():
+            place = next((each for each in self._spaces if each.rows), None)
+            if place is None:
+                self._writer = None
+            return place
+
+    def _write_some(self, place: Waiting) -> bool:
+        with self._locked():
+            keys, vectors = place.batch()
+        try:
+            written = self._guard.probe("write", partial(_write, place.write, keys, vectors), len(keys))
+        except DimensionMismatchError as error:  # it will never take them: they are not owed
+            _logger.warning("%s: %d entries were not written: %s", self._guard.name, len(keys), error)
+            self._guard.count(dropped=len(keys))
+            written = True
+        if written:
+            self.withdraw(place, keys)
+        return bool(written)
+
+    def _drop(self, place: Waiting, keys: list[bytes], why: str) -> None:
+        if not keys:
+            return
+        place.dropped.update(keys[: max(0, _MOST_OWED - len(place.dropped))])
+        self._guard.count(dropped=len(keys))
+        message = "%s: %d entries were not written: %s. A tier in front of it has them, and owes them"
+        self._log.report("drop", message, self._guard.name, len(keys), why)
+        self._guard.tell("write", "dropped", why)
+
+    def _account(self, entries: int, nbytes: int) -> None:
+        self.nbytes += nbytes
+        self._guard.backlog += entries
+        if not self.nbytes:
+            self._log.over("drop")
+
+    def _locked(self) -> ForkLock:
+        self._lock.refuse_reentry()
+        return self._lock
+
+
+def _write(write: Write, keys: list[bytes], vectors: Vectors) -> bool:
+    write(keys, vectors)
+    return True
+
+
+def _bytes_of(row: NDArray[Any]) -> int:
+    return row.nbytes + _ENTRY_BYTES
+
+
+def _begin_anew() -> None:
+    for backlog in list(_all):
+        backlog.begin_anew()
+
+
+forget_in_child(_begin_anew)

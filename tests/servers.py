@@ -1,0 +1,157 @@
+"""Private servers for tests: on free ports of loopback, in directories of their own, stopped by their ids."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_PATIENCE = 10.0  # seconds for a server to answer
+_SLOTS = 16384  # of a Redis cluster
+_HIGHEST = 55_000
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on; a cluster's node takes one 10,000 above, too."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port if port < _HIGHEST else free_port()
+
+
+def until(ready: Callable[[], object], what: str) -> None:
+    """Wait until something is so; raise TimeoutError when it takes too long."""
+    end = time.monotonic() + _PATIENCE
+    while not ready():
+        if time.monotonic() > end:
+            raise TimeoutError(what)
+        time.sleep(0.01)
+
+
+@dataclass
+class Server:
+    """A server in a process of its own, which a test may stop, kill, freeze and start again.
+
+    Attributes:
+        command: what starts it.
+        port: where it listens.
+        directory: its own, where it also logs to `server.log`.
+        answers: whether it does.
+
+    """
+
+    command: list[str]
+    port: int
+    directory: Path
+    answers: Callable[[int], object]
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self.directory / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, cwd=self.directory)
+        until(lambda: self.answers(self.port) or self._is_dead(), f"{self.command[0]} did not start")
+        if self._is_dead():
+            raise RuntimeError((self.directory / "server.log").read_text())
+
+    def signal(self, number: int) -> None:
+        """Send a signal: SIGSTOP freezes it, SIGCONT goes on."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill it at once, frozen or not, and wait for its end."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def _is_dead(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+
+@contextmanager
+def served(command: Callable[[int, Path], list[str]], answers: Callable[[int], object]) -> Iterator[Server]:
+    """Start a server on a free port, in a new directory, and kill it in the end."""
+    directory = Path(tempfile.mkdtemp(prefix="kura-server-"))
+    port = free_port()
+    server = Server(command(port, directory), port, directory, answers)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def accepts(port: int) -> bool:
+    """Tell whether somebody listens on a port of loopback."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def program(name: str, *elsewhere: str) -> str:
+    """Return the path of a server's program; skip the test, with the reason, where there is none."""
+    places = os.pathsep.join([os.environ.get("PATH", ""), *elsewhere])
+    found = shutil.which(name, path=places)
+    if found is None:
+        pytest.skip(f"needs the program {name}")
+    return found
+
+
+@contextmanager
+def redis_server(*options: str) -> Iterator[Server]:
+    """Serve Redis without persistence, with options as on its command line."""
+    binary = program("redis-server")
+    usual = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+
+    def command(port: int, directory: Path) -> list[str]:
+        return [binary, "--port", str(port), "--dir", str(directory), *usual, *options]
+
+    with served(command, lambda port: said(port, "PING")[:1] in {b"+", b"-"}) as server:
+        yield server
+
+
+@contextmanager
+def redis_cluster(count: int = 3) -> Iterator[list[Server]]:
+    """Serve Redis as a cluster of a few nodes, with the slots divided between them."""
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(redis_server("--cluster-enabled", "yes")) for _ in range(count)]
+        for at, node in enumerate(nodes):
+            said(node.port, f"CLUSTER SET-CONFIG-EPOCH {at + 1}")
+            slots = range(at * _SLOTS // count, (at + 1) * _SLOTS // count)
+            for part in (slots[0::2], slots[1::2]):  # a command's line is at most 64 kB long
+                said(node.port, f"CLUSTER ADDSLOTS {' '.join(map(str, part))}")
+            said(node.port, f"CLUSTER MEET 127.0.0.1 {nodes[0].port}")
+        until(lambda: all(_is_whole(node.port, count) for node in nodes), "the cluster did not come together")
+        yield nodes
+
+
+def _is_whole(port: int, count: int) -> bool:
+    told = said(port, "CLUSTER INFO")
+    return b"cluster_state:ok" in told and b"cluster_known_nodes:%d" % count in told
+
+
+def said(port: int, command: str) -> bytes:
+    """Return what a Redis answers; nothing where none does."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as client:
+        client.sendall(command.encode() + b"\r\n")
+        return client.recv(1 << 16)
+    return b""
+
+
+def a_redis() -> Iterator[Server]:
+    """Serve Redis for the tests of a module: `redis = pytest.fixture(scope="module")(a_redis)`."""
+    with redis_server() as server:
+        yield server
