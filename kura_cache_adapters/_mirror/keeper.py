@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from concurrent.futures import wait
 from functools import partial
@@ -12,7 +13,7 @@ from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, refuse_to_wait
-from kura_cache_adapters._runtime.threads import ending, submit_mirroring
+from kura_cache_adapters._runtime.threads import submit_mirroring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,7 @@ class Keeper:
         self._until = 0.0  # for the first pull is waited no longer
         self._pushing: Future[None] | None = None
         self._process = os.getpid()
+        self._hurry = threading.Event()  # somebody waits for a push
 
     @property
     def at_hand(self) -> bool:
@@ -80,9 +82,11 @@ class Keeper:
                 self._pushing = submit_mirroring(self._push_soon)
 
     def settle(self) -> None:
-        """Wait a moment for what is being pushed."""
-        if self._pushing is not None and self._process == os.getpid():
-            wait([self._pushing], timeout=_LAST_WAIT)
+        """Wait a moment for what is to be pushed."""
+        self._hurry.set()
+        if (pushing := self._pushing) is not None and self._process == os.getpid():
+            wait([pushing], timeout=_LAST_WAIT)
+        self._hurry.clear()
 
     def _arrived(self) -> bool:
         return self._first is None or self._first.done() or not self._until
@@ -95,9 +99,8 @@ class Keeper:
             self._first, self._until = running, now + self._wait
 
     def _push_soon(self) -> None:
-        end = time.monotonic() + _GATHERING
-        while time.monotonic() < end and not ending():
-            time.sleep(0.02)
+        self._hurry.wait(_GATHERING)
+        self._hurry.clear()
         self._pushing = None  # what is written from here on is pushed by the next one
         if time.monotonic() >= self._after:
             self._sync(push=True)

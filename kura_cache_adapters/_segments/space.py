@@ -81,7 +81,7 @@ class SegmentSpace:
         self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
         self._announced = False
-        self.merges = True  # as segments come together
+        self.merges: bool = True  # as segments come together
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""

@@ -68,8 +68,8 @@ class MirroredStore(SegmentStore):
         require("obstore", extra="object-store")
         super().__init__(local.path, local.format)
         self._upkeep = local._upkeep  # noqa: SLF001 - it is the same directory, within the same bounds
-        self.bucket = Bucket(url, anonymous=anonymous, endpoint=endpoint, region=region)
-        self.counts = Counts()
+        self.bucket: Bucket = Bucket(url, anonymous=anonymous, endpoint=endpoint, region=region)
+        self.counts: Counts = Counts()
         self._push, self._every, self._wait = push, every, wait
 
     def _open(self, identity: ModelIdentity) -> MirroredSpace:
@@ -96,7 +96,7 @@ class MirroredSpace(SegmentSpace):
         self._pushes, self._url = store._push, store.bucket.url  # noqa: SLF001
         mirror = SpaceMirror(store.bucket, self.path, store.format, patience=2 * store._wait)  # noqa: SLF001
         times = {"every": store._every, "wait": store._wait}  # noqa: SLF001
-        self.keeper = Keeper(mirror, store.counts, merge=self.merge_due, **times)
+        self.keeper: Keeper = Keeper(mirror, store.counts, merge=self.merge_due, **times)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up here, where by now is what was there."""
@@ -109,7 +109,7 @@ class MirroredSpace(SegmentSpace):
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
         """Write one new segment here, and push it soon: as it is, it need not be pushed again when merged."""
-        self.merges = not self._pushes or len(self._listing.names) > _MANY
+        self.merges: bool = not self._pushes or len(self._listing.names) > _MANY
         super().put_many(keys, vectors, durable=durable)
         self._push()
 
