@@ -101,13 +101,14 @@ def keys_in(server: S3, url: str) -> list[str]:
 def test_what_two_machines_pay_apart_neither_pays_again_whatever_the_order(
     s3: str, tmp_path: Path, order: str
 ) -> None:
-    url = s3 if order == "aba" else f"file://{tmp_path}/there"
-    for machine, texts in (("a", TEXTS[:25_000]), ("b", TEXTS[25_000:])):
-        assert embed(tmp_path / machine, texts) == 25_000
+    url, half = (s3, 25_000) if order == "aba" else (f"file://{tmp_path}/there", 2_500)
+    for machine, texts in (("a", TEXTS[:half]), ("b", TEXTS[-half:])):
+        assert embed(tmp_path / machine, texts) == half
     for machine in order:
         with open_cache(tmp_path / machine) as cache:
             assert not cache.sync(url).refused
-    assert [embed(tmp_path / machine, TEXTS) for machine in ("a", "b")] == [0, 0]
+    both = TEXTS[:half] + TEXTS[-half:]
+    assert [embed(tmp_path / machine, both) for machine in ("a", "b")] == [0, 0]
 
 
 def test_an_object_store_in_a_list_is_pulled_at_the_first_look_up_and_pushed_to_after_writes(
@@ -477,6 +478,7 @@ def test_a_store_that_refuses_connections_costs_no_second_one_warning_and_no_ans
     assert embed(tmp_path / "b", FEW) == 40  # it was read alone; what is new is pushed when it is written to
 
 
+@pytest.mark.usefixtures("s3")
 def test_a_server_that_never_answers_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -486,6 +488,30 @@ def test_a_server_that_never_answers_is_waited_for_no_longer_than_said(tmp_path:
         assert embed([tmp_path / "a", mute], FEW) == 40
         assert embed([tmp_path / "a", mute], FEW) == 0
         assert time.monotonic() - start < 3
+        code = "import sys; from tests.test_mirror import embed; embed(sys.argv[1:], ['a'])"
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "b"), mute], check=True)
+        assert time.monotonic() - start < 10  # it does not wait for an answer
+
+
+def test_a_program_that_ends_has_pushed_what_it_wrote(url: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from kura_cache_adapters import CachedEmbeddingModel;"
+        "from kura_cache_adapters.testing import FakeEmbeddingModel;"
+        "CachedEmbeddingModel(FakeEmbeddingModel(), sys.argv[1:]).embed_sync(['a', 'b'])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a"), url], check=True)
+    assert embed([tmp_path / "b", url], ["a", "b"]) == 0
+
+
+def test_missing_credentials_are_named(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    metadata = f"http://127.0.0.1:{server.port}/169.254.169.254"
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", metadata)
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as cache, pytest.raises(UnreachableError, match="anonymous=true"):
+        cache.push(f"s3://bucket/prefix?endpoint={server.endpoint}&region=x")
 
 
 def test_a_fork_that_cannot_reach_the_store_goes_on_without(s3: str, tmp_path: Path) -> None:

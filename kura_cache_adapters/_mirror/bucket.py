@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kura_cache_adapters._runtime.fork import ForkLock
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "az", "file")
 """Where objects may lie: S3 and what speaks its language, Google's and Azure's, a directory."""
 
-_RETRIES = {"max_retries": 1}
-_CLIENT = {"connect_timeout": "2s", "timeout": "10s", "allow_http": True}  # a request is a part, or a page
+_CLIENT = {"connect_timeout": "2s", "allow_http": True}
+_SECONDS = {"list": 5, "get": 60, "put": 60, "delete": 60}  # a request: a page, or a part on a slow line
 _PART = 5 << 20  # bytes that a request carries, at most; S3 takes no smaller parts
 _LONGEST = 300  # characters of a server's answer in an error
+_NOBODY = "169.254.169.254"  # whom S3's client asks for credentials where there are none
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _SPACE = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,64}-[0-9a-f]{16}")
 _used_by: set[int] = set()  # processes: a fork leaves obstore's threads behind
@@ -55,7 +57,7 @@ class Bucket:
         told = {"skip_signature": anonymous or None, "endpoint": endpoint, "region": region}
         self._config = {name: value for name, value in told.items() if value is not None}
         self.requests: Counter[str] = Counter()
-        self._store: Any = None
+        self._stores: dict[int, Any] = {}
         self._lock = ForkLock()
 
     def spaces(self) -> list[str]:
@@ -129,7 +131,7 @@ class Bucket:
         with self._lock:
             self.requests[kind] += 1
         try:
-            yield obstore, self._opened()
+            yield obstore, self._opened(_SECONDS[kind])
         except (obstore.exceptions.BaseError, ValueError, OSError) as error:
             pass_on_signals(error)
             if isinstance(error, UnreachableError):
@@ -138,7 +140,7 @@ class Bucket:
             message = f"Could not {kind} in {self.url}: {_told(error)}"
             raise (GoneError if gone else UnreachableError)(message) from None
 
-    def _opened(self) -> Any:  # noqa: ANN401 - obstore's stores have no common class
+    def _opened(self, seconds: int) -> Any:  # noqa: ANN401 - obstore's stores have no common class
         _used_by.add(os.getpid())
         if len(_used_by) > 1:
             message = (
@@ -146,22 +148,24 @@ class Bucket:
             )
             raise UnreachableError(message)
         with self._lock:
-            if self._store is None:
-                self._store = self._made()
-            return self._store
+            if seconds not in self._stores:
+                self._stores[seconds] = self._made(seconds)
+            return self._stores[seconds]
 
-    def _made(self) -> Any:  # noqa: ANN401 - as above
+    def _made(self, seconds: int) -> Any:  # noqa: ANN401 - as above
         stores = require("obstore.store", extra="object-store")
         scheme, _, path = self.url.partition("://")
         if scheme == "file":
             return stores.LocalStore(os.path.abspath(os.path.expanduser(path)), mkdir=True)  # noqa: PTH100, PTH111
+        client = {**_CLIENT, "timeout": timedelta(seconds=seconds)}
+        retries = {"max_retries": 1, "retry_timeout": timedelta(seconds=seconds / 2)}
         return stores.from_url(
-            self.url, config=self._config or None, client_options=_CLIENT, retry_config=_RETRIES
+            self.url, config=self._config or None, client_options=client, retry_config=retries
         )
 
     def __getstate__(self) -> dict[str, object]:
         """Pickle where it is, never what is open."""
-        return {**self.__dict__, "_store": None}
+        return {**self.__dict__, "_stores": {}}
 
     def __repr__(self) -> str:
         """Name the class and the place."""
@@ -200,5 +204,7 @@ def _unknown_condition(error: BaseException) -> bool:
 def _told(error: BaseException) -> str:
     """Say what went wrong in a line: obstore quotes whole answers, and its own insides."""
     told = str(error)
+    if _NOBODY in told:
+        return "there are no credentials in the environment; a public bucket is read with ?anonymous=true"
     line = " ".join(told.partition("\n\nDebug source")[0].split())[:_LONGEST]
     return f"{code[1]}: {line}" if (code := _CODE.search(told)) else line

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
 from concurrent.futures import wait
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.fork import ForkLock
@@ -26,7 +28,9 @@ _logger = logger_of("store")
 
 _GATHERING = 0.5  # seconds in which what is written comes together before it is pushed
 _PAUSE = 30.0  # seconds without a try after a failed one
-_LAST_WAIT = 5.0  # seconds that closing waits for a push
+_LAST_WAIT = 5.0  # seconds that closing, and a process that ends, waits for a push
+
+_known: WeakSet[Keeper] = WeakSet()
 
 
 class Keeper:
@@ -76,16 +80,17 @@ class Keeper:
 
     def written(self) -> None:
         """Push soon what was written here."""
+        _settle_at_exit(self)
         with self._lock:
             if self._pushing is None or self._pushing.done() or self._process != os.getpid():
                 self._process = os.getpid()
                 self._pushing = submit_mirroring(self._push_soon)
 
-    def settle(self) -> None:
+    def settle(self, patience: float = _LAST_WAIT) -> None:
         """Wait a moment for what is to be pushed."""
         self._hurry.set()
         if (pushing := self._pushing) is not None and self._process == os.getpid():
-            wait([pushing], timeout=_LAST_WAIT)
+            wait([pushing], timeout=patience)
         self._hurry.clear()
 
     def _arrived(self) -> bool:
@@ -100,7 +105,6 @@ class Keeper:
 
     def _push_soon(self) -> None:
         self._hurry.wait(_GATHERING)
-        self._hurry.clear()
         self._pushing = None  # what is written from here on is pushed by the next one
         if time.monotonic() >= self._after:
             self._sync(push=True)
@@ -117,3 +121,15 @@ class Keeper:
             self._counts.failed(describe(error))
             message = "Could not sync with %s: %s; going on without"
             self._log.report("sync", message, self._mirror.bucket.url, describe(error))
+
+
+def _settle_at_exit(keeper: Keeper) -> None:
+    if not _known:
+        atexit.register(_settle_all)
+    _known.add(keeper)
+
+
+def _settle_all() -> None:
+    end = time.monotonic() + _LAST_WAIT
+    for keeper in list(_known):
+        keeper.settle(max(0.0, end - time.monotonic()))

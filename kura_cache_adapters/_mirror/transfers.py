@@ -11,33 +11,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kura_cache_adapters._disk import locks
 from kura_cache_adapters._runtime.signals import suppressed
-from kura_cache_adapters._runtime.threads import ending, submit_transfer
-from kura_cache_adapters.errors import UnreachableError
+from kura_cache_adapters._runtime.threads import submit_transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 _T = TypeVar("_T")
-_LAST_WAIT = 5.0  # seconds that a process that ends gives to what is still to be moved
-_AT_ONCE = 64
 
 
 def each(call: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
     """Call with each name, some at once; stop at the first failure, and raise it."""
-    answers: list[_T] = []
-    end = float("inf")
-    for start in range(0, len(names), _AT_ONCE):
-        answers += _together(call, names[start : start + _AT_ONCE])
-        if ending():
-            end = min(end, time.monotonic() + _LAST_WAIT)
-        if time.monotonic() > end:
-            message = "the process ends: the next one goes on from here"
-            raise UnreachableError(message)
-    return answers
-
-
-def _together(call: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
     running = [submit_transfer(partial(call, name)) for name in names]
     try:
         return [one.result() for one in running]
@@ -56,7 +40,7 @@ def alone_with(path: Path | None, *, shared: bool, patience: float) -> Iterator[
     try:
         end = time.monotonic() + patience
         with suppressed(OSError):  # no locks here
-            while not locks.lock_file(descriptor) and time.monotonic() < end and not ending():
+            while not locks.lock_file(descriptor) and time.monotonic() < end:
                 time.sleep(0.02)
         yield
     finally:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _logger = logging.getLogger("kura_cache_adapters.cache")
 _warned = False
-_ending: set[str] = set()
 _CORES = os.cpu_count() or 1
 _WORKERS = min(32, _CORES + 4)
 _TRANSFERS = 8  # of files at once: they wait for a server
@@ -87,7 +86,6 @@ class _Threads:
         try:
             self._pool.submit(_fulfil_one, self._calls)
         except RuntimeError as error:  # the pool may have taken it all the same: it is done once
-            _ending.update({"shutdown"} if "shutdown" in str(error) else ())
             warn_of_no_thread(error)
             _fulfil_one(self._calls)
         return future
@@ -105,8 +103,10 @@ class _Pools:
     store: _Threads = field(default_factory=partial(_Threads, "store"))
     slices: _Threads = field(default_factory=partial(_Threads, "slices", _CORES))
     merges: _Threads = field(default_factory=partial(_Threads, "merges", 1))
-    mirrors: _Threads = field(default_factory=partial(_Threads, "mirrors", 1))
-    transfers: _Threads = field(default_factory=partial(_Threads, "transfers", _TRANSFERS))
+    mirrors: DaemonThreads = field(default_factory=partial(DaemonThreads, "kura-cache-mirrors", 1))
+    transfers: DaemonThreads = field(
+        default_factory=partial(DaemonThreads, "kura-cache-transfers", _TRANSFERS)
+    )
 
 
 _pools = _Pools()
@@ -131,18 +131,13 @@ def submit_merge(call: Callable[[], _T]) -> Future[_T]:
 
 
 def submit_mirroring(call: Callable[[], _T]) -> Future[_T]:
-    """Call in the one thread for mirrors, whose work a process that ends waits for."""
+    """Call in the one thread for mirrors; a process that ends does not wait for it."""
     return _submit(_pools.mirrors, call)
 
 
 def submit_transfer(call: Callable[[], _T]) -> Future[_T]:
     """Call in a thread for transfers of files; the future has the answer."""
     return _submit(_pools.transfers, call)
-
-
-def ending() -> bool:
-    """Tell whether a pool has been seen to take nothing more, since the process ends."""
-    return bool(_ending)
 
 
 def submit_to_model(call: Callable[[], _T], depth: int) -> Future[_T]:
