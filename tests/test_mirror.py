@@ -336,6 +336,35 @@ def test_what_was_pruned_here_is_not_pulled_again(url: str, tmp_path: Path) -> N
         assert cache.pull(url).pulled == 1  # nothing here says that it was ever here
 
 
+def test_rows_that_are_damaged_here_are_taken_from_there_again_and_prune_keeps_them(
+    url: str, tmp_path: Path
+) -> None:
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        (segment,) = space_in(tmp_path / "a").glob("*.arrow")
+        content = bytearray(segment.read_bytes())
+        content[-len(content) // 4] ^= 1
+        segment.write_bytes(content)
+    with open_cache(tmp_path / "a") as cache:
+        assert not cache.verify(repair=True).sound or list(space_in(tmp_path / "a").glob("*.damaged"))
+        assert not cache.prune(remote=url, dry_run=True).parts
+        assert (cache.pull(url).pulled, cache.pull(url).pulled) == (1, 0)
+        assert cache.prune(remote=url).parts == 0
+    assert embed(tmp_path / "a", FEW) == 0
+
+
+def test_what_is_pulled_is_kept_within_the_bounds_of_the_directory(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", TEXTS[:500], chunk=100)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        nbytes = cache.stats().nbytes
+    with open_cache(ArrowStore(tmp_path / "b", max_bytes=nbytes // 2)) as cache:
+        assert 0 < cache.pull(url).pulled < 5
+        assert cache.stats().nbytes <= nbytes // 2
+
+
 def test_identities_and_tombstones_travel_and_nothing_else_that_is_no_segment(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/there"
     embed(tmp_path / "a", FEW)
@@ -473,9 +502,7 @@ def test_a_store_that_refuses_connections_costs_no_second_one_warning_and_no_ans
             cache.push(gone)
         assert time.monotonic() - start < 1
     assert embed([tmp_path / "a", s3], FEW) == 0
-    with open_cache(tmp_path / "b") as cache:
-        cache.pull(s3)
-    assert embed(tmp_path / "b", FEW) == 40  # it was read alone; what is new is pushed when it is written to
+    assert embed([tmp_path / "b", s3], FEW) == 0  # the next who only looks has pushed what was left
 
 
 @pytest.mark.usefixtures("s3")

@@ -31,10 +31,11 @@ class DirectoryMirror:
     format: SegmentFormat
     bucket: Bucket
     within: frozenset[str] | None = None  # spaces, by name; None means all
+    most: int | None = None  # bytes, as `SpaceMirror` has it
 
     def space(self, name: str) -> SpaceMirror:
         """Return the mirror of one space."""
-        return SpaceMirror(self.bucket, self.path / name, self.format)
+        return SpaceMirror(self.bucket, self.path / name, self.format, most=self.most)
 
     def sync(self, *, push: bool, pull: bool, dry_run: bool = False) -> SyncReceipt:
         """Push and pull what is new of all spaces that are meant."""

@@ -36,18 +36,20 @@ _known: WeakSet[Keeper] = WeakSet()
 class Keeper:
     """Pulls at the first look-up and as look-ups go on, pushes after writes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name
         self,
         mirror: SpaceMirror,
         counts: Counts,
         *,
         merge: Callable[[frozenset[str]], object],
+        pushes: bool,
         every: float,
         wait: float,
     ) -> None:
-        """Take a space's mirror, what merges the space after a push, and times in seconds."""
+        """Take a space's mirror, what merges the space, whether to push, and times in seconds."""
         self._mirror, self._counts, self._merge = mirror, counts, merge
-        self._every, self._wait = every, wait
+        self._pushes, self._every, self._wait = pushes, every, wait
+        self._owes = True  # what an earlier process has left, or a push that has failed
         self._lock = ForkLock()
         self._log = OnceLog(_logger)
         self._due = 0.0  # when to look there again
@@ -80,6 +82,8 @@ class Keeper:
 
     def written(self) -> None:
         """Push soon what was written here."""
+        if not self._pushes:
+            return
         _settle_at_exit(self)
         with self._lock:
             if self._pushing is None or self._pushing.done() or self._process != os.getpid():
@@ -113,11 +117,14 @@ class Keeper:
         try:
             self._counts.add(self._mirror.sync(push=push, pull=not push))
             self._log.over("sync")
+            owed, self._owes = self._owes, False
+            if owed and not push:
+                self.written()
             if shared := self._mirror.shared():  # the rest goes there as it is: others lack just that
                 self._merge(shared)
         except Exception as error:  # noqa: BLE001 - nobody waits for it: the local directory has everything
             pass_on_signals(error)
-            self._after = time.monotonic() + _PAUSE
+            self._after, self._owes = time.monotonic() + _PAUSE, True
             self._counts.failed(describe(error))
             message = "Could not sync with %s: %s; going on without"
             self._log.report("sync", message, self._mirror.bucket.url, describe(error))

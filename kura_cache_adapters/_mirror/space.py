@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import atomic, reading
@@ -54,6 +55,7 @@ class SpaceMirror:
     path: Path
     format: SegmentFormat
     patience: float = 5.0  # seconds for another process that syncs this space
+    most: int | None = None  # bytes that the directory may have: then the newest are taken
     _refused: dict[str, Object] = field(default_factory=dict)
 
     def sync(self, *, push: bool, pull: bool, dry_run: bool = False) -> SpaceSync:
@@ -79,8 +81,9 @@ class SpaceMirror:
         return self._names(self.bucket.list(self.path.name))
 
     def shared(self) -> frozenset[str]:
-        """Return the names that were here and there at once, as noted here."""
-        return frozenset(lineage.read(self._ledger).split())
+        """Return the names that were here and there at once, but for those that are damaged here by now."""
+        aside = {path.name[1:].removesuffix(".damaged") for path in marks.set_aside_in(self.path)}
+        return frozenset(lineage.read(self._ledger).split()) - aside
 
     def push(self, names: Names, wanted: Iterable[str]) -> SpaceSync:
         """Put files of this directory into the bucket."""
@@ -131,7 +134,7 @@ class SpaceMirror:
     def _pull(self, there: dict[str, Object]) -> dict[str, Moved]:
         """Take down what is new; in the place of what is refused, what it was made of."""
         moved: dict[str, Moved] = {}
-        while wanted := (names := self._names(there)).to_pull():
+        while wanted := self._fitting((names := self._names(there)).to_pull(), there):
             marks.make_space(self.path, durable=True, shared=self.format.shared)
             self._pull_beside(there)
             self._note_lineage(names)
@@ -140,6 +143,16 @@ class SpaceMirror:
             gone = [name for name, one in moved.items() if not one.nbytes]
             self._refused.update((name, there[name]) for name in gone)
         return moved
+
+    def _fitting(self, wanted: list[str], there: dict[str, Object]) -> list[str]:
+        if self.most is None:
+            return wanted
+        tombstones, segments = _tombstones_first(wanted)
+        newest = sorted(segments, key=lambda name: there[name].written, reverse=True)
+        held = sum(reading.size(self.path / name) for name in self._here())
+        sums = accumulate((there[name].nbytes for name in newest), initial=held)
+        fitting = sum(total <= self.most for total in sums) - 1
+        return tombstones + newest[: max(0, fitting)]
 
     def _pull_beside(self, there: dict[str, Object]) -> None:
         for name in _BESIDE.keys() & there.keys():

@@ -27,7 +27,7 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 def note(space: Path, new: Sequence[str], old: Collection[str]) -> None:
     """Note that files hold what others held, or that nothing is left of it, where a mirror asks."""
-    if not (path := space / FILE).exists():
+    if not old or not (path := space / FILE).exists():
         return
     if not new:  # all was forgotten: then so is what they were made of
         made_of = parsed(read(path))

@@ -195,7 +195,7 @@ class Merger:
         rows, (broken,) = intact_rows([segment], forgotten)
         age = age_of(self._listing.path / name)
         rewritten = [self._writer.write(rows, durable=True, age=age)] if len(rows) else []
-        lineage.note(self._listing.path, rewritten, [name])
+        lineage.note(self._listing.path, rewritten, [] if broken else [name])
         self._retire(name, broken=broken)
         return rewritten
 
@@ -218,7 +218,8 @@ class Merger:
         rows, damaged = intact_rows(list(parts.values()), self._listing.tombstones.keys)
         age = youngest(age_of(self._listing.path / name) for name in parts)
         merged = [self._writer.write(rows, durable=durable, age=age)] if len(rows) else []
-        lineage.note(self._listing.path, merged, parts)
+        whole = [name for name, broken in zip(parts, damaged, strict=True) if not broken]
+        lineage.note(self._listing.path, merged, whole)
         if not durable:
             self._volatile.update(merged)
         for name, broken in zip(parts, damaged, strict=True):

@@ -94,9 +94,15 @@ class MirroredSpace(SegmentSpace):
         """Open the space of a model in a store."""
         super().__init__(store.path / identity.directory, identity, store.format, store._upkeep)  # noqa: SLF001
         self._pushes, self._url = store._push, store.bucket.url  # noqa: SLF001
-        mirror = SpaceMirror(store.bucket, self.path, store.format, patience=2 * store._wait)  # noqa: SLF001
+        mirror = SpaceMirror(
+            store.bucket,
+            self.path,
+            store.format,
+            patience=2 * store._wait,  # noqa: SLF001
+            most=_room(store),
+        )
         times = {"every": store._every, "wait": store._wait}  # noqa: SLF001
-        self.keeper: Keeper = Keeper(mirror, store.counts, merge=self.merge_due, **times)
+        self.keeper: Keeper = Keeper(mirror, store.counts, merge=self.merge_due, pushes=self._pushes, **times)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up here, where by now is what was there."""
@@ -111,19 +117,19 @@ class MirroredSpace(SegmentSpace):
         """Write one new segment here, and push it soon: as it is, it need not be pushed again when merged."""
         self.merges: bool = not self._pushes or len(self._listing.names) > _MANY
         super().put_many(keys, vectors, durable=durable)
-        self._push()
+        self.keeper.written()
 
     def delete_many(self, keys: Iterable[bytes], *, days: float = KEPT_DAYS) -> int:
         """Forget keys here, and soon wherever this mirror is pulled."""
         try:
             return super().delete_many(keys, days=days)
         finally:
-            self._push()
+            self.keeper.written()
 
     def forget(self, keys: Collection[bytes], *, days: float = KEPT_DAYS) -> Forgotten:
         """Forget keys here, and tell that the mirror's objects stay."""
         done = super().forget(keys, days=days)
-        self._push()
+        self.keeper.written()
         left = (Trouble(self._url, _STAYS),) if done.keys else ()
         return replace(done, unreachable=(*done.unreachable, *left))
 
@@ -131,10 +137,6 @@ class MirroredSpace(SegmentSpace):
         """Return this space as one whose look-ups stamp no file as used, after what was there was pulled."""
         self.keeper.ready()
         return super().quiet()
-
-    def _push(self) -> None:
-        if self._pushes:
-            self.keeper.written()
 
 
 def mirrored_at(local: object, url: str) -> MirroredStore:
@@ -155,7 +157,11 @@ def mirror_of(store: EmbeddingStore, url: str, model: SpaceName | None) -> Direc
         raise UnsupportedError(message)
     _refuse_local(found, base)
     kept = {name: options[name] for name in ("anonymous", "endpoint", "region") if name in options}
-    return DirectoryMirror(found.path, found.format, Bucket(base, **kept), _named(store, model))
+    return DirectoryMirror(found.path, found.format, Bucket(base, **kept), _named(store, model), _room(found))
+
+
+def _room(local: SegmentStore) -> int | None:
+    return local._upkeep.bounds.max_bytes  # noqa: SLF001 - what is pulled is kept within it, too
 
 
 def remote_bounds(told: dict[str, Any]) -> Bounds:
