@@ -171,6 +171,28 @@ def test_two_that_push_the_same_at_once_cannot_conflict_whatever_a_server_knows_
     assert segments(space_in(tmp_path / "b")) == mine
 
 
+def test_what_is_new_comes_down_once_for_all_processes_of_a_machine(
+    server: S3, s3: str, tmp_path: Path
+) -> None:
+    embed(tmp_path / "a", TEXTS[:500], chunk=100)
+    embed(tmp_path / "b", ["mine"])
+    pulled: list[int] = []
+    with open_cache(tmp_path / "a") as cache:
+        files = cache.push(s3).pushed
+    server.before = lambda _: time.sleep(0.02)
+
+    def pull() -> None:
+        with open_cache(tmp_path / "b") as cache:
+            pulled.append(cache.pull(s3).pulled)
+
+    threads = [threading.Thread(target=pull) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(pulled) == [0, 0, 0, files]
+
+
 @pytest.mark.parametrize("command", ["push", "pull"])
 def test_a_sync_that_is_killed_goes_on_where_it_was(
     server: S3, s3: str, tmp_path: Path, command: str
