@@ -65,7 +65,7 @@ if TYPE_CHECKING:
         EmbeddingStore,
         VectorSpace,
     )
-    from kura_cache_adapters.receipts import Drift, Receipt, Report
+    from kura_cache_adapters.receipts import Drift, Receipt, Report, SyncReceipt
     from kura_cache_adapters.spaces import CleaningReceipt, SpaceInfo
     from kura_cache_adapters.stores import (
         ArrowStore,
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         JSONLStore,
         KeyValueStore,
         MemoryStore,
+        MirroredStore,
         ParquetStore,
         PostgresStore,
         RedisStore,
@@ -117,6 +118,7 @@ __all__ = [
     "KuraCacheError",
     "LookedUp",
     "MemoryStore",
+    "MirroredStore",
     "MissingExtraError",
     "MultiCheckpointManager",
     "Observer",
@@ -136,6 +138,7 @@ __all__ = [
     "SpaceBusyError",
     "SpaceInfo",
     "Stored",
+    "SyncReceipt",
     "TierStats",
     "TieredStore",
     "UnreachableError",
@@ -168,10 +171,10 @@ _HOMES = {
     "options": "CacheOptions",
     "protocols": "BaseCheckpointManager BaseEmbeddingModel EmbeddingStore VectorSpace",
     "spaces": "CleaningReceipt SpaceInfo",
-    "receipts": "Drift Receipt Report",
+    "receipts": "Drift Receipt Report SyncReceipt",
     "stores": (
-        "open_store ArrowStore HFDatasetStore JSONLStore KeyValueStore MemoryStore ParquetStore "
-        "PostgresStore RedisStore Remote TieredStore"
+        "open_store ArrowStore HFDatasetStore JSONLStore KeyValueStore MemoryStore MirroredStore "
+        "ParquetStore PostgresStore RedisStore Remote TieredStore"
     ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (

@@ -13,6 +13,7 @@ from kura_cache_adapters.checks import keys_of
 from kura_cache_adapters.receipts import KEPT_DAYS
 from kura_cache_adapters.stores import as_store, cleaning, copying, spaces
 from kura_cache_adapters.stores.everywhere import forget, verify
+from kura_cache_adapters.stores.mirror import mirror_of, remote_bounds
 
 if TYPE_CHECKING:
     import os
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.options import OneCache
     from kura_cache_adapters.protocols import EmbeddingStore, SpaceStats, VectorSpace
-    from kura_cache_adapters.receipts import Receipt, Report
+    from kura_cache_adapters.receipts import Receipt, Report, SyncReceipt
     from kura_cache_adapters.spaces import CleaningReceipt, SpaceInfo, SpaceName
 
 
@@ -157,13 +158,46 @@ class Cache:
         source, target = spaces.unguarded(self.store), spaces.unguarded(other.store)
         return copying.copy(source, target, spaces.all_meant(source, model))
 
-    def prune(
+    def push(self, url: str, *, model: SpaceName | None = None, dry_run: bool = False) -> SyncReceipt:
+        """Put what is new here into an object store, where `pull` finds it; return what went.
+
+        Nothing there is changed or deleted, so any number of machines may do so at once; what was interrupted
+        goes on where it was.
+
+        Args:
+            url: `s3://bucket/prefix`, `gs://`, `az://` or `file:///directory`, with the options of
+                MirroredStore behind a `?`.
+            model: only what is called so, see `prune`.
+            dry_run: return what would go; nothing is changed.
+
+        Raises:
+            ValueError: another URL; nothing is called so.
+            UnsupportedError: the cache keeps no files, as memory and checkpoint managers.
+            MissingExtraError: `obstore` is not installed.
+            UnreachableError: the object store cannot be reached, or refuses.
+
+        """
+        return mirror_of(self.store, url, model).sync(push=True, pull=False, dry_run=dry_run)
+
+    def pull(self, url: str, *, model: SpaceName | None = None, dry_run: bool = False) -> SyncReceipt:
+        """Take what is new in an object store, row by row; what was forgotten there is so here.
+
+        Takes, returns and raises what `push` does.
+        """
+        return mirror_of(self.store, url, model).sync(push=False, pull=True, dry_run=dry_run)
+
+    def sync(self, url: str, *, model: SpaceName | None = None, dry_run: bool = False) -> SyncReceipt:
+        """Do `pull` and `push`."""
+        return mirror_of(self.store, url, model).sync(push=True, pull=True, dry_run=dry_run)
+
+    def prune(  # noqa: PLR0913 - by name
         self,
         *,
         older_than: timedelta | float | None = None,
         unused_for: timedelta | float | None = None,
         max_bytes: int | None = None,
         model: SpaceName | None = None,
+        remote: str | None = None,
         dry_run: bool = False,
     ) -> CleaningReceipt:
         """Drop whole segments, and return what went; other processes may read and write meanwhile.
@@ -177,15 +211,21 @@ class Cache:
             max_bytes: then drop the oldest, over all spaces that are chosen, until the rest is no more.
             model: clean only what is called so: a space's name, identity or info, or a model's name
                 with all of its spaces.
+            remote: the URL of an object store, to clean that instead: after a `sync`, objects go that files
+                here stand for, without what is forgotten, and those beyond the bounds, if there are any.
             dry_run: return what would go; nothing is locked or changed.
 
         Raises:
             ValueError: no bound or a negative one; nothing is called so.
+            UnreachableError: the object store cannot be reached, or refuses.
             UnsupportedError: a store that cannot do it, such as memory; nothing is changed then.
             SpaceBusyError: another process was merging in some spaces; its `receipt` tells of the others.
             OSError: a segment cannot be removed.
 
         """
+        if remote is not None:
+            told = {"older_than": older_than, "unused_for": unused_for, "max_bytes": max_bytes}
+            return mirror_of(self.store, remote, model).prune(remote_bounds(told), dry_run=dry_run)
         bounds = Bounds.of(older_than=older_than, unused_for=unused_for, max_bytes=max_bytes)
         chosen = spaces.all_meant(self.store, model)
         return cleaning.prune(self.store, bounds, chosen, dry_run=dry_run)

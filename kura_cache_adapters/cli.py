@@ -26,6 +26,9 @@ for _command in (
     moving.import_,
     moving.export,
     moving.convert,
+    moving.push,
+    moving.pull,
+    moving.sync,
     seeing.keys,
     seeing.doctor,
 ):

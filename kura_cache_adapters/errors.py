@@ -139,7 +139,7 @@ class UnsupportedError(KuraCacheError, NotImplementedError):
 
 
 class UnreachableError(KuraCacheError, ConnectionError):
-    """A remote store did not answer in time to someone who has to know; embedding goes on without it."""
+    """A remote store did not answer or has refused, to someone who has to know; embedding goes on without."""
 
 
 class SpaceBusyError(KuraCacheError, OSError):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 KEPT_DAYS = 90.0
 """How long a tombstone stands against copies, backups and machines that were away, unless told."""
@@ -139,6 +142,61 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold, its version included."""
         return {"version": VERSION, **asdict(self), "sound": self.sound}
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceSync:
+    """What went between one space and its mirror; of a dry run, what would.
+
+    Attributes:
+        space: the name of the space, as its directory has it.
+        pushed: how many files went up.
+        pulled: how many came down.
+        pushed_bytes: in these.
+        pulled_bytes: in those.
+        refused: what was not taken from there, or not given, and why.
+
+    """
+
+    space: str
+    pushed: int = 0
+    pulled: int = 0
+    pushed_bytes: int = 0
+    pulled_bytes: int = 0
+    refused: tuple[Trouble, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReceipt:
+    """What went between a cache and its mirror in an object store.
+
+    Attributes:
+        url: the mirror's, without options.
+        spaces: what went, space by space.
+        requests: how many that took, by kind: list, get, put, delete. A large file that is put takes more.
+        dry_run: nothing was changed.
+
+    """
+
+    url: str
+    spaces: tuple[SpaceSync, ...] = ()
+    requests: Mapping[str, int] = field(default_factory=dict)
+    dry_run: bool = False
+
+    @property
+    def pushed(self) -> int:
+        """How many files went up."""
+        return sum(each.pushed for each in self.spaces)
+
+    @property
+    def pulled(self) -> int:
+        """How many files came down."""
+        return sum(each.pulled for each in self.spaces)
+
+    @property
+    def refused(self) -> tuple[Trouble, ...]:
+        """What was not taken from there, or not given, and why."""
+        return tuple(trouble for each in self.spaces for trouble in each.refused)
 
 
 @dataclass(frozen=True, slots=True)

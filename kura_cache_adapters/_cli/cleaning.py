@@ -64,6 +64,12 @@ def prune(
     unused_for: UnusedFor = None,
     max_size: MaxSize = None,
     model: Within = None,
+    remote: Annotated[
+        str | None,
+        typer.Option(
+            "--remote", metavar="URL", help="Clean this object store instead, after a sync with it."
+        ),
+    ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -77,6 +83,7 @@ def prune(
                 unused_for=None if unused_for is None else duration(unused_for),
                 max_bytes=None if max_size is None else size(max_size),
                 model=model,
+                remote=remote,
                 dry_run=dry_run,
             )
 

@@ -1,19 +1,21 @@
-"""Commands that carry vectors from place to place: export, import and convert."""
+"""Commands that carry vectors from place to place: export, import, convert; push, pull and sync."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kura_cache_adapters._cli.options import DEFAULT, AsJson, CacheAt, Role, Space, Within
-from kura_cache_adapters._cli.terminal import exit_codes, opened, print_json, print_lines
-from kura_cache_adapters._cli.words import model_named
+from kura_cache_adapters._cli.options import DEFAULT, AsJson, CacheAt, DryRun, Role, Space, Url, Within
+from kura_cache_adapters._cli.terminal import exit_codes, opened, print_json, print_lines, print_table
+from kura_cache_adapters._cli.words import bytes_of, counted, model_named
 from kura_cache_adapters.cache import open_cache
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 
 if TYPE_CHECKING:
     from kura_cache_adapters._adopt.adopting import Adopted
+    from kura_cache_adapters.receipts import SyncReceipt
 
 
 def export(
@@ -81,3 +83,47 @@ def convert(
             print_json("convert", target=target, entries=entries)
         else:
             print_lines([f"{entries:,} entries were copied to {target}"])
+
+
+def push(
+    url: Url, cache: CacheAt = DEFAULT, model: Within = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Put what is new here into an object store; nothing there is changed or deleted."""
+    with opened(cache) as there:
+        _show_sync("push", there.push(url, model=model, dry_run=dry_run), as_json=as_json)
+
+
+def pull(
+    url: Url, cache: CacheAt = DEFAULT, model: Within = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Take what is new in an object store, each row checked."""
+    with exit_codes(), open_cache(cache) as there:
+        _show_sync("pull", there.pull(url, model=model, dry_run=dry_run), as_json=as_json)
+
+
+def sync(
+    url: Url, cache: CacheAt = DEFAULT, model: Within = None, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Do pull and push."""
+    with exit_codes(), open_cache(cache) as there:
+        _show_sync("sync", there.sync(url, model=model, dry_run=dry_run), as_json=as_json)
+
+
+def _show_sync(command: str, receipt: SyncReceipt, *, as_json: bool) -> None:
+    if as_json:
+        print_json(command, **{each.name: getattr(receipt, each.name) for each in fields(receipt)})
+        return
+    rows = [
+        [
+            each.space,
+            counted(each.pulled),
+            bytes_of(each.pulled_bytes),
+            counted(each.pushed),
+            bytes_of(each.pushed_bytes),
+        ]
+        for each in receipt.spaces
+    ]
+    would = "would be " if receipt.dry_run else ""
+    total = f"{receipt.pulled:,} files {would}pulled, {receipt.pushed:,} {would}pushed: {receipt.url}"
+    print_table(["space", "pulled", "bytes", "pushed", "bytes"], rows, total)
+    print_lines(f"refused: {each.where}: {each.why}" for each in receipt.refused)

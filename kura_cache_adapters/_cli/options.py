@@ -15,6 +15,9 @@ CacheAt = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Url = Annotated[
+    str, typer.Argument(metavar="URL", help="s3://bucket/prefix, gs://, az:// or file:///directory.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print names alone, for pipes.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go; lock and change nothing.")]

@@ -26,6 +26,7 @@ _logger = logging.getLogger("kura_cache_adapters.cache")
 _warned = False
 _CORES = os.cpu_count() or 1
 _WORKERS = min(32, _CORES + 4)
+_TRANSFERS = 8  # of files at once: they wait for a server
 _MODELS = 128  # calls of models at once, at each depth of calls inside calls
 
 
@@ -111,6 +112,10 @@ class _Pools:
     store: _Threads = field(default_factory=partial(_Threads, "store"))
     slices: _Threads = field(default_factory=partial(_Threads, "slices", _CORES))
     merges: _Threads = field(default_factory=partial(_Threads, "merges", 1))
+    mirrors: DaemonThreads = field(default_factory=partial(DaemonThreads, "kura-cache-mirrors", 1))
+    transfers: DaemonThreads = field(
+        default_factory=partial(DaemonThreads, "kura-cache-transfers", _TRANSFERS)
+    )
 
 
 _pools = _Pools()
@@ -132,6 +137,16 @@ def submit_to_store(call: Callable[[], _T]) -> Future[_T]:
 def submit_merge(call: Callable[[], _T]) -> Future[_T]:
     """Call in the one thread for merges, whose work a process that ends waits for."""
     return _submit(_pools.merges, call)
+
+
+def submit_mirroring(call: Callable[[], _T]) -> Future[_T]:
+    """Call in the one thread for mirrors; a process that ends does not wait for it."""
+    return _submit(_pools.mirrors, call)
+
+
+def submit_transfer(call: Callable[[], _T]) -> Future[_T]:
+    """Call in a thread for transfers of files; the future has the answer."""
+    return _submit(_pools.transfers, call)
 
 
 def submit_to_model(call: Callable[[], _T], depth: int) -> Future[_T]:

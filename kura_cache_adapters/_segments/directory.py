@@ -45,9 +45,11 @@ class SegmentStore:
     def space(self, identity: ModelIdentity) -> SegmentSpace:
         """Open the space of a model, the same object each time."""
         if identity not in self._spaces:
-            space = SegmentSpace(self.path / identity.directory, identity, self.format, self._upkeep)
-            self._spaces.setdefault(identity, space)
+            self._spaces.setdefault(identity, self._open(identity))
         return self._spaces[identity]
+
+    def _open(self, identity: ModelIdentity) -> SegmentSpace:
+        return SegmentSpace(self.path / identity.directory, identity, self.format, self._upkeep)
 
     def spaces(self) -> list[ModelIdentity]:
         """List the identities whose directories here tell the truth about themselves."""

@@ -16,7 +16,7 @@ from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._runtime.threads import submit_merge
-from kura_cache_adapters._segments import marks
+from kura_cache_adapters._segments import lineage, marks
 from kura_cache_adapters._segments.ages import age_of, apart, youngest
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.gathering import intact_rows
@@ -163,6 +163,13 @@ class Merger:
             return []
         return self._merge({name: opened[name] for name in names}, durable=True)
 
+    def catch_up(self, among: Collection[str]) -> None:
+        """Merge what has come together of some segments, unless others merge here just now."""
+        with locks.try_lock(self._listing.path) as alone:
+            names = self._listing.names.intersection
+            while alone and (due := self._due(names(among), durable=True)) and self.merge(due):
+                names = self._listing.names.intersection
+
     @staticmethod
     def keys_among(keys: Collection[bytes], opened: Mapping[str, Segment]) -> set[bytes]:
         """Return those of some keys that lie in a segment, forgotten or not."""
@@ -191,6 +198,7 @@ class Merger:
         rows, (broken,) = intact_rows([segment], forgotten)
         age = age_of(self._listing.path / name)
         rewritten = [self._writer.write(rows, durable=True, age=age)] if len(rows) else []
+        lineage.note(self._listing.path, rewritten, [] if broken else [name])
         self._retire(name, broken=broken)
         return rewritten
 
@@ -213,6 +221,8 @@ class Merger:
         rows, damaged = intact_rows(list(parts.values()), self._listing.tombstones.keys)
         age = youngest(age_of(self._listing.path / name) for name in parts)
         merged = [self._writer.write(rows, durable=durable, age=age)] if len(rows) else []
+        whole = [name for name, broken in zip(parts, damaged, strict=True) if not broken]
+        lineage.note(self._listing.path, merged, whole)
         if not durable:
             self._volatile.update(merged)
         for name, broken in zip(parts, damaged, strict=True):

@@ -81,7 +81,7 @@ class SegmentSpace:
         self._claims = Claims(path, shared=segment_format.shared)
         self._log = OnceLog(logger)
         self._announced = False
-        self.merges = True  # as segments come together
+        self.merges: bool = True  # as segments come together
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
@@ -121,6 +121,17 @@ class SegmentSpace:
             self._merger.written(name, durable=durable)
         if self._upkeep is not None:
             self._upkeep.written(vectors.nbytes)
+
+    def merge_due(self, among: Collection[str]) -> None:
+        """Merge what has come together of some segments, as writing does of all."""
+        self._listing.refresh()
+        self._merger.catch_up(among)
+
+    def sweep(self) -> None:
+        """Rewrite what holds forgotten rows, as they are hidden already."""
+        with locks.patient_lock(self.path):
+            self._merger.drop(self._listing.refresh(), self._listing.tombstones.keys)
+        self._listing.refresh()
 
     def join(self, names: Collection[str]) -> None:
         """Merge segments into one, whatever their size, unless others merge here just now."""

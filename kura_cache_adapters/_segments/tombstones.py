@@ -16,6 +16,7 @@ import numpy as np
 from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
+from kura_cache_adapters._segments import lineage
 from kura_cache_adapters.checks import key_matrix
 from kura_cache_adapters.errors import DamagedSegmentError, OtherVersionError
 from kura_cache_adapters.receipts import KEPT_DAYS
@@ -73,7 +74,7 @@ class Tombstones:
         records = np.concatenate([self._files[name] for name in names])
         stands = records[records["until"] > time.time()]
         if len(stands):
-            self._write(stands)
+            self._write(stands, instead_of=names)
         self._remove(names)
 
     def lift(self, keys: Collection[bytes]) -> None:
@@ -83,7 +84,7 @@ class Tombstones:
             if stays.all():
                 continue
             if stays.any():
-                self._write(records[stays])
+                self._write(records[stays], instead_of=[name])
             self._remove([name])
 
     def check(self, name: str) -> None:
@@ -111,7 +112,7 @@ class Tombstones:
             logger.warning("Ignored the tombstone %s: %s", self._path / name, error)
             return np.zeros(0, _RECORD)
 
-    def _write(self, records: NDArray[np.void]) -> None:
+    def _write(self, records: NDArray[np.void], instead_of: Collection[str] = ()) -> None:
         content = _HEAD + records.tobytes()
         path = self._path / f"_forgotten-{secrets.token_hex(8)}"
         with (
@@ -119,6 +120,8 @@ class Tombstones:
             atomic.create(temporary, shared=self._shared) as file,
         ):
             file.write(content + sha256(content).digest())
+        if instead_of:
+            lineage.note(self._path, [path.name], instead_of)
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:

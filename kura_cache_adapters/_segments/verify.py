@@ -104,7 +104,7 @@ class _Verifier:
         path = self._path / name
         try:
             segment = self._format.read(path)
-            damaged, ordered = _checked(segment)
+            damaged, ordered = checked(segment)
             flaw = f"{damaged} of its {len(segment)} rows are damaged" if damaged else ""
             flaw = flaw or ("" if ordered else "its rows are not where they are looked for")
             flaw = flaw or ("" if len(segment) == row_count(name) else f"it has {len(segment)} rows")
@@ -190,7 +190,7 @@ class _Verifier:
         return troubles
 
 
-def _checked(segment: Segment) -> tuple[int, bool]:
+def checked(segment: Segment) -> tuple[int, bool]:
     """Read all rows; return how many are damaged, and whether they lie in the order of a search."""
     step = chunk_rows(segment.dimension * segment.dtype.itemsize)
     keys = segment.keys_at(np.arange(len(segment)))

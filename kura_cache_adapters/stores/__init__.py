@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.hf_dataset import HFDatasetStore
     from kura_cache_adapters.stores.jsonl import JSONLStore
     from kura_cache_adapters.stores.memory import MemoryStore
+    from kura_cache_adapters.stores.mirror import MirroredStore
     from kura_cache_adapters.stores.parquet import ParquetStore
     from kura_cache_adapters.stores.postgres import PostgresStore
     from kura_cache_adapters.stores.redis import RedisStore
@@ -27,6 +28,7 @@ __all__ = [
     "JSONLStore",
     "KeyValueStore",
     "MemoryStore",
+    "MirroredStore",
     "ParquetStore",
     "PostgresStore",
     "RedisStore",
@@ -41,6 +43,7 @@ if not TYPE_CHECKING:  # a misspelt name is an error to a type checker
         **dict(STORES.values()),
         "bridges": "KeyValueStore",
         "checkpoint": "CheckpointStore",
+        "mirror": "MirroredStore",
         "remote": "Remote",
         "tiered": "TieredStore",
     }

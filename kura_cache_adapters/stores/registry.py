@@ -39,6 +39,9 @@ STORES = {
 }
 """By URL scheme, a module of this package and the class in it. A new store is its file and a line here."""
 
+MIRRORS = ("s3", "gs", "az", "file")
+"""Schemes of object stores: each mirrors the directory that stands before it in a list."""
+
 GROUP = "kura_cache_adapters.stores"
 """Entry points of other distributions: a scheme, and the class behind it."""
 
@@ -72,6 +75,11 @@ def open_store(
     if not separator or "/" in scheme or not isinstance(path_or_url, str):
         path = os.path.expanduser(text)  # noqa: PTH111 - Path would drop what is in a name
         return _open(_scheme_at(path), path)
+    if scheme in MIRRORS:
+        message = (
+            f'{scheme}:// mirrors a directory, and is no cache by itself: write ["./cache", "{scheme}://..."]'
+        )
+        raise ValueError(message)
     if not _is_remote(class_of(scheme)):
         return _at_url(scheme, text)
     guard = _ours("remote", "Remote")
@@ -85,11 +93,11 @@ def as_store(cache: object) -> EmbeddingStore | None:
 
     A store stays itself; a path or URL is opened; a manager that has a native store opens it; any
     other checkpoint manager keeps one checkpoint per entry; a key-value store of LangChain or LlamaIndex
-    keeps one value per entry; a list of these is a `TieredStore`, from fast to slow. Raises TypeError for
-    anything else.
+    keeps one value per entry; a list of these is a `TieredStore`, from fast to slow, in which an object store
+    mirrors the directory before it. Raises TypeError for anything else.
     """
     if isinstance(cache, (list, tuple)):
-        return _tiered(cache)
+        return _listed(cache)
     if cache is None or (isinstance(cache, SupportsCheckpoints) and not cache.is_enabled()):
         return None
     if isinstance(cache, (str, os.PathLike)):
@@ -108,6 +116,23 @@ def _over(cache: object) -> EmbeddingStore:
         return bridged
     message = f"{type(cache).__name__} is no cache: pass a directory, a checkpoint manager, a store, or None"
     raise TypeError(message)
+
+
+def _listed(caches: Sequence[object]) -> EmbeddingStore | None:
+    tiers: list[object] = []
+    for cache in caches:
+        mirrored = isinstance(cache, str) and _scheme_of(cache) in MIRRORS
+        tiers.append(_mirrored(tiers.pop() if tiers else None, str(cache)) if mirrored else cache)
+    alone = len(tiers) == 1 and len(caches) > 1
+    return as_store(tiers[0]) if alone else _tiered(tiers)
+
+
+def _mirrored(cache: object, url: str) -> EmbeddingStore | None:
+    """Mirror the cache before a URL; one that is switched off has no mirror."""
+    if cache is not None and (local := as_store(cache)) is None:
+        return None
+    mirrored: EmbeddingStore = _ours("mirror", "mirrored_at")(None if cache is None else local, url)
+    return mirrored
 
 
 def _tiered(caches: Sequence[object]) -> EmbeddingStore | None:

@@ -51,6 +51,7 @@ from kura_cache_adapters import (
     LlamaIndexEmbeddingModel,
     LookedUp,
     MemoryStore,
+    MirroredStore,
     MissingExtraError,
     MultiCheckpointManager,
     Observer,
@@ -70,6 +71,7 @@ from kura_cache_adapters import (
     SpaceBusyError,
     SpaceInfo,
     Stored,
+    SyncReceipt,
     TieredStore,
     TierStats,
     UnreachableError,
@@ -396,6 +398,7 @@ def clean(cache: Cache) -> CleaningReceipt | None:
         )
         cache.compact(model="fake")
         cache.rm(cache.spaces()[0])
+        assert_type(cache.prune(remote="s3://bucket/prefix", older_than=3600), CleaningReceipt)
         return cache.clear()
     except UnsupportedError as error:
         as_not_implemented: NotImplementedError = error
@@ -404,6 +407,16 @@ def clean(cache: Cache) -> CleaningReceipt | None:
         assert_type(error.names, tuple[str, ...])
         return error.receipt
     return None
+
+
+def share(cache: Cache) -> SyncReceipt:
+    mirrored = MirroredStore(ArrowStore("./cache"), "s3://bucket/prefix", anonymous=True, push=False)
+    assert_type(mirrored.counts.pushed, int)
+    assert_type(cache.push("s3://bucket/prefix", dry_run=True), SyncReceipt)
+    assert_type(cache.pull("s3://bucket/prefix", model="fake").pulled, int)
+    receipt = cache.sync("s3://bucket/prefix")
+    logger.info("%s, %d: %s", receipt.requests, receipt.spaces[0].pushed_bytes, receipt.refused)
+    return receipt
 
 
 async def hold_without_a_model() -> None:

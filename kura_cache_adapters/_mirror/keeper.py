@@ -1,0 +1,142 @@
+"""Keeps an open space and its mirror alike in the background: what fails there is a warning, once."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from concurrent.futures import wait
+from functools import partial
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.signals import pass_on_signals, refuse_to_wait
+from kura_cache_adapters._runtime.threads import submit_mirroring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from kura_cache_adapters._mirror.counts import Counts
+    from kura_cache_adapters._mirror.space import SpaceMirror
+
+_logger = logger_of("store")
+
+_GATHERING = 0.5  # seconds in which what is written comes together before it is pushed
+_PAUSE = 30.0  # seconds without a try after a failed one
+_LAST_WAIT = 5.0  # seconds that closing, and a process that ends, waits for a push
+
+_known: WeakSet[Keeper] = WeakSet()
+
+
+class Keeper:
+    """Pulls at the first look-up and as look-ups go on, pushes after writes."""
+
+    def __init__(  # noqa: PLR0913 - by name
+        self,
+        mirror: SpaceMirror,
+        counts: Counts,
+        *,
+        merge: Callable[[frozenset[str]], object],
+        pushes: bool,
+        every: float,
+        wait: float,
+    ) -> None:
+        """Take a space's mirror, what merges the space, whether to push, and times in seconds."""
+        self._mirror, self._counts, self._merge = mirror, counts, merge
+        self._pushes, self._every, self._wait = pushes, every, wait
+        self._owes = True  # what an earlier process has left, or a push that has failed
+        self._lock = ForkLock()
+        self._log = OnceLog(_logger)
+        self._due = 0.0  # when to look there again
+        self._after = 0.0  # no push before
+        self._first: Future[None] | None = None
+        self._until = 0.0  # for the first pull is waited no longer
+        self._pushing: Future[None] | None = None
+        self._process = os.getpid()
+        self._hurry = threading.Event()  # somebody waits for a push
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether a look-up now asks nobody for anything."""
+        return time.monotonic() < self._due and self._arrived()
+
+    def ready(self) -> None:
+        """Start a pull where one is due; wait for the first one, not for ever."""
+        if self.at_hand:
+            return
+        with self._lock:
+            if time.monotonic() >= self._due:
+                self._start_pull()
+        if not self._arrived():
+            refuse_to_wait()
+            wait([self._first] if self._first else [], timeout=max(0.0, self._until - time.monotonic()))
+            if not self._arrived():
+                message = "Still pulling from %s after %.0f s: going on without"
+                self._log.report("wait", message, self._mirror.bucket.url, self._wait)
+                self._until = 0.0
+
+    def written(self) -> None:
+        """Push soon what was written here."""
+        if not self._pushes:
+            return
+        _settle_at_exit(self)
+        with self._lock:
+            if self._pushing is None or self._pushing.done() or self._process != os.getpid():
+                self._process = os.getpid()
+                self._pushing = submit_mirroring(self._push_soon)
+
+    def settle(self, patience: float = _LAST_WAIT) -> None:
+        """Wait a moment for what is to be pushed."""
+        self._hurry.set()
+        if (pushing := self._pushing) is not None and self._process == os.getpid():
+            wait([pushing], timeout=patience)
+        self._hurry.clear()
+
+    def _arrived(self) -> bool:
+        return self._first is None or self._first.done() or not self._until
+
+    def _start_pull(self) -> None:
+        now = time.monotonic()
+        self._due = now + self._every
+        running = submit_mirroring(partial(self._sync, push=False))
+        if self._first is None:
+            self._first, self._until = running, now + self._wait
+
+    def _push_soon(self) -> None:
+        self._hurry.wait(_GATHERING)
+        self._pushing = None  # what is written from here on is pushed by the next one
+        if time.monotonic() >= self._after:
+            self._sync(push=True)
+
+    def _sync(self, *, push: bool) -> None:
+        try:
+            self._counts.add(self._mirror.sync(push=push, pull=not push))
+            self._log.over("sync")
+            owed, self._owes = self._owes, False
+            if owed and not push:
+                self.written()
+            if shared := self._mirror.shared():  # the rest goes there as it is: others lack just that
+                self._merge(shared)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it: the local directory has everything
+            pass_on_signals(error)
+            self._after, self._owes = time.monotonic() + _PAUSE, True
+            self._counts.failed(describe(error))
+            message = "Could not sync with %s: %s; going on without"
+            self._log.report("sync", message, self._mirror.bucket.url, describe(error))
+
+
+def _settle_at_exit(keeper: Keeper) -> None:
+    if not _known:
+        atexit.register(_settle_all)
+    _known.add(keeper)
+
+
+def _settle_all() -> None:
+    end = time.monotonic() + _LAST_WAIT
+    for keeper in list(_known):
+        keeper.settle(max(0.0, end - time.monotonic()))

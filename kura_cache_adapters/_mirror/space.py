@@ -1,0 +1,271 @@
+"""Keeps one space's directory and its objects alike: what is new goes up or down, whole and checked."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from kura_cache_adapters._disk import atomic, reading
+from kura_cache_adapters._mirror.bucket import GoneError
+from kura_cache_adapters._mirror.plan import Names
+from kura_cache_adapters._mirror.transfers import alone_with, each
+from kura_cache_adapters._observe.log import describe
+from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
+from kura_cache_adapters._segments import lineage, marks
+from kura_cache_adapters._segments.format import ending_of, row_count
+from kura_cache_adapters._segments.space import SegmentSpace
+from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
+from kura_cache_adapters._segments.verify import checked
+from kura_cache_adapters.errors import DamagedSegmentError, UnreachableError
+from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.receipts import SpaceSync, Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from kura_cache_adapters._mirror.bucket import Bucket, Object
+    from kura_cache_adapters._segments.format import SegmentFormat
+
+_LINEAGE = f"{lineage.FILE}-"
+_BESIDE = {marks.IDENTITY_FILE: 1 << 20, marks.ANSWERER_FILE: 1 << 10}  # bytes, at most
+_LONGEST_LINEAGE = 16 << 20  # bytes
+_LONGEST_ROW = 1 << 20  # bytes of a row: no model has vectors of 100,000 numbers
+_LONGEST_TOMBSTONE = 64 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What became of one file: its bytes, or why it was not taken."""
+
+    nbytes: int = 0
+    trouble: Trouble | None = None
+
+
+@dataclass
+class SpaceMirror:
+    """One space on disk and in a bucket."""
+
+    bucket: Bucket
+    path: Path
+    format: SegmentFormat
+    patience: float = 5.0  # seconds for another process that syncs this space
+    most: int | None = None  # bytes that the directory may have: then the newest are taken
+    _refused: dict[str, Object] = field(default_factory=dict)
+
+    def sync(self, *, push: bool, pull: bool, dry_run: bool = False) -> SpaceSync:
+        """Pull what is new there, push what is new here, and tell what that was.
+
+        Raises UnreachableError where the store cannot be reached, OSError where the directory takes nothing.
+        """
+        if dry_run:
+            return self._planned(push=push, pull=pull)
+        ledger = self._ledger if self.path.is_dir() else None
+        with alone_with(ledger, shared=self.format.shared, patience=self.patience):
+            there = self.bucket.list(self.path.name)
+            pulled = self._pull(there) if pull else {}
+            names = self._names(there)
+            pushed = self._push(names, names.to_push(), there) if push else {}
+            self._note_shared(names, [name for name, one in {**pushed, **pulled}.items() if one.nbytes])
+        if pulled and any(map(is_tombstone, self._here())):
+            self._sweep()
+        return _told(self.path.name, pushed, pulled)
+
+    def names(self) -> Names:
+        """Return what is here and what is there."""
+        return self._names(self.bucket.list(self.path.name))
+
+    def shared(self) -> frozenset[str]:
+        """Return the names that were here and there at once, but for those that are damaged here by now."""
+        aside = {path.name[1:].removesuffix(".damaged") for path in marks.set_aside_in(self.path)}
+        return frozenset(lineage.read(self._ledger).split()) - aside
+
+    def push(self, names: Names, wanted: Iterable[str]) -> SpaceSync:
+        """Put files of this directory into the bucket."""
+        return _told(self.path.name, self._push(names, wanted, self.bucket.list(self.path.name)), {})
+
+    @property
+    def _ledger(self) -> Path:
+        return self.path / f"_mirrored-{sha256(self.bucket.url.encode()).hexdigest()[:16]}"
+
+    def _ours(self, name: str) -> bool:
+        return bool(lineage.NAME.fullmatch(name)) and (
+            is_tombstone(name) or ending_of(name) == self.format.suffix
+        )
+
+    def _here(self) -> frozenset[str]:
+        with suppressed(FileNotFoundError):
+            reading.refuse_link(self.path)
+            return frozenset(name for name in os.listdir(self.path) if self._ours(name))  # noqa: PTH208
+        return frozenset()
+
+    def _names(self, there: dict[str, Object]) -> Names:
+        """Read what was noted here, and there of files that are unknown here."""
+        here, shared = self._here(), self.shared()
+        noted = lineage.read(self.path / lineage.FILE)
+        known = lineage.parsed(noted).keys()
+        good = frozenset(name for name in there if self._ours(name) and self._believed(name, there[name]))
+        unknown = sorted(name for name in good - here - shared - known if _LINEAGE + name in there)
+        lines = each(self._lineage_of, unknown)
+        return Names(here, good, shared, lineage.parsed(noted + "".join(lines)))
+
+    def _lineage_of(self, name: str) -> str:
+        with suppressed(UnreachableError):  # it tells nothing then
+            told = self.bucket.read(self.path.name, _LINEAGE + name, most=_LONGEST_LINEAGE)
+            return told.decode("ascii", "replace")
+        return ""
+
+    def _believed(self, name: str, found: Object) -> bool:
+        most = _LONGEST_TOMBSTONE if is_tombstone(name) else (1 + row_count(name)) * _LONGEST_ROW
+        return 0 < found.nbytes <= most and self._refused.get(name) != found
+
+    def _planned(self, *, push: bool, pull: bool) -> SpaceSync:
+        there = self.bucket.list(self.path.name)
+        names = self._names(there)
+        up = {name: Moved(reading.size(self.path / name)) for name in (names.to_push() if push else ())}
+        down = {name: Moved(there[name].nbytes) for name in (names.to_pull() if pull else ())}
+        return _told(self.path.name, up, down)
+
+    def _pull(self, there: dict[str, Object]) -> dict[str, Moved]:
+        """Take down what is new; in the place of what is refused, what it was made of."""
+        moved: dict[str, Moved] = {}
+        while wanted := self._fitting((names := self._names(there)).to_pull(), there):
+            marks.make_space(self.path, durable=True, shared=self.format.shared)
+            self._pull_beside(there)
+            self._note_lineage(names)
+            for part in _tombstones_first(wanted):
+                moved.update(zip(part, each(partial(self._pulled, there), part), strict=True))
+            gone = [name for name, one in moved.items() if not one.nbytes]
+            self._refused.update((name, there[name]) for name in gone)
+        return moved
+
+    def _fitting(self, wanted: list[str], there: dict[str, Object]) -> list[str]:
+        if self.most is None:
+            return wanted
+        tombstones, segments = _tombstones_first(wanted)
+        newest = sorted(segments, key=lambda name: there[name].written, reverse=True)
+        held = sum(reading.size(self.path / name) for name in self._here())
+        sums = accumulate((there[name].nbytes for name in newest), initial=held)
+        fitting = sum(total <= self.most for total in sums) - 1
+        return tombstones + newest[: max(0, fitting)]
+
+    def _pull_beside(self, there: dict[str, Object]) -> None:
+        for name in _BESIDE.keys() & there.keys():
+            if not os.path.lexists(self.path / name):
+                content = self.bucket.read(self.path.name, name, most=_BESIDE[name])
+                if name == marks.IDENTITY_FILE and not _is_identity(content, self.path.name):
+                    continue
+                self._write(name, content)
+
+    def _write(self, name: str, content: bytes) -> None:
+        with (
+            atomic.published(self.path / name, durable=True) as temporary,
+            atomic.create(temporary, shared=self.format.shared) as file,
+        ):
+            file.write(content)
+
+    def _pulled(self, there: dict[str, Object], name: str) -> Moved:
+        try:
+            with atomic.published(self.path / name, durable=True) as temporary:
+                self._fetch(name, there[name], temporary)
+        except GoneError:  # it was pruned there since it was listed
+            return Moved()
+        except DamagedSegmentError as error:
+            pass_on_signals(error)
+            return Moved(0, Trouble(f"{self.bucket.url}/{self.path.name}/{name}", describe(error)))
+        return Moved(there[name].nbytes)
+
+    def _fetch(self, name: str, found: Object, temporary: Path) -> None:
+        """Write an object to a file of its age, if it is what its name says."""
+        with atomic.create(temporary, shared=self.format.shared) as file:
+            self.bucket.fetch(self.path.name, name, found.nbytes, file)
+        self._check(temporary, name)
+        now = time.time()
+        os.utime(temporary, (now, min(now, found.written.timestamp())))
+
+    def _check(self, path: Path, name: str) -> None:
+        """Raise DamagedSegmentError unless a file is whole: each row by its checksum, in order."""
+        if is_tombstone(name):
+            Tombstones(path.parent, shared=True).check(path.name)
+            return
+        segment = self.format.read(path)
+        if len(segment) != row_count(name) or checked(segment) != (0, True):
+            message = "it does not hold what its name and its checksums say"
+            raise DamagedSegmentError(message)
+
+    def _push(self, names: Names, wanted: Iterable[str], there: dict[str, Object]) -> dict[str, Moved]:
+        new = [name for part in _tombstones_first(wanted) for name in part]
+        for name in _BESIDE if new else ():
+            if name not in there and (self.path / name).is_file():
+                content = reading.read_file(self.path / name, most=_BESIDE[name])
+                self.bucket.put(self.path.name, name, content)
+        return dict(zip(new, each(partial(self._pushed, names), new), strict=True))
+
+    def _pushed(self, names: Names, name: str) -> Moved:
+        """Put a file, and before it what it was made of: who sees it knows that."""
+        path = self.path / name
+        try:
+            self._check(path, name)
+            with path.open("rb") as file:
+                if name in names.made_of:
+                    self.bucket.put(self.path.name, _LINEAGE + name, names.lineage(name).encode())
+                self.bucket.put(self.path.name, name, file)
+                return Moved(os.fstat(file.fileno()).st_size)
+        except FileNotFoundError:  # merged since it was listed: another file holds its rows
+            return Moved()
+        except DamagedSegmentError as error:
+            pass_on_signals(error)
+            return Moved(0, Trouble(str(path), describe(error)))
+
+    def _note_shared(self, names: Names, moved: Iterable[str]) -> None:
+        """Note what is here and there: should it go from one of them, it stays away."""
+        if not self.path.is_dir():
+            return
+        new = {*(names.here & names.there), *moved} - names.shared
+        self._note(self._ledger.name, "".join(f"{name}\n" for name in sorted(new)))
+        self._note_lineage(names)
+
+    def _note_lineage(self, names: Names) -> None:
+        """Note what files there were made of, so that nobody asks again; merges note theirs from now on."""
+        known = lineage.parsed(lineage.read(self.path / lineage.FILE)).keys()
+        new = (names.there & names.made_of.keys()) - known
+        self._note(lineage.FILE, "".join(map(names.lineage, sorted(new))))
+
+    def _note(self, name: str, lines: str) -> None:
+        lineage.append(self.path / name, lines, shared=self.format.shared)
+
+    def _sweep(self) -> None:
+        space = SegmentSpace(self.path, None, self.format, quiet=True)
+        try:
+            space.sweep()
+        finally:
+            space.close()
+
+
+def _tombstones_first(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    told = [*names]
+    return [name for name in told if is_tombstone(name)], [name for name in told if not is_tombstone(name)]
+
+
+def _is_identity(content: bytes, directory: str) -> bool:
+    with suppressed(ValueError):
+        return ModelIdentity.from_json(content).directory == directory
+    return False
+
+
+def _told(space: str, pushed: dict[str, Moved], pulled: dict[str, Moved]) -> SpaceSync:
+    up, down = ([one for one in each.values() if one.nbytes] for each in (pushed, pulled))
+    troubles = (one.trouble for one in [*pushed.values(), *pulled.values()])
+    return SpaceSync(
+        space,
+        len(up),
+        len(down),
+        sum(one.nbytes for one in up),
+        sum(one.nbytes for one in down),
+        tuple(trouble for trouble in troubles if trouble is not None),
+    )

@@ -1,0 +1,665 @@
+"""A mirror in an object store: what is paid for on one machine is paid for on all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("obstore", reason="needs the extra `object-store`")
+pytest.importorskip("moto.server", reason="needs moto[server], an S3 server")
+
+from kura_cache_adapters import (
+    ArrowStore,
+    CachedEmbeddingModel,
+    HFDatasetStore,
+    JSONLStore,
+    MemoryStore,
+    MirroredStore,
+    ParquetStore,
+    UnreachableError,
+    UnsupportedError,
+    open_cache,
+    open_store,
+)
+from kura_cache_adapters._mirror.plan import Names
+from kura_cache_adapters._segments import lineage
+from kura_cache_adapters.stores.mirror import mirrored_at
+from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
+from tests.object_stores import S3, s3_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kura_cache_adapters.protocols import EmbeddingStore
+
+TEXTS = [f"text {number}" for number in range(50_000)]
+FEW = TEXTS[:40]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3]:
+    with s3_server() as served:
+        yield served
+
+
+@pytest.fixture
+def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the URL of an empty prefix on a real S3 API, whose keys are in the environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    return f"s3://{server.new_bucket()}/team/vectors?endpoint={server.endpoint}&region=us-east-1"
+
+
+@pytest.fixture(params=["file", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"file://{tmp_path}/there" if request.param == "file" else request.getfixturevalue("s3")
+
+
+def embed(cache: Any, texts: list[str], dimension: int = 8, chunk: int | None = None) -> int:
+    """Embed, in calls of so many texts, and return how many were paid for."""
+    model = FakeEmbeddingModel(dimension=dimension)
+    step = chunk or len(texts)
+    with CachedEmbeddingModel(model, cache) as cached:
+        for start in range(0, len(texts), step):
+            part = texts[start : start + step]
+            found = cached.embed_array_sync(part)
+            wanted = FakeEmbeddingModel(dimension=dimension).array(part[:100])
+            assert found[:100].tobytes() == wanted.tobytes()
+    return len(model.texts)
+
+
+def space_in(cache: Path) -> Path:
+    (space,) = (path for path in cache.iterdir() if path.is_dir())
+    return space
+
+
+def segments(space: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in space.iterdir() if lineage.NAME.fullmatch(path.name)}
+
+
+def objects(bucket: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(bucket)): path.read_bytes() for path in bucket.rglob("*") if path.is_file()}
+
+
+def keys_in(server: S3, url: str) -> list[str]:
+    listed = server.client().list_objects_v2(Bucket=url.split("/")[2])
+    return [each["Key"] for each in listed.get("Contents", ())]
+
+
+@pytest.mark.parametrize("order", ["aba", "bab"])
+def test_what_two_machines_pay_apart_neither_pays_again_whatever_the_order(
+    s3: str, tmp_path: Path, order: str
+) -> None:
+    url, half = (s3, 25_000) if order == "aba" else (f"file://{tmp_path}/there", 2_500)
+    for machine, texts in (("a", TEXTS[:half]), ("b", TEXTS[-half:])):
+        assert embed(tmp_path / machine, texts) == half
+    for machine in order:
+        with open_cache(tmp_path / machine) as cache:
+            assert not cache.sync(url).refused
+    both = TEXTS[:half] + TEXTS[-half:]
+    assert [embed(tmp_path / machine, both) for machine in ("a", "b")] == [0, 0]
+
+
+def test_an_object_store_in_a_list_is_pulled_at_the_first_look_up_and_pushed_to_after_writes(
+    url: str, tmp_path: Path
+) -> None:
+    assert embed([str(tmp_path / "a"), url], FEW) == 40
+    assert embed([tmp_path / "b", url], FEW) == 0
+    model = FakeEmbeddingModel()
+    with CachedEmbeddingModel(model, [MemoryStore(), str(tmp_path / "c"), url]) as cached:
+        cached.embed_sync(FEW)
+    assert not model.calls
+
+
+def test_a_running_program_finds_what_others_push_meanwhile(url: str, tmp_path: Path) -> None:
+    every = f"{url}{'&' if '?' in url else '?'}every=0.05"
+    model = FakeEmbeddingModel()
+    with CachedEmbeddingModel(model, [tmp_path / "a", every]) as cached:
+        cached.embed_sync(["mine"])
+        assert embed([tmp_path / "b", url], FEW) == 40
+        end = time.monotonic() + 10
+        while cached.missing(FEW) and time.monotonic() < end:
+            cached.embed_sync(["mine"])
+            time.sleep(0.02)
+        cached.embed_sync(FEW)
+    assert model.texts == ["mine"]
+
+
+def test_each_file_is_put_once_and_what_is_there_costs_one_list(server: S3, s3: str, tmp_path: Path) -> None:
+    embed(tmp_path / "a", TEXTS[:2_000], chunk=100)
+    files = len(segments(space_in(tmp_path / "a")))
+    with open_cache(tmp_path / "a") as cache:
+        receipt = cache.push(s3)
+        assert receipt.pushed == server.asked["PUT"] - 1 == files  # and whose they are
+        server.reset()
+        assert cache.push(s3).pushed == 0
+    assert dict(server.asked) == {"GET": 1}
+
+
+@pytest.mark.parametrize("conditions", ["kept", "ignored", "refused"])
+def test_two_that_push_the_same_at_once_cannot_conflict_whatever_a_server_knows_of_conditions(
+    server: S3, s3: str, tmp_path: Path, conditions: str
+) -> None:
+    server.conditions = conditions
+    embed(tmp_path / "a", TEXTS[:1_000], chunk=100)
+    mine = segments(space_in(tmp_path / "a"))
+    server.before = lambda _: time.sleep(0.01)
+    with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "a") as other:
+        threads = [threading.Thread(target=each.push, args=[s3]) for each in (one, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        server.before = None
+        again = mirrored_at(one.store, s3).bucket
+        names = again.list(space_in(tmp_path / "a").name)
+        assert mine.keys() == names.keys() - {"_identity.json"}
+        one.store.close()
+    with open_cache(tmp_path / "b") as new:
+        assert new.pull(s3).pulled == len(mine)
+    assert segments(space_in(tmp_path / "b")) == mine
+
+
+def test_what_is_new_comes_down_once_for_all_processes_of_a_machine(
+    server: S3, s3: str, tmp_path: Path
+) -> None:
+    embed(tmp_path / "a", TEXTS[:500], chunk=100)
+    embed(tmp_path / "b", ["mine"])
+    pulled: list[int] = []
+    with open_cache(tmp_path / "a") as cache:
+        files = cache.push(s3).pushed
+    server.before = lambda _: time.sleep(0.02)
+
+    def pull() -> None:
+        with open_cache(tmp_path / "b") as cache:
+            pulled.append(cache.pull(s3).pulled)
+
+    threads = [threading.Thread(target=pull) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(pulled) == [0, 0, 0, files]
+
+
+@pytest.mark.parametrize("command", ["push", "pull"])
+def test_a_sync_that_is_killed_goes_on_where_it_was(
+    server: S3, s3: str, tmp_path: Path, command: str
+) -> None:
+    embed(tmp_path / "a", TEXTS[:6_000], dimension=256, chunk=2_000)
+    mine = segments(space_in(tmp_path / "a"))
+    with open_cache(tmp_path / "a") as cache:
+        if command == "pull":
+            cache.push(s3)
+    server.before = lambda _: time.sleep(0.1)
+    here = tmp_path / ("a" if command == "push" else "b")
+    program = [sys.executable, "-m", "kura_cache_adapters", command, s3, "--cache", str(here)]
+    running = subprocess.Popen(program, env=os.environ)
+    method, before = ("PUT", 3) if command == "push" else ("GET", 4)
+    server.reset()
+    server.before = lambda _: time.sleep(0.1)
+    while server.asked[method] < before and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    server.reset()
+    if command == "pull" and here.exists():
+        assert segments(space_in(here)).items() <= mine.items()  # none is half there
+    with open_cache(here) as cache:
+        assert not getattr(cache, command)(s3).refused
+    with open_cache(tmp_path / "c") as cache:
+        cache.pull(s3)
+    assert segments(space_in(tmp_path / "c")) == mine
+    assert embed(here, TEXTS[:6_000], dimension=256) == 0
+
+
+def test_what_was_merged_is_not_taken_down_again_and_newcomers_take_it_instead(
+    url: str, tmp_path: Path
+) -> None:
+    with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
+        for start in range(0, 2_000, 100):
+            embed(tmp_path / "a", TEXTS[start : start + 100])
+            one.sync(url)
+            other.sync(url)
+        one.compact()
+        assert (one.sync(url).pulled, other.sync(url).pulled) == (0, 0)
+        other.compact()
+        assert (other.pull(url).pulled, other.push(url).pushed) == (0, 0)
+    with open_cache(tmp_path / "c") as new:
+        assert new.pull(url).pulled < 10
+        assert new.pull(url).pulled == 0
+    assert embed(tmp_path / "c", TEXTS[:2_000]) == 0
+
+
+def test_many_machines_that_merge_what_they_share_do_not_fill_the_bucket(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    for turn in range(4):
+        for machine in "abc":
+            texts = [f"{machine} {turn} {number}" for number in range(500)]
+            assert embed([tmp_path / machine, url], texts, dimension=64, chunk=50) == 500
+    rows = 6_000 * (64 * 4 + 48)
+    assert sum(map(len, objects(tmp_path / "there").values())) < 3.5 * rows
+    assert embed([tmp_path / "d", url], [f"a {turn} 7" for turn in range(4)], dimension=64) == 0
+
+
+def test_what_is_forgotten_is_so_on_every_machine_and_gone_from_the_bucket_when_that_is_pruned(
+    url: str, tmp_path: Path
+) -> None:
+    doomed = bytes.fromhex(CachedEmbeddingModel(FakeEmbeddingModel(), None).cache_key(FEW[3]))
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
+        one.push(url)
+        other.pull(url)
+        one.forget([doomed])
+        one.sync(url)
+        other.sync(url)
+        assert doomed not in set(other.keys(other.spaces()[0]))
+        rows = [content for name, content in segments(space_in(tmp_path / "b")).items() if "." in name]
+        assert all(doomed not in content for content in rows)
+        with open_cache(tmp_path / "c") as new:
+            new.pull(url)
+            assert doomed not in set(new.keys(new.spaces()[0]))
+        assert other.prune(remote=url, dry_run=True).parts == 1
+        assert other.prune(remote=url).parts == 1
+        assert one.sync(url).pushed == 0
+    with open_cache(tmp_path / "d") as new:
+        new.pull(url)
+        held = [content for name, content in segments(space_in(tmp_path / "d")).items() if "." in name]
+        assert held
+        assert all(doomed not in content for content in held)
+    assert [embed(tmp_path / name, FEW) for name in "abd"] == [1, 1, 1]
+
+
+def test_a_file_of_which_all_is_forgotten_leaves_the_bucket_too(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", ["one"])
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        cache.forget([*cache.keys(cache.spaces()[0])])
+        assert cache.prune(remote=url).parts == 1
+    assert not [name for name in objects(tmp_path / "there") if name.endswith(".arrow")]
+
+
+def test_a_receipt_of_forgetting_says_that_the_bucket_is_not_reached(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    with CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path / "a", url]) as cached:
+        cached.embed_sync(FEW)
+        receipt = cached.forget(FEW[:1])
+    assert [trouble.where for trouble in receipt.unreachable] == [url]
+    assert "prune --remote" in receipt.unreachable[0].why
+    assert embed([tmp_path / "b", url], FEW) == 1  # the tombstone was pushed
+
+
+def test_nothing_is_deleted_there_but_by_prune(tmp_path: Path) -> None:
+    url, there = f"file://{tmp_path}/there", tmp_path / "there"
+    embed(tmp_path / "a", TEXTS[:1_000], chunk=100)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        before = objects(there)
+        cache.compact()
+        cache.forget([*cache.keys(cache.spaces()[0])][:5])
+        cache.clear()
+        cache.sync(url)
+    assert before.items() <= objects(there).items()
+
+
+def test_prune_leaves_there_what_nobody_else_holds(tmp_path: Path) -> None:
+    url, there = f"file://{tmp_path}/there", tmp_path / "there"
+    embed(tmp_path / "a", TEXTS[:1_000], chunk=100)
+    embed(tmp_path / "b", TEXTS[1_000:1_100])
+    with open_cache(tmp_path / "b") as other:
+        other.push(url)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        before = objects(there)
+        cache.compact()
+        planned = cache.prune(remote=url, dry_run=True)
+        assert objects(there) == before
+        done = cache.prune(remote=url)
+        assert (done.parts, planned.dry_run, done.dry_run) == (planned.parts, True, False)
+    assert len([name for name in objects(there) if name.endswith(".arrow")]) < len(before) - done.parts + 3
+    assert embed([tmp_path / "c", url], TEXTS[:1_100]) == 0
+
+
+def test_prune_takes_bounds_and_what_went_is_not_pushed_again(tmp_path: Path) -> None:
+    url, there = f"file://{tmp_path}/there", tmp_path / "there"
+    embed(tmp_path / "a", FEW, chunk=20)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        old = min(there.rglob("*.arrow"))
+        os.utime(old, (0, 0))
+        assert cache.prune(remote=url, older_than=3600).parts == 1
+        assert not old.exists()
+        assert cache.sync(url).pushed == 0
+        with pytest.raises(ValueError, match="does not tell what was used"):
+            cache.prune(remote=url, unused_for=1)
+    assert embed(tmp_path / "a", FEW) == 0
+
+
+def test_what_was_pruned_here_is_not_pulled_again(url: str, tmp_path: Path) -> None:
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        cache.prune(max_bytes=0)
+        assert cache.pull(url).pulled == 0
+        cache.clear()
+        assert not any((tmp_path / "a").glob("*-*"))
+        assert cache.pull(url).pulled == 1  # nothing here says that it was ever here
+
+
+def test_rows_that_are_damaged_here_are_taken_from_there_again_and_prune_keeps_them(
+    url: str, tmp_path: Path
+) -> None:
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        (segment,) = space_in(tmp_path / "a").glob("*.arrow")
+        content = bytearray(segment.read_bytes())
+        content[-len(content) // 4] ^= 1
+        segment.write_bytes(content)
+    with open_cache(tmp_path / "a") as cache:
+        assert not cache.verify(repair=True).sound or list(space_in(tmp_path / "a").glob("*.damaged"))
+        assert not cache.prune(remote=url, dry_run=True).parts
+        assert (cache.pull(url).pulled, cache.pull(url).pulled) == (1, 0)
+        assert cache.prune(remote=url).parts == 0
+    assert embed(tmp_path / "a", FEW) == 0
+
+
+def test_what_is_pulled_is_kept_within_the_bounds_of_the_directory(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", TEXTS[:500], chunk=100)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        nbytes = cache.stats().nbytes
+    with open_cache(ArrowStore(tmp_path / "b", max_bytes=nbytes // 2)) as cache:
+        assert 0 < cache.pull(url).pulled < 5
+        assert cache.stats().nbytes <= nbytes // 2
+
+
+def test_identities_and_tombstones_travel_and_nothing_else_that_is_no_segment(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", FEW)
+    space = space_in(tmp_path / "a")
+    segment = next(space.glob("*.arrow"))
+    for name in (f"_{segment.name}.damaged", f".{segment.name}.1-ab.tmp", "notes.txt", "_forgotten-x"):
+        (space / name).write_bytes(b"mine")
+    (space / ".claims").mkdir(exist_ok=True)
+    (space / ".claims" / "claim").write_bytes(b"mine")
+    (space / "_answered_by").write_bytes(b"a server's model")
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+    assert {Path(name).name for name in objects(tmp_path / "there")} == {
+        segment.name,
+        "_identity.json",
+        "_answered_by",
+    }
+    with open_cache(tmp_path / "b") as cache:
+        cache.pull(url)
+        assert cache.spaces()[0].identity.model_name == "fake"
+        assert cache.store.space(cache.spaces()[0].identity).answerer() == "a server's model"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("store", [ArrowStore, ParquetStore, JSONLStore])
+def test_each_format_of_single_files_has_mirrors_and_takes_only_its_own(
+    store: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    url = f"file://{tmp_path}/there"
+    assert embed([ArrowStore(tmp_path / "x"), url], FEW[:5]) == 5
+    before = len(objects(tmp_path / "there"))
+    paid = embed([store(tmp_path / "a"), url], FEW)
+    assert paid == (35 if store is ArrowStore else 40)
+    assert len(objects(tmp_path / "there")) == before + 1
+    assert embed([store(tmp_path / "b"), url], FEW) == 0
+
+
+def test_what_is_not_what_its_name_says_is_refused_and_stays_outside(
+    server: S3, s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    embed(tmp_path / "a", FEW)
+    embed(tmp_path / "a", TEXTS[100:140])
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(s3)
+    space = space_in(tmp_path / "a").name
+    first = next(content for content in segments(space_in(tmp_path / "a")).values())
+    flipped = bytearray(first)
+    flipped[-len(flipped) // 4] ^= 1
+    bad = {
+        "000000040-" + 16 * "0" + ".arrow": bytes(flipped),  # a row is not its checksum's
+        "000000040-" + 16 * "1" + ".arrow": first[: len(first) // 2],
+        "000000041-" + 16 * "2" + ".arrow": first,  # another number of rows
+        "000000040-" + 16 * "3" + ".arrow": b"garbage",
+        "000000040-" + 16 * "4" + ".arrow": b"",
+        "000000001-" + 16 * "5" + ".arrow": bytes(3 << 20),  # a row has no three MiB
+        "_forgotten-" + 16 * "6": b"kura_cache_adapters forgotten 1\n" + bytes(40),
+        "_lineage-000000040-" + 16 * "3" + ".arrow": b"\xff\n" + b"x " * 100 + b"\n",
+        "_mirrored-0123456789abcdef": b"mine",
+        "a" * 900: b"long",
+        "000000040-" + 16 * "8" + ".arrow/x": first,
+    }
+    spaces = {f"..-{16 * '0'}/_identity.json", "loose", "a/b/c"}
+    client, bucket = server.client(), s3.split("/")[2]
+    for name, content in bad.items():
+        client.put_object(Bucket=bucket, Key=f"team/vectors/{space}/{name}", Body=content)
+    for key in spaces:
+        client.put_object(Bucket=bucket, Key=f"team/vectors/{key}", Body=b"{}")
+    with open_cache(tmp_path / "deep" / "b") as cache:
+        receipt = cache.pull(s3)
+        assert receipt.pulled == 2
+        assert len(receipt.refused) == 5
+        assert cache.verify().sound
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"b"}
+    assert {path.name for path in (tmp_path / "deep" / "b").iterdir() if path.is_dir()} == {space}
+    held = {
+        path.name for path in space_in(tmp_path / "deep" / "b").iterdir() if not path.name.startswith("_")
+    }
+    assert held == {name for name in segments(space_in(tmp_path / "a")) if "." in name}
+    assert embed([tmp_path / "c", s3], FEW) == 0
+    client.put_object(Bucket=bucket, Key=f"team/vectors/{space}/../../up", Body=b"")
+    with open_cache(tmp_path / "d") as cache, pytest.raises(UnreachableError, match="invalid path"):
+        cache.pull(s3)
+    assert embed([tmp_path / "e", s3], FEW) == 40
+    assert [record.getMessage()[:19] for record in caplog.records] == ["Could not sync with"]
+
+
+def test_a_lineage_that_lies_costs_what_it_hides_and_nothing_else(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+    there = space_in(tmp_path / "there")
+    real = next(there.glob("*.arrow")).name
+    false = "000000040-" + 16 * "9" + ".arrow"
+    (there / false).write_bytes(b"garbage")
+    (there / f"_lineage-{false}").write_text(f"{false} {real}\n{real} {false}\n")  # in a circle, too
+    with open_cache(tmp_path / "b") as cache:
+        cache.pull(url)
+        cache.sync(url)
+    assert embed(tmp_path / "b", FEW) in {0, 40}
+
+
+def test_forks_read_without_credentials_and_push_nothing(
+    server: S3, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed([tmp_path / "a", s3], FEW)
+    assert server.signed
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for key in keys_in(server, s3):
+        server.client().put_object_acl(Bucket=s3.split("/")[2], Key=key, ACL="public-read")
+    server.reset()
+    assert embed([tmp_path / "b", f"{s3}&anonymous=true&push=false"], TEXTS[:50]) == 10
+    assert dict(server.asked) == {"GET": 3}  # a list, whose it is, and the vectors
+    assert not server.signed
+
+
+def test_a_store_that_refuses_connections_costs_no_second_one_warning_and_no_answer(
+    s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        gone = f"s3://bucket/prefix?endpoint=http://127.0.0.1:{nobody.getsockname()[1]}&region=x"
+        start = time.monotonic()
+        with CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path / "a", gone]) as cached:
+            for text in FEW:
+                cached.embed_sync([text])
+        assert time.monotonic() - start < 5
+        warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len(warnings) == 1
+        start = time.monotonic()
+        with (
+            open_cache(tmp_path / "a") as cache,
+            pytest.raises(UnreachableError, match=r"s3://bucket/prefix:"),
+        ):
+            cache.push(gone)
+        assert time.monotonic() - start < 1
+    assert embed([tmp_path / "a", s3], FEW) == 0
+    assert embed([tmp_path / "b", s3], FEW) == 0  # the next who only looks has pushed what was left
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_server_that_never_answers_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        mute = f"s3://bucket/prefix?endpoint=http://127.0.0.1:{silent.getsockname()[1]}&region=x&wait=0.3&push=no"
+        start = time.monotonic()
+        assert embed([tmp_path / "a", mute], FEW) == 40
+        assert embed([tmp_path / "a", mute], FEW) == 0
+        assert time.monotonic() - start < 3
+        code = "import sys; from tests.test_mirror import embed; embed(sys.argv[1:], ['a'])"
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "b"), mute], check=True)
+        assert time.monotonic() - start < 10  # it does not wait for an answer
+
+
+def test_a_program_that_ends_has_pushed_what_it_wrote(url: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from kura_cache_adapters import CachedEmbeddingModel;"
+        "from kura_cache_adapters.testing import FakeEmbeddingModel;"
+        "CachedEmbeddingModel(FakeEmbeddingModel(), sys.argv[1:]).embed_sync(['a', 'b'])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a"), url], check=True)
+    assert embed([tmp_path / "b", url], ["a", "b"]) == 0
+
+
+def test_missing_credentials_are_named(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    metadata = f"http://127.0.0.1:{server.port}/169.254.169.254"
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", metadata)
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as cache, pytest.raises(UnreachableError, match="anonymous=true"):
+        cache.push(f"s3://bucket/prefix?endpoint={server.endpoint}&region=x")
+
+
+def test_a_fork_that_cannot_reach_the_store_goes_on_without(s3: str, tmp_path: Path) -> None:
+    store = mirrored_at(ArrowStore(tmp_path / "a"), s3)
+    assert embed(store, FEW[:20]) == 20
+    store.close()
+    child = os.fork()
+    if not child:
+        logging.disable()
+        os._exit(embed(store, FEW))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 20
+    with open_cache(tmp_path / "a") as cache:
+        assert cache.push(s3).pushed == 1
+
+
+def test_urls_alone_and_what_has_no_single_files_are_refused_with_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'write \["./cache", "s3://...'):
+        open_store("s3://bucket/prefix")
+    with pytest.raises(TypeError, match="MemoryStore is none"):
+        mirrored_at(MemoryStore(), "s3://bucket/prefix")
+    with pytest.raises(TypeError, match="mirrors the directory before it"):
+        open_cache(["s3://bucket/prefix"])
+    with pytest.raises(ValueError, match="options are"):
+        mirrored_at(ArrowStore(tmp_path), "s3://bucket/prefix?colour=red")
+    with pytest.raises(ValueError, match="write s3://bucket"):
+        open_cache(tmp_path).push("ftp://somewhere")
+    with pytest.raises(UnsupportedError, match="keeps no files"):
+        open_cache("memory://").push("s3://bucket/prefix")
+    with pytest.raises(ValueError, match="not behind a"):
+        MirroredStore(ArrowStore(tmp_path), "s3://bucket/prefix?region=x")
+
+
+def test_datasets_are_refused_with_the_cure(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="needs the extra `datasets`")
+    with pytest.raises(ValueError, match="datasets are directories"):
+        mirrored_at(HFDatasetStore(tmp_path), "s3://bucket/prefix")
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://key:hunter2@bucket/prefix", "s3://bucket/prefix?endpoint=https://me:hunter2@host"]
+)
+def test_a_password_in_a_url_is_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="into the environment") as refused:
+        mirrored_at(ArrowStore(tmp_path), url)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_command_line_pushes_pulls_syncs_and_prunes(url: str, tmp_path: Path) -> None:
+    pytest.importorskip("typer", reason="needs the extra `cli`")
+    import jsonschema
+    from typer.testing import CliRunner
+
+    from kura_cache_adapters.cli import app
+
+    schema = json.loads((Path(__file__).parents[1] / "docs" / "command_line.schema.json").read_text())
+
+    def told(*said: str, code: int = 0) -> Any:
+        ended = CliRunner().invoke(app, list(said), catch_exceptions=False)
+        assert ended.exit_code == code, ended.output
+        answer = json.loads(ended.stdout) if "--json" in said and not code else ended.output
+        if isinstance(answer, dict):
+            jsonschema.validate(answer, schema)
+        return answer
+
+    a, b = ("--cache", str(tmp_path / "a")), ("--cache", str(tmp_path / "b"))
+    embed(tmp_path / "a", FEW, chunk=20)
+    assert told("push", url, *a, "--dry-run", "--json")["spaces"][0]["pushed"] == 2
+    assert "2 pushed" in told("push", url, *a)
+    assert told("pull", url, *b, "--json")["spaces"][0]["pulled"] == 2
+    told("compact", *a)
+    told("sync", url, *a, "--json", "--model", "fake")
+    assert told("prune", "--remote", url, *a, "--dry-run", "--json")["parts"] == 2
+    assert told("prune", "--remote", url, *a, "--yes", "--json")["parts"] == 2
+    assert embed(tmp_path / "b", FEW) == 0
+    told("push", "s3://bucket/prefix?endpoint=http://127.0.0.1:9&region=x", *a, code=3)
+    told("push", "nowhere", *a, code=2)
+
+
+def test_files_of_which_none_brings_anything_new_stay_where_they_are() -> None:
+    names = [f"{rows:09d}-{rows:016x}.arrow" for rows in range(12)]
+    few, merged, other = names[:8], names[8], names[9]
+    made_of = {merged: tuple(few)}
+
+    def seen(here: set[str], there: set[str], shared: set[str] = frozenset()) -> Names:  # type: ignore[assignment]
+        return Names(frozenset(here), frozenset(there), frozenset(shared), made_of)
+
+    assert seen(set(), {*few, merged, other}).to_pull() == [merged, other]
+    assert seen({*few}, {*few, merged}).to_pull() == []
+    assert seen({*few[:7]}, {*few, merged}).to_pull() == [few[7]]
+    assert seen({merged}, {*few[1:]}).to_push() == [merged]
+    assert seen({merged}, {*few}).to_push() == [merged]  # it stands for eight
+    assert seen({merged}, {*few, names[10]}, {*few}).to_pull() == [names[10]]
+    assert seen({other}, {*few}, {other}).to_push() == []  # it was pruned there
+    assert seen({other}, set(), {other}).to_push() == [other]  # a new bucket
+
+
+class TestMirroredStore(StoreContract):
+    test_any_history_is_that_of_a_dict: Any = None  # each of its steps would wait for a mirror
+
+    @pytest.fixture
+    def open_store(self, tmp_path: Path) -> Callable[[], EmbeddingStore]:
+        return lambda: mirrored_at(ArrowStore(tmp_path / "cache"), f"file://{tmp_path}/there")
