@@ -71,7 +71,7 @@ class Embed:
         """
         _check_maker(make_model)
         self._recipe = make_model, reached_from_anywhere(store), keywords
-        self.column, self.out, self.role, self.dtype = column, out, role, dtype
+        self._column, self._out, self._role, self._dtype = column, out, role, dtype
         self._model: CachedEmbeddingModel | None = None
         self._arrived = False
 
@@ -95,7 +95,7 @@ class Embed:
             return self._each(batch)
         if isinstance(batch, (pa.Table, pa.RecordBatch)):
             self._check(batch.schema.names)
-            return batch.append_column(self.out, self._arrow(batch[self.column]))
+            return batch.append_column(self._out, self._arrow(batch[self._column]))
         if isinstance(batch, Mapping) or hasattr(batch, "columns"):
             return self._beside(batch)
         if hasattr(batch, "to_arrow"):
@@ -131,9 +131,9 @@ class Embed:
     def _beside(self, batch: Any) -> Any:  # noqa: ANN401 - a mapping or a DataFrame
         is_mapping = isinstance(batch, Mapping)
         self._check(batch.keys() if is_mapping else batch.columns)
-        matrix, there = self._embedded(_texts(batch[self.column]))
+        matrix, there = self._embedded(_texts(batch[self._column]))
         embedded = copy(batch)
-        embedded[self.out] = matrix if is_mapping and there.all() else _rows(matrix, there)
+        embedded[self._out] = matrix if is_mapping and there.all() else _rows(matrix, there)
         return embedded
 
     def _arrow(self, texts: Any) -> pa.Array:  # noqa: ANN401 - of pyarrow, which has no types
@@ -152,8 +152,8 @@ class Embed:
         known = [text for text in texts if text is not None]
         matrix: Vectors = np.empty((0, 0 if known else self._dimension(texts)), np.float32)
         if known:
-            matrix = self.model.embed_array_sync(known, role=self.role)
-        return cast("Vectors", matrix.astype(self.dtype or matrix.dtype, copy=False)), there
+            matrix = self.model.embed_array_sync(known, role=self._role)
+        return cast("Vectors", matrix.astype(self._dtype or matrix.dtype, copy=False)), there
 
     def _dimension(self, texts: list[str | None]) -> int:
         """Return D where it is known; 0 where not, and for no row at all, which makes no model."""
@@ -162,11 +162,11 @@ class Embed:
         return self.model.cache.stats(self.model.identity()).dimension or 0
 
     def _check(self, names: Collection[str]) -> None:
-        if self.column not in names:
-            message = f"the batch has no column {self.column!r}; there are {', '.join(map(str, names))}"
+        if self._column not in names:
+            message = f"the batch has no column {self._column!r}; there are {', '.join(map(str, names))}"
             raise ValueError(message)
-        if self.out in names:
-            message = f"the batch has a column {self.out!r} already: pass out= with another name"
+        if self._out in names:
+            message = f"the batch has a column {self._out!r} already: pass out= with another name"
             raise ValueError(message)
 
 
