@@ -144,7 +144,7 @@ def test_all_copies_that_come_to_a_process_have_one_model(embed: Embed) -> None:
 
 def test_what_cannot_be_pickled_again_has_a_model_all_the_same(tmp_path: Path) -> None:
     lock = Lock()
-    copied = deepcopy(Embed(lambda: MAKE() if lock else None, tmp_path))
+    copied = deepcopy(Embed(lambda: (lock, MAKE())[1], tmp_path))
     assert plain(copied({"text": ["one"]})["vector"]) == RIGHT[:1]
 
 
