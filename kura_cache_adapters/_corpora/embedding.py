@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kura_cache_adapters._corpora.sources import checked, read_rows, texts_of
-from kura_cache_adapters._corpora.targets import target_class
+from kura_cache_adapters._corpora.targets import refuse_present, target_class
 from kura_cache_adapters._disk import atomic
 
 if TYPE_CHECKING:
@@ -37,13 +37,8 @@ def embed_file(  # noqa: PLR0913 - each may matter
     """Embed a file's texts; return how many. `kept`: they may be asked for again, and cost nothing."""
     source, target = Path(source), Path(target)
     kind = target_class(target)
-    if target.exists() and not overwrite:
-        message = f"{target} is there already: pass overwrite=True, or another name"
-        raise FileExistsError(message)
+    refuse_present(target, overwrite=overwrite)
     rows = checked(source, column, batch, EMBEDDING if kind.has_columns else None)
-    if not rows:
-        message = f"{source} has no rows"
-        raise ValueError(message)
     ahead.series(batch, role)  # raises for what it does not know
     with atomic.published(target, durable=True) as temporary:
         for wide in (False, True) if kept else (True,):

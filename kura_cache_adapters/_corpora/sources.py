@@ -40,7 +40,7 @@ def texts_of(rows: pa.RecordBatch, column: str) -> list[str]:
 def checked(path: Path, column: str, batch: int, taken: str | None) -> int:
     """Read a file once, and return how many rows it has; `taken` is a column that it must not have.
 
-    Raises ValueError for a column that is not there, or holds something else than texts.
+    Raises ValueError for a column that is not there, or holds something else than texts, and for no rows.
     """
     count = 0
     for rows in read_rows(path, batch):
@@ -48,10 +48,13 @@ def checked(path: Path, column: str, batch: int, taken: str | None) -> int:
             message = f"{path} has no column {column!r}; there are {', '.join(rows.schema.names)}"
             raise ValueError(message)
         if taken in rows.schema.names:
-            message = f"{path} has a column {taken!r} already: rename it, or write an .npy file"
+            message = f"{path} has a column {taken!r} already: rename it"
             raise ValueError(message)
         _check(path, rows.column(column), column, count)
         count += len(rows)
+    if not count:
+        message = f"{path} has no rows"
+        raise ValueError(message)
     return count
 
 
