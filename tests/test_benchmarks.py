@@ -12,7 +12,7 @@ import pytest
 from kura_cache_adapters._segments import merge
 from tests import peers
 from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import charts, contestants, filling, large, profile, report
+from tests.benchmarks import charts, contestants, filling, joins, large, profile, report
 from tests.benchmarks.paths import PATHS
 from tests.benchmarks.targets import TARGETS
 from tests.benchmarks.timing import FLOOR, Work
@@ -128,3 +128,8 @@ def test_large_sizes_are_for_ours_only() -> None:
     found = [peers.Arrow, peers.DiskCache]
     assert contestants.entering(found, contestants.PEERS_UP_TO) == found
     assert contestants.entering(found, contestants.PEERS_UP_TO + 1) == [peers.Arrow]
+
+
+def test_joins_are_measured_beside_look_ups() -> None:
+    pytest.importorskip("duckdb", reason="needs duckdb")
+    assert len(joins.table(64, [8]).splitlines()) == 2 + 7
