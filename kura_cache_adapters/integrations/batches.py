@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from copy import copy
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import Role
     from kura_cache_adapters.options import CacheLike
     from kura_cache_adapters.protocols import Vectors
+
+    _Recipe = tuple[Callable[[], Any], CacheLike, dict[str, Any]]
 
 _ON_DISK = {"", "arrow", "parquet", "jsonl", "hf"}  # schemes with a path of this machine behind them
 _MODELS = 4  # that a worker keeps, of those that came to it with its tasks
@@ -192,18 +195,26 @@ def _made(make_model: Callable[[], Any], store: CacheLike, keywords: dict[str, A
     return CachedEmbeddingModel(make_model(), store, **keywords)
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """A recipe that came to this process: equal to another that pickles alike."""
+
+    pickled: bytes
+    recipe: _Recipe = field(compare=False)
+
+
 @lru_cache(maxsize=_MODELS)
-def _made_of(pickled: bytes) -> CachedEmbeddingModel:
-    return _made(*pickle.loads(pickled))  # noqa: S301 - pickled in this process
+def _made_once(arrived: _Arrived) -> CachedEmbeddingModel:
+    return _made(*arrived.recipe)
 
 
-def _of_this_process(recipe: tuple[Callable[[], Any], CacheLike, dict[str, Any]]) -> CachedEmbeddingModel:
+def _of_this_process(recipe: _Recipe) -> CachedEmbeddingModel:
     """Return the one model of an equal recipe: some engines send a new copy of it with each task."""
     try:
         pickled = _pickled(recipe)
     except (pickle.PicklingError, TypeError, AttributeError):  # of what came by another way
         return _made(*recipe)
-    return _made_of(pickled)
+    return _made_once(_Arrived(pickled, recipe))
 
 
 def _pickled(recipe: object) -> bytes:
