@@ -16,6 +16,7 @@ from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.plan import plan
 from kura_cache_adapters._core.vectors import counted
 from kura_cache_adapters._corpora.embedding import embed_file
+from kura_cache_adapters._corpora.keying import keys_file
 from kura_cache_adapters._runtime.loop import hop, run
 from kura_cache_adapters.receipts import KEPT_DAYS
 from kura_cache_adapters.stores.everywhere import forget_texts
@@ -310,4 +311,42 @@ class Operations:
         """Embed a file from sync code, see `embed_file`."""
         return embed_file(
             self._ahead, source, target, column=column, batch=batch, role=role, overwrite=overwrite
+        )
+
+    def keys_file(  # noqa: PLR0913 - each may matter
+        self,
+        source: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        *,
+        column: str = TEXT,
+        batch: int = 32_768,
+        role: Role = "document",
+        overwrite: bool = False,
+    ) -> int:
+        """Write a file's rows with the keys of their texts, to join them with segments; return how many rows.
+
+        Nothing is looked up or embedded. The target appears whole.
+
+        Args:
+            source: as `embed_file` takes it.
+            target: a `.parquet` file, which gets all columns and `key`, 32 bytes (docs/joins.md).
+            column: the column of the texts; that of lines is "text".
+            batch: rows in memory at a time.
+            role: what the texts would be embedded as.
+            overwrite: put it in the place of a target that is there.
+
+        Raises:
+            ValueError: another kind of file; no such column; a row without a text; no rows.
+            FileExistsError: the target is there.
+
+        """
+        keys = self._calls.keys()
+        keys([], role)  # raises for what it does not know
+        return keys_file(
+            lambda texts: keys(texts, role),
+            source,
+            target,
+            column=column,
+            batch=batch,
+            overwrite=overwrite,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from kura_cache_adapters._cli import asking, cleaning, moving, seeing
+from kura_cache_adapters._cli import asking, cleaning, keying, moving, seeing
 
 app: typer.Typer = typer.Typer(
     help="See, foresee, explain, clean and move a cache of embeddings. None waits long for other processes.",
@@ -29,7 +29,7 @@ for _command in (
     moving.push,
     moving.pull,
     moving.sync,
-    seeing.keys,
+    keying.keys,
     seeing.doctor,
 ):
     app.command(_command.__name__.strip("_"))(_command)

@@ -12,7 +12,7 @@ import pytest
 from kura_cache_adapters._segments import merge
 from tests import peers
 from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import charts, contestants, filling, large, profile, report, scale
+from tests.benchmarks import charts, contestants, filling, joins, large, profile, report, scale
 from tests.benchmarks.paths import PATHS
 from tests.benchmarks.targets import TARGETS
 from tests.benchmarks.timing import FLOOR, Work
@@ -163,3 +163,8 @@ def check_turns(rows: list[Any]) -> None:
     assert {row["path"] for row in rows if row["system"] == FLOOR} == {row["path"] for row in rows}
     assert {"ours", "redisvl EmbeddingsCache"} <= {row["system"] for row in rows}
     assert all(0 < row["ratio"] < math.inf for row in rows)
+
+
+def test_joins_are_measured_beside_look_ups() -> None:
+    pytest.importorskip("duckdb", reason="needs duckdb")
+    assert len(joins.table(64, [8]).splitlines()) == 2 + 7

@@ -16,6 +16,8 @@ pytest.importorskip("typer", reason="needs the extra `cli`")
 
 import jsonschema
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
 from kura_cache_adapters import CachedEmbeddingModel, open_cache
@@ -100,6 +102,22 @@ def test_keys_are_those_of_the_model(here: Path) -> None:
     model = CachedEmbeddingModel(FakeEmbeddingModel(dimension=8), "./cache")
     keys = sorted(map(model.cache_key, TEXTS))
     assert sorted(told("keys", names()[0])["keys"]) == sorted(run("keys", names()[0]).split()) == keys
+
+
+def test_keys_of_a_file_stand_beside_its_columns(here: Path) -> None:
+    model = ["-m", "models_of_mine:made"]
+    assert told("keys", "texts.txt", "keyed.parquet", *model)["rows"] == 7
+    keyed = pq.read_table("keyed.parquet")
+    assert keyed.schema.field("key").type == pa.binary(32)
+    cached = CachedEmbeddingModel(FakeEmbeddingModel(dimension=8), "./cache")
+    rows = [(row["text"], row["key"].hex()) for row in keyed.to_pylist()]
+    assert rows == [(text, cached.cache_key(text)) for text in [*TEXTS[:5], "new", "new"]]
+    assert "is there already" in run("keys", "texts.txt", "keyed.parquet", *model, code=2)
+    assert "say by --model" in run("keys", "texts.txt", "other.parquet", code=2)
+    assert "no .parquet file" in run("keys", "texts.txt", "other.npy", *model, code=2)
+    assert "'key' already" in run("keys", "keyed.parquet", "other.parquet", *model, code=2)
+    assert not [*here.glob("*other*")]
+    assert "7 rows" in run("keys", "texts.txt", "more.parquet", *model)
 
 
 @pytest.mark.parametrize("name", ["ready", "made"])

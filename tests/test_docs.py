@@ -9,9 +9,15 @@ import gc
 import importlib
 import inspect
 import io
+import os
 import re
+import shutil
+import subprocess
+import sys
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +35,8 @@ PAGES = [
     ROOT / "SECURITY.md",
 ]
 BLOCK = re.compile(r"(?:<!-- raises (\w+) -->\n)?```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
+LONG = re.compile(r"<!-- long: (\w+) -->\n```python\n(.*?)```", re.DOTALL)
+NEEDS = {"engines.md": "dask.dataframe", "joins.md": "duckdb"}
 
 
 def run(code: str, page: Path, namespace: dict[str, Any]) -> str:
@@ -60,8 +68,10 @@ def newcomers_directory(
 @pytest.mark.usefixtures("newcomers_directory")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_blocks_of_a_page_run(page: Path) -> None:
+    if page.name in NEEDS:
+        pytest.importorskip(NEEDS[page.name], reason=f"needs {NEEDS[page.name]}")
     namespace: dict[str, Any] = {"__name__": "page"}
-    for error, code, output in BLOCK.findall(page.read_text(encoding="utf-8")):
+    for error, code, output in BLOCK.findall(LONG.sub("", page.read_text(encoding="utf-8"))):
         if error:
             with pytest.raises(Exception, match=r".") as caught:
                 run(code, page, namespace)
@@ -71,6 +81,33 @@ def test_the_blocks_of_a_page_run(page: Path) -> None:
             assert not output or printed == output
     namespace.clear()
     gc.collect()  # here, where the warnings of Kura's abandoned clients are ignored
+
+
+def blocks_of_engines() -> list[tuple[str, str, str]]:
+    """Return each engine, what stands before its block on the page, and the block."""
+    found = []
+    for name in NEEDS:
+        page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        for block in LONG.finditer(page):
+            before = [code for _, code, _ in BLOCK.findall(LONG.sub("", page[: block.start()]))]
+            found.append((block[1], "\n".join(before), block[2]))
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("engine", "before", "code"), blocks_of_engines())
+def test_the_block_of_an_engine_runs(engine: str, before: str, code: str, tmp_path: Path) -> None:
+    if find_spec(engine) is None or (engine == "pyspark" and shutil.which("java") is None):
+        pytest.skip(f"{engine} is not installed")
+    (tmp_path / "page.py").write_text(f"{before}\nif __name__ == '__main__':\n{indent(code, '    ')}")
+    here = {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable, "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-W", "ignore", "page.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **here}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "print" not in code or "[5.0, 1.0]" in done.stdout
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

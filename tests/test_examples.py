@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ NEEDS = {
     "langchain_vector_store": ["langchain_core", "langchain_huggingface"],
     "llama_index_pipeline": ["llama_index.core", "llama_index.embeddings.huggingface"],
 }
+ENGINES = {"ray_data": ["ray.data"], "spark_local": ["pyspark", "pandas"]}
 
 
 ANSWERS = {
@@ -40,5 +43,22 @@ def test_an_example_runs_offline_and_asks_the_model_once(example: str, tmp_path:
     assert re.search(ANSWERS[example], done.stdout)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("example", ENGINES)
+def test_an_engine_pays_for_each_text_once_and_then_for_none(example: str, tmp_path: Path) -> None:
+    for package in ENGINES[example]:
+        if find_spec(package.partition(".")[0]) is None:
+            pytest.skip(f"{package} is not installed")
+    if example == "spark_local" and shutil.which("java") is None:
+        pytest.skip("Spark needs a JVM")
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, str(EXAMPLES / f"{example}.py"), "--cache", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr
+    said = re.findall(r"(\w+) run: ([\d,]+) rows, (\d+) texts to the model", done.stdout)
+    assert said == [("first", "100,000", "50000"), ("second", "100,000", "0")]
+
+
 def test_every_example_is_run_here() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*NEEDS, "kura_pipeline"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*NEEDS, *ENGINES, "kura_pipeline"}

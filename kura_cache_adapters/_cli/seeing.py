@@ -1,4 +1,4 @@
-"""Commands that only look: ls, stats, keys, verify and doctor."""
+"""Commands that only look: ls, stats, verify and doctor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from kura_cache_adapters._cli.options import (
     CacheAt,
     OlderThan,
     Quiet,
-    Space,
     UnusedFor,
     Within,
 )
@@ -107,16 +106,6 @@ def stats(cache: CacheAt = DEFAULT, model: Within = None, as_json: AsJson = Fals
             for name, use in uses.items()
         ]
         print_table(["space", "hit rate", "texts", "texts saved", "tokens saved"], rows)
-
-
-def keys(space: Space, cache: CacheAt = DEFAULT, as_json: AsJson = False) -> None:
-    """Print the keys of a space, 64 hexadecimal characters each."""
-    with opened(cache) as there:
-        found = (key.hex() for key in there.keys(space))
-        if as_json:
-            print_json("keys", space=space, keys=[*found])
-        else:
-            print_lines(found)
 
 
 def verify(

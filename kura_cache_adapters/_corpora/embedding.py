@@ -10,7 +10,7 @@ import numpy as np
 
 from kura_cache_adapters._core.calls import Cached
 from kura_cache_adapters._corpora.sources import checked, read_rows, texts_of
-from kura_cache_adapters._corpora.targets import target_class
+from kura_cache_adapters._corpora.targets import refuse_present, target_class
 from kura_cache_adapters._disk import atomic
 
 if TYPE_CHECKING:
@@ -40,13 +40,8 @@ def embed_file(  # noqa: PLR0913 - each may matter
     """Embed a file's texts; return how many."""
     source, target = Path(source), Path(target)
     kind = target_class(target)
-    if target.exists() and not overwrite:
-        message = f"{target} is there already: pass overwrite=True, or another name"
-        raise FileExistsError(message)
+    refuse_present(target, overwrite=overwrite)
     rows, schema = checked(source, column, batch, EMBEDDING if kind.has_columns else None)
-    if not rows:
-        message = f"{source} has no rows"
-        raise ValueError(message)
     ahead.series(batch, role)  # raises for what it does not know
     with atomic.published(target, durable=True) as temporary:
         for wide in (

@@ -44,7 +44,7 @@ def texts_of(rows: pa.RecordBatch, column: str) -> list[str]:
 def checked(path: Path, column: str, batch: int, taken: str | None) -> tuple[int, pa.Schema | None]:
     """Read a file once; return its number of rows and its columns. `taken` is one that it must not have.
 
-    Raises ValueError for a column that is not there, or holds something else than texts.
+    Raises ValueError for a column that is not there, or holds something else than texts, and for no rows.
     """
     count, schema = 0, None
     for rows in read_rows(path, batch):
@@ -53,10 +53,13 @@ def checked(path: Path, column: str, batch: int, taken: str | None) -> tuple[int
             message = f"{path} has no column {column!r}; there are {', '.join(rows.schema.names)}"
             raise ValueError(message)
         if taken in rows.schema.names:
-            message = f"{path} has a column {taken!r} already: rename it, or write an .npy file"
+            message = f"{path} has a column {taken!r} already: rename it"
             raise ValueError(message)
         _check(path, rows.column(column), column, count)
         count += len(rows)
+    if not count:
+        message = f"{path} has no rows"
+        raise ValueError(message)
     return count, schema
 
 

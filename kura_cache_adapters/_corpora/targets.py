@@ -99,6 +99,13 @@ _TARGETS: dict[str, type[ParquetTarget | JSONLTarget | NpyTarget]] = {
 }
 
 
+def refuse_present(path: Path, *, overwrite: bool) -> None:
+    """Raise FileExistsError for a target that is there already, unless it may be replaced."""
+    if path.exists() and not overwrite:
+        message = f"{path} is there already: pass overwrite=True, or another name"
+        raise FileExistsError(message)
+
+
 def target_class(path: Path) -> type[ParquetTarget | JSONLTarget | NpyTarget]:
     """Return what writes a file of its ending; raise ValueError for another one."""
     if path.suffix not in _TARGETS:

@@ -34,6 +34,7 @@ LOADS = {"load_module", "exec_module", "py_extension_type", "read_pickle", "load
 ALLOWED = {
     ("testing/stores.py", "pickle"): "a law says that stores survive pickling: it pickles its own",
     ("_core/floats.py", "marshal"): "writes floats, to see that they are floats; reads nothing",
+    ("integrations/batches.py", "pickle"): "pickles what makes a model, to compare it; reads nothing",
     ("_runtime/lazy.py", "import_module"): "the package's own names, imported when first used",
     ("_runtime/entry_points.py", "entry_points"): "what distributions register, by scheme or class",
     ("_cli/words.py", "import_module"): "the model that the person at the terminal names",
