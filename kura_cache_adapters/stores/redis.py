@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta  # noqa: TC003 - read_options reads annotations
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet, finalize
 
@@ -16,7 +17,7 @@ from kura_cache_adapters.stores.key_value import KeyValueSpace
 from kura_cache_adapters.stores.signing import codec_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from kura_cache_adapters.stores.key_value import Codec
 
@@ -179,11 +180,10 @@ class RedisSpace(KeyValueSpace[bytes]):
         if left := next(self._listed(), None):
             self._store.client.hset(self._store.noted, mapping=self._note(left))
 
-    def _read_values(self, keys: list[bytes]) -> Iterator[bytes | None]:
+    def _read_values(self, keys: list[bytes]) -> Iterable[bytes | None]:
         client = self._store.client
         read = client.mget_nonatomic if self._store.clustered else client.mget
-        for names in self._batches(keys):
-            yield from read(names)
+        return chain.from_iterable(map(read, self._batches(keys)))  # a batch is asked for when it is wanted
 
     def _write_values(self, entries: dict[bytes, bytes]) -> None:
         keys = list(entries)
