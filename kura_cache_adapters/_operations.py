@@ -255,7 +255,7 @@ class Operations:
         """
         return export_texts(self._store, self._calls.keys(), path, texts, role)
 
-    def embed_file(  # noqa: PLR0913 - each may matter
+    async def embed_file(  # noqa: PLR0913 - each may matter
         self,
         source: str | os.PathLike[str],
         target: str | os.PathLike[str],
@@ -285,13 +285,29 @@ class Operations:
             FileExistsError: the target is there.
 
         """
+        return await self._ahead.on_this_loop(
+            partial(
+                embed_file,
+                source=source,
+                target=target,
+                column=column,
+                batch=batch,
+                role=role,
+                overwrite=overwrite,
+            )
+        )
+
+    def embed_file_sync(  # noqa: PLR0913 - as above
+        self,
+        source: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        *,
+        column: str = TEXT,
+        batch: int = 4096,
+        role: Role = "document",
+        overwrite: bool = False,
+    ) -> int:
+        """Embed a file from sync code, see `embed_file`."""
         return embed_file(
-            self._ahead,
-            source,
-            target,
-            column=column,
-            batch=batch,
-            role=role,
-            overwrite=overwrite,
-            kept=self._store is not None,
+            self._ahead, source, target, column=column, batch=batch, role=role, overwrite=overwrite
         )

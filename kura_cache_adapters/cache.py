@@ -44,7 +44,7 @@ class Cache:
     def spaces(self) -> list[SpaceInfo]:
         """List what is held of each model.
 
-        Over tiers, as the slowest tells it.
+        Over tiers, as the slowest on this machine tells it.
         """
         return [spaces.info_of(self.store, identity) for identity in self.store.spaces()]
 
@@ -129,7 +129,7 @@ class Cache:
             ValueError: another ending; nothing is held of the model.
 
         """
-        return export_keys(self.store, spaces.meant(self.store, space), path)
+        return export_keys(spaces.unguarded(self.store), spaces.meant(self.store, space), path)
 
     def import_file(self, path: str | os.PathLike[str]) -> Adopted:
         """Store what `export_file` has written; what is damaged is left out and counted.
@@ -139,7 +139,7 @@ class Cache:
             DimensionMismatchError: its vectors are of another dimension than what is stored.
 
         """
-        return import_keys(self.store, path)
+        return import_keys(spaces.unguarded(self.store), path)
 
     def copy_to(self, other: Cache, *, model: SpaceName | None = None) -> int:
         """Copy what another cache has not yet, of any format; return how many entries that were.
@@ -155,7 +155,8 @@ class Cache:
             DimensionMismatchError: a model's vectors are of another dimension there.
 
         """
-        return copying.copy(self.store, other.store, spaces.all_meant(self.store, model))
+        source, target = spaces.unguarded(self.store), spaces.unguarded(other.store)
+        return copying.copy(source, target, spaces.all_meant(source, model))
 
     def push(self, url: str, *, model: SpaceName | None = None, dry_run: bool = False) -> SyncReceipt:
         """Put what is new here into an object store, where `pull` finds it; return what went.
@@ -288,7 +289,7 @@ class Cache:
         return f"{type(self).__name__}({self.store!r})"
 
     def _space(self, name: SpaceName) -> VectorSpace:
-        return self.store.space(spaces.meant(self.store, name))
+        return spaces.unguarded(self.store).space(spaces.meant(self.store, name))
 
     def _repr_html_(self) -> str:
         rates = self.hit_rates()
@@ -305,8 +306,8 @@ def open_cache(cache: OneCache | Sequence[OneCache]) -> Cache:
     """Open a cache without a model.
 
     Args:
-        cache: a directory or URL (see `open_store`), a store, a checkpoint manager, or a list of these, from
-            fast to slow.
+        cache: a directory or URL (see `open_store`), a store, a checkpoint manager, a key-value store of
+            LangChain or LlamaIndex (see `KeyValueStore`), or a list of these, from fast to slow.
 
     Raises:
         TypeError: something else.

@@ -14,6 +14,7 @@ from kura_cache_adapters._core.vectors import as_lists, as_matrix
 from kura_cache_adapters._observe.bar import pictured
 from kura_cache_adapters._observe.observers import Observers
 from kura_cache_adapters._operations import Operations
+from kura_cache_adapters._runtime.loop import in_thread
 from kura_cache_adapters.cache import Cache
 from kura_cache_adapters.embedding.wrap import as_source
 from kura_cache_adapters.options import CacheOptions, check_keywords, one_cache
@@ -227,6 +228,14 @@ class CachedEmbeddingModel(Operations):
     def __exit__(self, *_: object) -> None:
         """Close the store."""
         self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the model itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the store, in a thread."""
+        await in_thread("store", self.close)
 
     def __repr__(self) -> str:
         """Name the model and the cache."""

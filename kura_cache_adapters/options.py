@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kura_cache_adapters._identity.secrets import is_secret_name, secret_bytes
 from kura_cache_adapters._runtime.logs import logger_of
-from kura_cache_adapters.protocols import EmbeddingStore, SupportsCheckpoints
+from kura_cache_adapters.protocols import EmbeddingStore, KeepsBytes, KeepsDicts, SupportsCheckpoints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 _logger = logger_of("identity")
 
-OneCache: TypeAlias = SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str]
+OneCache: TypeAlias = SupportsCheckpoints | EmbeddingStore | KeepsBytes | KeepsDicts | str | os.PathLike[str]
 CacheLike: TypeAlias = OneCache | Sequence[OneCache] | None
-"""What may be given as a cache: a checkpoint manager, a store, a directory or URL, a list, or None."""
+"""What may be given as a cache: a checkpoint manager, a store, a directory or URL, a list, or None.
+
+A key-value store of LangChain (`KeepsBytes`) or LlamaIndex (`KeepsDicts`) is one, too.
+"""
 
 DEFAULT = "./cache"
 """Where the adapters keep a cache when they are told nothing."""

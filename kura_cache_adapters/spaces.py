@@ -51,7 +51,8 @@ class Part:
         entries: its rows.
         nbytes: on disk.
         written: when its newest row was written, in UTC.
-        used: when a row of it was last found or written, in UTC; up to a day later than it says.
+        used: when a row of it was last found or written, in UTC; up to a day later than it says. None
+            where uses are not noted.
 
     """
 
@@ -59,7 +60,7 @@ class Part:
     entries: int
     nbytes: int
     written: datetime
-    used: datetime
+    used: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -11,7 +13,8 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 10.0  # seconds for a server to answer
 _SLOTS = 16384  # of a Redis cluster
+POSTGRES_USER, POSTGRES_PASSWORD = "kura", "MARKED-pa55/word@"
 _HIGHEST = 55_000
 
 
@@ -154,4 +158,63 @@ def said(port: int, command: str) -> bytes:
 def a_redis() -> Iterator[Server]:
     """Serve Redis for the tests of a module: `redis = pytest.fixture(scope="module")(a_redis)`."""
     with redis_server() as server:
+        yield server
+
+
+@contextmanager
+def postgres_server(*options: str) -> Iterator[Server]:
+    """Serve PostgreSQL without flushes, with options as on its command line; `POSTGRES_USER` owns all."""
+    pytest.importorskip("psycopg", reason="needs the extra `postgres`")
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -float(path.parent.name))
+    init, binary = (program(name, *map(str, places)) for name in ("initdb", "postgres"))
+    usual = ("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off")
+
+    def command(port: int, directory: Path) -> list[str]:
+        as_nobody, files = _as_nobody(directory), str(directory / "files")
+        password = directory / "password"
+        password.write_text(POSTGRES_PASSWORD)
+        password.chmod(0o644)
+        how = ("--no-sync", "--encoding=UTF8", "--no-locale", "--auth=scram-sha-256", f"--pwfile={password}")
+        made = [*as_nobody, init, f"--pgdata={files}", f"--username={POSTGRES_USER}", *how]
+        subprocess.run(made, cwd=directory, check=True, stdout=subprocess.DEVNULL)
+        return [*as_nobody, binary, "-D", files, "-p", str(port), "-k", str(directory), *usual, *options]
+
+    with served(command, lambda port: postgres_says(postgres_url(port), "SELECT 1")) as server:
+        try:
+            yield server
+        finally:
+            server.signal(signal.SIGCONT)
+            server.signal(signal.SIGQUIT)  # its own processes end before it
+            assert server.process is not None
+            server.process.wait()
+
+
+def _as_nobody(directory: Path) -> list[str]:
+    """Return what makes a command nobody's, since this server refuses to be root's."""
+    if os.getuid():
+        return []
+    ids = [str(pwd.getpwnam("nobody").pw_uid), str(pwd.getpwnam("nobody").pw_gid)]
+    os.chown(directory, *map(int, ids))
+    return [program("setpriv"), "--reuid", ids[0], "--regid", ids[1], "--clear-groups"]
+
+
+def postgres_url(port: int, user: str = "", password: str = "") -> str:
+    """Return the URL of a database: the owner's, unless it is said whose."""
+    user, password = user or POSTGRES_USER, quote(password or POSTGRES_PASSWORD, safe="")
+    return f"postgresql://{user}:{password}@127.0.0.1:{port}/postgres"
+
+
+def postgres_says(url: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Execute statements, and return the rows of the last; none where nobody answers."""
+    import psycopg
+
+    with suppress(psycopg.OperationalError), psycopg.connect(url, autocommit=True) as connection:
+        cursors = [connection.execute(statement) for statement in statements]
+        return cursors[-1].fetchall() if cursors[-1].description else []
+    return []
+
+
+def a_postgres() -> Iterator[Server]:
+    """Serve PostgreSQL for the tests of a module: `postgres = pytest.fixture(scope="module")(a_postgres)`."""
+    with postgres_server() as server:
         yield server

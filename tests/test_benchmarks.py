@@ -12,7 +12,7 @@ import pytest
 from kura_cache_adapters._segments import merge
 from tests import peers
 from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import charts, contestants, filling, large, profile, report
+from tests.benchmarks import charts, contestants, filling, large, profile, report, scale
 from tests.benchmarks.paths import PATHS
 from tests.benchmarks.targets import TARGETS
 from tests.benchmarks.timing import FLOOR, Work
@@ -112,6 +112,17 @@ def test_growth_and_peak_memory_are_measured(tmp_path: Path) -> None:
     peak = large.peak(500, 64, tmp_path / "peak")
     assert peak["relative"] >= 0
     assert peak["array MB"] == 500 * 64 * 4 / 1e6
+
+
+def test_what_is_predicted_of_scale_is_measured_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scale, "ROUNDS", 1)
+    monkeypatch.setattr(scale, "ASKED", 100)
+    both = scale.scale(2_000, 16, tmp_path)
+    predicted, measured = both["bytes on disk"]
+    assert 0.9 < measured / predicted < 1.1
+    assert all(value >= 0 for pair in both.values() for value in pair)
 
 
 def test_charts_are_well_formed_and_name_machine_and_absent(everything: Any, tmp_path: Path) -> None:

@@ -112,6 +112,19 @@ def test_plan_and_explain_take_a_model_of_ones_own(here: Path, name: str) -> Non
     assert "to embed: 1" in run("plan", "texts.txt", "-m", f"models_of_mine:{name}")
 
 
+def test_keywords_of_the_cache_are_in_the_keys(here: Path) -> None:
+    model = ("-m", "models_of_mine:made", "-p")
+    assert told("explain", "text 1", *model, "batch_size=50")["hit"]
+    (space,) = (
+        each["identity"] for each in told("ls")["spaces"] if "batch" in each["identity"]["parameters"]
+    )
+    assert space["parameters"] == '{"batch_size":50}'
+    assert told("plan", "texts.txt", *model, "batch_size=51")["plan"]["cached"] == 0
+    assert told("plan", "texts.txt", *model, "mode=fast")["plan"]["cached"] == 0
+    assert "is no NAME=VALUE" in run("explain", "text 1", *model, "batch_size", code=2)
+    assert "how a cache works" in run("explain", "text 1", *model, "chunk_size=1", code=2)
+
+
 def test_embed_makes_a_file_of_a_file_and_pays_for_what_is_new(here: Path) -> None:
     stats = told("embed", "texts.txt", "out.npy", "-m", "models_of_mine:made")["stats"]
     assert (stats["hits"], stats["misses"]) == (5, 1)

@@ -108,6 +108,18 @@ def test_the_readme_names_the_commands_that_ci_runs() -> None:
     assert "README.md" in ci
 
 
+def test_a_package_index_shows_no_link_that_leads_nowhere() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="came with Python 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for each in project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        readme = re.sub(each["pattern"], each["replacement"], readme)
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    assert links
+    assert all(link.startswith("https://") for link in links)
+    assert "\n| docs/stores.md | " in readme
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

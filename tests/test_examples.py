@@ -18,6 +18,13 @@ NEEDS = {
 }
 
 
+ANSWERS = {
+    "quickstart": r"\nloading .*(?s:.*)sorted list\?\n  0\.\d\d  bisect\.insort",
+    "langchain_vector_store": r"best: textwrap\.shorten",
+    "llama_index_pipeline": r"best: textwrap\.shorten",
+}
+
+
 @pytest.mark.usefixtures("minilm")
 @pytest.mark.parametrize("example", NEEDS)
 def test_an_example_runs_offline_and_asks_the_model_once(example: str, tmp_path: Path) -> None:
@@ -30,6 +37,7 @@ def test_an_example_runs_offline_and_asks_the_model_once(example: str, tmp_path:
     first, second = map(int, re.findall(r"(\d+) (?:misses|texts to the model)", done.stdout))
     assert first > 100
     assert second <= 1
+    assert re.search(ANSWERS[example], done.stdout)
 
 
 def test_every_example_is_run_here() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel
+from kura_cache_adapters._corpora import sources
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def cached(**keywords: Any) -> tuple[CachedEmbeddingModel, FakeEmbeddingModel]:
 def test_each_row_gets_its_vector_in_order(name: str, target: str) -> None:
     SOURCES[name](table_of(TEXTS), Path(name))
     model, fake = cached()
-    assert model.embed_file(name, target, batch=40) == len(TEXTS)
+    assert model.embed_file_sync(name, target, batch=40) == len(TEXTS)
     assert sorted(fake.texts) == sorted({*TEXTS})
     expected = FakeEmbeddingModel(dimension=5).array(TEXTS)
     if target == "out.npy":
@@ -97,7 +99,7 @@ def read_lines(path: str) -> list[dict[str, Any]]:
 
 def test_vectors_are_a_fixed_size_list_of_the_narrowest_floats_that_hold_them() -> None:
     pq.write_table(table_of(TEXTS), "in.parquet")
-    cached()[0].embed_file("in.parquet", "narrow.parquet")
+    cached()[0].embed_file_sync("in.parquet", "narrow.parquet")
     assert pq.read_schema("narrow.parquet").field("embedding").type == pa.list_(pa.float32(), 5)
 
     def embed(texts: list[str]) -> list[list[float]]:
@@ -105,7 +107,7 @@ def test_vectors_are_a_fixed_size_list_of_the_narrowest_floats_that_hold_them() 
 
     model, asked = CallableEmbeddingModel(embed, model_name="mixed"), 0
     mixed = CachedEmbeddingModel(model, "./cache")
-    mixed.embed_file("in.parquet", "wide.parquet", batch=30)
+    mixed.embed_file_sync("in.parquet", "wide.parquet", batch=30)
     asked = mixed.stats.misses
     assert asked == len({*TEXTS})
     assert pq.read_schema("wide.parquet").field("embedding").type == pa.list_(pa.float64(), 2)
@@ -116,8 +118,8 @@ def test_a_second_file_pays_for_what_is_new_alone() -> None:
     pq.write_table(table_of(TEXTS[:50]), "first.parquet")
     pq.write_table(table_of(TEXTS), "second.parquet")
     model, fake = cached()
-    model.embed_file("first.parquet", "one.npy")
-    model.embed_file("second.parquet", "two.npy")
+    model.embed_file_sync("first.parquet", "one.npy")
+    model.embed_file_sync("second.parquet", "two.npy")
     assert len(fake.texts) == len({*TEXTS})
     assert np.array_equal(np.load("two.npy")[:50], np.load("one.npy"))
 
@@ -151,7 +153,7 @@ def test_a_wrong_file_is_refused_before_anything_is_spent(name: str) -> None:
     make()
     model, fake = cached()
     with pytest.raises(ValueError, match=says):
-        model.embed_file(name, "out.parquet", batch=16)
+        model.embed_file_sync(name, "out.parquet", batch=16)
     assert fake.texts == []
     assert not Path("out.parquet").exists()
 
@@ -159,7 +161,7 @@ def test_a_wrong_file_is_refused_before_anything_is_spent(name: str) -> None:
 def test_each_line_may_have_columns_of_its_own() -> None:
     lines = ['{"text": "a", "n": null}', "", '{"text": "b", "id": 7}', '{"text": "c", "n": 0.5}', " "]
     Path("in.jsonl").write_text("\n".join(lines))
-    cached()[0].embed_file("in.jsonl", "out.jsonl", batch=1)
+    cached()[0].embed_file_sync("in.jsonl", "out.jsonl", batch=1)
     rows = [{name: row[name] for name in ("text", "n", "id")} for row in read_lines("out.jsonl")]
     assert rows == [
         {"text": "a", "n": None, "id": None},
@@ -170,9 +172,57 @@ def test_each_line_may_have_columns_of_its_own() -> None:
 
 def test_what_is_written_in_a_csv_file_stays_as_it_is_written() -> None:
     Path("in.csv").write_text('text,zip\n"12, 13",007\n14,x\n,\n')
-    cached()[0].embed_file("in.csv", "out.jsonl")
+    cached()[0].embed_file_sync("in.csv", "out.jsonl")
     rows = [(row["text"], row["zip"]) for row in read_lines("out.jsonl")]
     assert rows == [("12, 13", "007"), ("14", "x"), ("", "")]
+
+
+async def test_an_awaited_file_asks_an_async_model_on_the_callers_loop() -> None:
+    pq.write_table(table_of(TEXTS), "in.parquet")
+    asked: list[object] = []
+    beats = 0
+
+    async def embed(texts: list[str]) -> list[list[float]]:
+        asked.append(asyncio.get_running_loop())
+        await asyncio.sleep(0.01)
+        return [[float(len(text))] for text in texts]
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            beats += 1
+            await asyncio.sleep(0.001)
+
+    model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="async"), "./cache")
+    beating = asyncio.ensure_future(beat())
+    assert await model.embed_file("in.parquet", "out.npy", batch=20) == len(TEXTS)
+    beating.cancel()
+    assert set(asked) == {asyncio.get_running_loop()}
+    assert beats > 5
+    assert np.load("out.npy")[:, 0].tolist() == [len(text) for text in TEXTS]
+
+
+async def test_who_is_cancelled_leaves_no_target_and_pays_for_the_rest_alone() -> None:
+    pq.write_table(table_of(TEXTS), "in.parquet")
+    asked: list[str] = []
+    third = asyncio.Event()
+
+    async def embed(texts: list[str]) -> list[list[float]]:
+        if len(asked) >= 40 and not third.is_set():
+            third.set()
+            await asyncio.sleep(60)
+        asked.extend(texts)
+        return [[1.0] for _ in texts]
+
+    model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="async"), "./cache")
+    running = asyncio.ensure_future(model.embed_file("in.parquet", "out.npy", batch=20))
+    await third.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [*Path().glob("*out*")] == []
+    assert await model.embed_file("in.parquet", "out.npy", batch=20) == len(TEXTS)
+    assert sorted(asked) == sorted({*TEXTS})
 
 
 def test_files_beside_the_target_are_left_alone() -> None:
@@ -185,7 +235,7 @@ def test_files_beside_the_target_are_left_alone() -> None:
 
     model = CachedEmbeddingModel(CallableEmbeddingModel(failing, model_name="m"))
     with pytest.raises(ConnectionError):
-        model.embed_file("in.parquet", "out.npy")
+        model.embed_file_sync("in.parquet", "out.npy")
     assert Path(".mine.tmp").read_text() == "mine"
 
 
@@ -194,12 +244,12 @@ def test_a_target_is_not_overwritten_unless_told() -> None:
     Path("out.npy").write_text("mine")
     model, fake = cached()
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        model.embed_file("in.parquet", "out.npy")
+        model.embed_file_sync("in.parquet", "out.npy")
     with pytest.raises(ValueError, match="is of no kind that is written here"):
-        model.embed_file("in.parquet", "out.xls")
+        model.embed_file_sync("in.parquet", "out.xls")
     assert fake.texts == []
     assert Path("out.npy").read_text() == "mine"
-    model.embed_file("in.parquet", "out.npy", overwrite=True)
+    model.embed_file_sync("in.parquet", "out.npy", overwrite=True)
     assert len(np.load("out.npy")) == len(TEXTS)
 
 
@@ -216,9 +266,9 @@ def test_a_model_that_fails_leaves_no_target_and_what_it_answered() -> None:
 
     model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="failing"), "./cache")
     with pytest.raises(ConnectionError):
-        model.embed_file("in.parquet", "out.parquet", batch=20)
+        model.embed_file_sync("in.parquet", "out.parquet", batch=20)
     assert [*Path().glob("*out*")] == []
-    assert model.embed_file("in.parquet", "out.parquet", batch=20) == len(TEXTS)
+    assert model.embed_file_sync("in.parquet", "out.parquet", batch=20) == len(TEXTS)
     assert sum(len(texts) for at, texts in enumerate(calls) if at != 2) == len({*TEXTS})
 
 
@@ -236,7 +286,7 @@ PROGRAM = """
         return np.ones((len(texts), 8), np.float32) * np.array([[float(text.split()[1])] for text in texts])
 
     model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="m"), "./cache")
-    print(model.embed_file("in.parquet", "out.npy", batch=512))
+    print(model.embed_file_sync("in.parquet", "out.npy", batch=512))
 """
 
 
@@ -250,11 +300,62 @@ def test_a_killed_run_goes_on_where_it_was() -> None:
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     assert not Path("out.npy").exists()
+    (left,) = Path().glob(".out.npy.*")
     subprocess.run([*command, "0"], check=True, capture_output=True)
     asked = Path("asked.txt").read_text().splitlines()
     assert len({*asked}) == 5120
     assert len(asked) <= 5120 + 512  # those that were not answered when it was killed
     assert np.array_equal(np.load("out.npy")[:, 0], np.arange(5120))
+    assert not left.exists()
+
+
+def test_two_runs_of_one_target_leave_each_others_file_alone() -> None:
+    pq.write_table(table_of(TEXTS), "in.parquet")
+    others: list[int] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        if not others:
+            others.append(len([*Path().glob(".out.npy.*")]))
+            others.append(cached()[0].embed_file_sync("in.parquet", "out.npy"))
+        return [[1.0, 2.0] for _ in texts]
+
+    model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="first"), "./cache")
+    model.embed_file_sync("in.parquet", "out.npy")
+    assert others == [1, len(TEXTS)]
+    assert np.load("out.npy").shape == (len(TEXTS), 2)
+
+
+def test_a_batch_as_large_as_its_file_is_not_held_in_memory() -> None:
+    with pa.OSFile("in.arrow", "wb") as file:
+        schema = pa.schema([("text", pa.string())])
+        texts = pa.array([f"{at}{'.' * 1000}" for at in range(20_000)])
+        with pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.record_batch([texts], schema=schema))
+    del texts
+    before = pa.total_allocated_bytes()
+    allocated: list[int] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        allocated.append(pa.total_allocated_bytes() - before)
+        return [[1.0] for _ in texts]
+
+    model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="ones"))
+    assert model.embed_file_sync("in.arrow", "out.npy", batch=500) == 20_000
+    assert max(allocated) < 5_000_000  # of 20 MB
+
+
+def test_lines_are_parsed_twice_to_be_checked_and_to_be_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    to_jsonl(table_of(TEXTS), Path("in.jsonl"))
+    parsed: list[bytes] = []
+    parse = sources._object
+
+    def counting(path: Path, line: bytes, at: int) -> dict[str, Any]:
+        parsed.append(line)
+        return parse(path, line, at)
+
+    monkeypatch.setattr(sources, "_object", counting)
+    cached()[0].embed_file_sync("in.jsonl", "out.npy", batch=40)
+    assert len(parsed) == 2 * len(TEXTS)
 
 
 MILLION = """
@@ -275,7 +376,7 @@ MILLION = """
 
     options = CacheOptions(chunk_size=2000, durable=False)
     model = CachedEmbeddingModel(CallableEmbeddingModel(embed, model_name="m"), "./cache", options=options)
-    model.embed_file("in.parquet", "out.npy", batch=10_000)
+    model.embed_file_sync("in.parquet", "out.npy", batch=10_000)
     status = open("/proc/self/status").read()  # getrusage tells of the process that has started this one, too
     print(asked, status.split("VmHWM:")[1].split()[0])
 """

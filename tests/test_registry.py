@@ -132,7 +132,15 @@ def test_every_keyword_of_our_stores_is_an_option(scheme: str) -> None:
     with pytest.raises(ValueError, match="its options are: ") as caught:
         open_store(f"{scheme}://{'' if scheme == 'memory' else 'c'}?nothing=1")
     of_disk = "shared mapped max_bytes ttl"
-    keywords = {"memory": "max_bytes", "parquet": f"compression {of_disk}"}.get(scheme, of_disk)
+    of_redis = "prefix ttl batch sign cluster timeout"
+    others = {
+        "memory": "max_bytes",
+        "parquet": f"compression {of_disk}",
+        "postgresql": "schema table timeout connect_timeout batch sign",
+        "redis": of_redis,
+        "rediss": of_redis,
+    }
+    keywords = others.get(scheme, of_disk)
     assert re.findall(r"(\w+)=\(", str(caught.value)) == keywords.split()
 
 

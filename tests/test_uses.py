@@ -153,6 +153,14 @@ def test_the_exit_writes_what_hits_have_not(tmp_path: Path) -> None:
     assert counted(recorded(tmp_path)) == (7, 0, 1)
 
 
+async def test_closing_writes_what_hits_have_not(tmp_path: Path) -> None:
+    async with cached(tmp_path) as model:
+        for _ in range(8):
+            await model.embed(["a"])
+    (space,) = tmp_path.glob("*/_uses")
+    assert sum(json.loads(line).get("hits", 0) for line in space.read_text().splitlines()) == 7
+
+
 def test_a_forked_child_does_not_tell_its_parents_hits_again(tmp_path: Path) -> None:
     model = cached(tmp_path)
     model.embed_sync(["a"])

@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-from kura_cache_adapters._cli.options import DEFAULT, AsJson, CacheAt, Model, Role
+from kura_cache_adapters._cli.options import DEFAULT, AsJson, CacheAt, Keywords, Model, Role
 from kura_cache_adapters._cli.terminal import TROUBLE, exit_codes, print_json, print_lines
-from kura_cache_adapters._cli.words import lines_of, model_named
-from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
-from kura_cache_adapters.options import CacheOptions
+from kura_cache_adapters._cli.words import cached_model, lines_of
 
 
 def plan(
@@ -18,11 +16,12 @@ def plan(
     model: Model,
     cache: CacheAt = DEFAULT,
     role: Role = "document",
+    keywords: Keywords = None,
     price: Annotated[float | None, typer.Option("--price", help="Of a million tokens.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what embedding texts would find, send and cost; the model is not touched."""
-    with exit_codes(), CachedEmbeddingModel(model_named(model), cache) as there:
+    with exit_codes(), cached_model(model, cache, keywords) as there:
         told = there.plan(lines_of(file), role=role, price_per_million=price)
         if as_json:
             print_json("plan", plan=told)
@@ -35,10 +34,11 @@ def explain(
     model: Model,
     cache: CacheAt = DEFAULT,
     role: Role = "document",
+    keywords: Keywords = None,
     as_json: AsJson = False,
 ) -> None:
     """Say why a text is found, or is not; ends with 1 where it is not."""
-    with exit_codes(), CachedEmbeddingModel(model_named(model), cache) as there:
+    with exit_codes(), cached_model(model, cache, keywords) as there:
         told = there.explain(text, role=role)
         if as_json:
             print_json("explain", hit=told.hit, key=told.key, role=told.role, says=str(told))
@@ -55,12 +55,12 @@ def embed(
     cache: CacheAt = DEFAULT,
     column: Annotated[str, typer.Option("--column", help="The column of the texts.")] = "text",
     role: Role = "document",
+    keywords: Keywords = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed a file's texts into another file; what is cached is not embedded again."""
-    options = CacheOptions(progress=not as_json)
-    with exit_codes(), CachedEmbeddingModel(model_named(model), cache, options=options) as there:
-        there.embed_file(source, target, column=column, role=role)
+    with exit_codes(), cached_model(model, cache, keywords, progress=not as_json) as there:
+        there.embed_file_sync(source, target, column=column, role=role)
         if as_json:
             print_json("embed", target=target, stats=there.stats)
         else:

@@ -44,5 +44,11 @@ Model = Annotated[
         help="openai:NAME, sentence-transformers:NAME, or module:attribute of your own.",
     ),
 ]
+Keywords = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param", "-p", metavar="NAME=VALUE", help="A keyword of the cache, as in its keys: batch_size=50."
+    ),
+]
 Role = Annotated[str, typer.Option("--role", help="What the texts are embedded as.")]
 Space = Annotated[str, typer.Argument(metavar="SPACE", help="As ls names it, or its model's name.")]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import sys
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import click
 
+from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
+from kura_cache_adapters.options import CacheOptions
 from kura_cache_adapters.stores.url_options import read_span
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -94,6 +98,30 @@ def model_named(word: str) -> Any:  # noqa: ANN401 - whatever embeds
     if origin in _MODELS:
         return getattr(importlib.import_module("kura_cache_adapters"), _MODELS[origin])(name)
     return _own(origin, name)
+
+
+def cached_model(
+    word: str,
+    cache: str,
+    keywords: list[str] | None,
+    **options: Any,
+) -> CachedEmbeddingModel:
+    """Make the cached model that a word names, with keywords written as NAME=VALUE: JSON, or else a text.
+
+    Raises ValueError and TypeError for what names none, or is no part of a key.
+    """
+    named = dict(map(_keyword, keywords or ()))
+    return CachedEmbeddingModel(model_named(word), cache, options=CacheOptions(**options), **named)
+
+
+def _keyword(word: str) -> tuple[str, Any]:
+    name, sign, value = word.partition("=")
+    if not sign or not name.isidentifier():
+        message = f"--param {word} is no NAME=VALUE, as in batch_size=50"
+        raise ValueError(message)
+    with suppress(ValueError):
+        return name, json.loads(value)
+    return name, value
 
 
 def _own(module: str, attribute: str) -> Any:  # noqa: ANN401 - as above

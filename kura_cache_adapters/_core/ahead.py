@@ -10,6 +10,7 @@ from concurrent.futures import Future, wait
 from contextlib import aclosing, contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from kura_cache_adapters._core.lookup import checked_texts, iterator_of
 from kura_cache_adapters._core.vectors import as_matrix
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.protocols import Vectors
 
 _B = TypeVar("_B", bound=Sized)
+_T = TypeVar("_T")
 
 
 class Ahead:
@@ -66,6 +68,20 @@ class Ahead:
     def begin(self, texts: list[str], role: Role) -> Future[Vectors]:
         """Begin to embed a batch, in a thread."""
         return loop.begin(self.calls.answer_sync, texts, role, as_matrix)
+
+    async def on_this_loop(self, work: Callable[[Ahead], _T]) -> _T:
+        """Do sync work in a thread, which has its batches embedded by tasks of this loop.
+
+        Who is cancelled waits for the thread to let go of what it holds.
+        """
+        here = _OnALoop(self.calls, self._source)
+        task = asyncio.ensure_future(asyncio.to_thread(work, here))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            here.stop()
+            await asyncio.wait([task])
+            raise
 
     def in_order(
         self, batches: Iterable[_B], begin: Callable[[_B], Future[Vectors]], series: Series
@@ -119,6 +135,28 @@ class Ahead:
 
     def _task(self, texts: list[str], role: Role) -> asyncio.Task[Vectors]:
         return asyncio.create_task(self.calls.answer(texts, role, as_matrix))
+
+
+class _OnALoop(Ahead):
+    """Calls that are tasks of the loop on which this was made."""
+
+    def __init__(self, calls: Bare | Cached, source: Source) -> None:
+        super().__init__(calls, source)
+        self._loop = asyncio.get_running_loop()
+        self._begun: WeakSet[Future[Vectors]] = WeakSet()
+        self._stopped = False
+
+    def begin(self, texts: list[str], role: Role) -> Future[Vectors]:
+        future = asyncio.run_coroutine_threadsafe(self.calls.answer(texts, role, as_matrix), self._loop)
+        self._begun.add(future)
+        if self._stopped:
+            future.cancel()
+        return future
+
+    def stop(self) -> None:
+        self._stopped = True
+        for future in list(self._begun):
+            future.cancel()
 
 
 def _outcome(start: int, batch: _B, future: Future[Vectors]) -> tuple[_B, Vectors]:

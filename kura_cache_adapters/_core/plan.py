@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._core.prices import price_of
+from kura_cache_adapters._observe.bar import pictured
+from kura_cache_adapters._observe.counters import CacheStats
 
 if TYPE_CHECKING:
     from kura_cache_adapters._core.ask import Source
@@ -41,6 +43,10 @@ class Plan:
         found = f"texts: {self.texts:,}, cached: {self.cached:,}, repeated: {self.duplicates:,}"
         wanted = f"characters: {self.characters:,}, tokens: {tokens}, cost: {cost}"
         return f"{found}\nto embed: {self.missing:,}, {wanted}"
+
+    def _repr_html_(self) -> str:
+        counted = CacheStats(hits=self.cached, duplicates=self.duplicates, misses=self.missing)
+        return pictured(type(self).__name__, str(self), counted)
 
 
 def plan(

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kura_cache_adapters._core.calls import Cached
 from kura_cache_adapters._corpora.sources import checked, read_rows, texts_of
 from kura_cache_adapters._corpora.targets import target_class
 from kura_cache_adapters._disk import atomic
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
+
+    import pyarrow as pa
 
     from kura_cache_adapters._core.ahead import Ahead
     from kura_cache_adapters._corpora.targets import Target
@@ -32,24 +36,25 @@ def embed_file(  # noqa: PLR0913 - each may matter
     batch: int,
     role: Role,
     overwrite: bool,
-    kept: bool,
 ) -> int:
-    """Embed a file's texts; return how many. `kept`: they may be asked for again, and cost nothing."""
+    """Embed a file's texts; return how many."""
     source, target = Path(source), Path(target)
     kind = target_class(target)
     if target.exists() and not overwrite:
         message = f"{target} is there already: pass overwrite=True, or another name"
         raise FileExistsError(message)
-    rows = checked(source, column, batch, EMBEDDING if kind.has_columns else None)
+    rows, schema = checked(source, column, batch, EMBEDDING if kind.has_columns else None)
     if not rows:
         message = f"{source} has no rows"
         raise ValueError(message)
     ahead.series(batch, role)  # raises for what it does not know
     with atomic.published(target, durable=True) as temporary:
-        for wide in (False, True) if kept else (True,):
-            with atomic.create(temporary, shared=True) as file:
-                written = kind(file, EMBEDDING)
-                if _fill(ahead, source, written, column, batch, role, rows, wide=wide):
+        for wide in (
+            (False, True) if isinstance(ahead.calls, Cached) else (True,)
+        ):  # a second time costs nothing
+            with atomic.create_over_leftovers(temporary, target) as file:
+                batches = read_rows(source, batch, schema)
+                if _fill(ahead, batches, kind(file, EMBEDDING), column, batch, role, rows, wide=wide):
                     break
             temporary.unlink()
     return rows
@@ -57,7 +62,7 @@ def embed_file(  # noqa: PLR0913 - each may matter
 
 def _fill(  # noqa: PLR0913, PLR0917 - of the function above
     ahead: Ahead,
-    source: Path,
+    source: Iterator[pa.RecordBatch],
     target: Target,
     column: str,
     batch: int,
@@ -68,7 +73,7 @@ def _fill(  # noqa: PLR0913, PLR0917 - of the function above
 ) -> bool:
     """Write all rows with their vectors; stop, and tell, where float32 cannot hold one of them."""
     batches = ahead.in_order(
-        read_rows(source, batch),
+        source,
         lambda rows: ahead.begin(texts_of(rows, column), role),
         ahead.series(batch, role, count),
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
+from kura_cache_adapters._disk.filesystems import is_local
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -15,8 +17,10 @@ if TYPE_CHECKING:
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 
 
-def read_rows(path: Path, batch: int) -> Iterator[pa.RecordBatch]:
+def read_rows(path: Path, batch: int, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
     """Yield a file's rows, at most so many at a time.
+
+    A file of lines has the columns of `schema`, as `checked` returns it; without, of those seen so far.
 
     Raises ValueError for a file of another kind, or a line that is none of its format.
     """
@@ -25,7 +29,7 @@ def read_rows(path: Path, batch: int) -> Iterator[pa.RecordBatch]:
         message = f"{path} is of no kind that is read here: {', '.join(_READERS)}"
         raise ValueError(message)
     try:
-        for rows in read(path, batch):
+        for rows in read(path, batch, schema):
             yield from (rows.slice(at, batch) for at in range(0, len(rows), batch))
     except pa.ArrowInvalid as error:
         message = f"{path} cannot be read: {error}"
@@ -37,13 +41,14 @@ def texts_of(rows: pa.RecordBatch, column: str) -> list[str]:
     return cast("list[str]", rows.column(column).to_pylist())
 
 
-def checked(path: Path, column: str, batch: int, taken: str | None) -> int:
-    """Read a file once, and return how many rows it has; `taken` is a column that it must not have.
+def checked(path: Path, column: str, batch: int, taken: str | None) -> tuple[int, pa.Schema | None]:
+    """Read a file once; return its number of rows and its columns. `taken` is one that it must not have.
 
     Raises ValueError for a column that is not there, or holds something else than texts.
     """
-    count = 0
+    count, schema = 0, None
     for rows in read_rows(path, batch):
+        schema = rows.schema
         if column not in rows.schema.names:
             message = f"{path} has no column {column!r}; there are {', '.join(rows.schema.names)}"
             raise ValueError(message)
@@ -52,7 +57,7 @@ def checked(path: Path, column: str, batch: int, taken: str | None) -> int:
             raise ValueError(message)
         _check(path, rows.column(column), column, count)
         count += len(rows)
-    return count
+    return count, schema
 
 
 def _check(path: Path, texts: pa.Array, column: str, first: int) -> None:
@@ -66,15 +71,18 @@ def _check(path: Path, texts: pa.Array, column: str, first: int) -> None:
         raise ValueError(message)
 
 
-def _of_parquet(path: Path, batch: int) -> Iterator[pa.RecordBatch]:
+def _of_parquet(path: Path, batch: int, _: object) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq  # noqa: PLC0415 - nobody imports it who reads no such file
 
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         yield from file.iter_batches(batch)
 
 
-def _of_arrow(path: Path, _: int) -> Iterator[pa.RecordBatch]:
-    with pa.OSFile(str(path)) as file:
+def _of_arrow(path: Path, *_: object) -> Iterator[pa.RecordBatch]:
+    """Read a file mapped where that is safe: a batch may be as large as the file."""
+    with path.open("rb") as opened:
+        local = is_local(opened.fileno())
+    with (pa.memory_map if local else pa.OSFile)(str(path)) as file:
         if file.read(6) == b"ARROW1":
             reader = pa.ipc.open_file(file)
             yield from map(reader.get_batch, range(reader.num_record_batches))
@@ -83,7 +91,7 @@ def _of_arrow(path: Path, _: int) -> Iterator[pa.RecordBatch]:
             yield from pa.ipc.open_stream(file)
 
 
-def _of_csv(path: Path, _: int) -> Iterator[pa.RecordBatch]:
+def _of_csv(path: Path, *_: object) -> Iterator[pa.RecordBatch]:
     """Read all columns as they are written: a number with zeros in front, a text of digits."""
     import pyarrow.csv as pc  # noqa: PLC0415 - as above
 
@@ -93,19 +101,18 @@ def _of_csv(path: Path, _: int) -> Iterator[pa.RecordBatch]:
         yield from reader
 
 
-def _of_lines(path: Path, batch: int) -> Iterator[pa.RecordBatch]:
+def _of_lines(path: Path, batch: int, _: object) -> Iterator[pa.RecordBatch]:
     with path.open(encoding="utf-8") as lines:
         while some := [line.rstrip("\r\n") for line in islice(lines, batch)]:
             yield pa.record_batch([pa.array(some, pa.string())], names=["text"])
 
 
-def _of_jsonl(path: Path, batch: int) -> Iterator[pa.RecordBatch]:
+def _of_jsonl(path: Path, batch: int, schema: pa.Schema | None) -> Iterator[pa.RecordBatch]:
     """Read objects; their columns are those of all lines, of one type each."""
-    schema = pa.schema([])
+    seen = pa.schema([])
     for rows in _objects(path, batch):
-        schema = _unified(path, schema, rows)
-    for rows in _objects(path, batch):
-        yield pa.RecordBatch.from_pylist(rows, schema=schema)
+        seen = _unified(path, seen, rows) if schema is None else schema
+        yield pa.RecordBatch.from_pylist(rows, schema=seen)
 
 
 def _objects(path: Path, batch: int) -> Iterator[list[dict[str, Any]]]:
@@ -136,7 +143,7 @@ def _unified(path: Path, schema: pa.Schema, rows: list[dict[str, Any]]) -> pa.Sc
         raise ValueError(message) from error
 
 
-_READERS: dict[str, Callable[[Path, int], Iterator[pa.RecordBatch]]] = {
+_READERS: dict[str, Callable[[Path, int, pa.Schema | None], Iterator[pa.RecordBatch]]] = {
     ".parquet": _of_parquet,
     ".jsonl": _of_jsonl,
     ".csv": _of_csv,

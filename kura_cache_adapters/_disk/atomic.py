@@ -9,10 +9,11 @@ import secrets
 import shutil
 import stat
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from kura_cache_adapters._disk.locks import patient_lock
+from kura_cache_adapters._disk.locks import lock_file, patient_lock
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 
 if TYPE_CHECKING:
@@ -50,6 +51,22 @@ def create(path: Path, *, shared: bool = False) -> BinaryIO:
     """Open a new file for writing; it must not exist. Only its owner may read it, see `make_directory`."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW
     return cast("BinaryIO", os.fdopen(os.open(path, flags, 0o666 if shared else 0o600), "wb"))
+
+
+def create_over_leftovers(path: Path, target: Path) -> BinaryIO:
+    """Open a new file for a target; the umask decides who may read it.
+
+    What killed writers of the target have left is removed: who is at work holds a lock. Where there are no
+    such locks, nothing is removed.
+    """
+    with patient_lock(path.parent):  # nobody sees a file that is not locked yet
+        file = create(path, shared=True)
+        with suppressed(OSError):
+            lock_file(file.fileno())
+            for other in path.parent.glob(f".{escape(target.name)}.*{_TEMPORARY}"):
+                if _OURS.fullmatch(other.name) and _is_left(other):
+                    discard(other)
+    return file
 
 
 @contextmanager
@@ -144,6 +161,14 @@ def restore_previous(directory: Path) -> None:
         for aside in directory.glob(f".*{_PREVIOUS}"):
             path = _named(aside, _PREVIOUS)
             discard(aside) if path.exists() else move(aside, path)
+
+
+def _is_left(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW)
+    try:
+        return lock_file(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
 from itertools import islice, takewhile
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
 
-from kura_cache_adapters._guard.guard import over
+from kura_cache_adapters._guard.guard import IDLE
 from kura_cache_adapters._observe.log import OnceLog
 from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.greenlets import patched
@@ -60,7 +62,7 @@ class Backlog:
     def __init__(self, guard: Guard, most: int) -> None:
         """Start empty; `most` bytes may wait."""
         self.most = most
-        self.nbytes = 0
+        self.nbytes: int = 0
         self._guard = guard
         self._spaces: list[Waiting] = []
         self._lock = ForkLock()
@@ -75,9 +77,9 @@ class Backlog:
             each.dropped.clear()
         self.nbytes = self._guard.backlog = 0
         self._writer: Future[None] | None = None
-        self._hurry = False
+        self._flushing: list[SimpleQueue[None]] = []
         self._wake = threading.Event()
-        self._threads = DaemonThreads("kura-cache-backlog", 1)
+        self._threads = DaemonThreads("kura-cache-backlog", 1, idle=IDLE)
 
     def space(self, write: Write) -> Waiting:
         """Return a place for one space's entries."""
@@ -94,8 +96,8 @@ class Backlog:
             new = len(rows.keys() - place.rows.keys())
             place.rows.update(rows)
             self._account(new, new * each)
-            if place.rows and self._writer is None:
-                self._hurry, self._writer = False, self._threads.submit(self._drain)
+            if place.rows and (self._writer is None or self._writer.done()):
+                self._writer = self._threads.submit(self._drain)
         self._drop(place, keys[room:], "there is no room for more")
 
     def withdraw(self, place: Waiting, keys: Iterable[bytes]) -> None:
@@ -106,12 +108,14 @@ class Backlog:
 
     def flush(self, seconds: float) -> bool:
         """Write what waits, for so many seconds or until that fails once; tell whether nothing waits."""
+        told: SimpleQueue[None] = SimpleQueue()
         with self._locked():
-            writer = self._writer
-        if writer is not None:
-            self._hurry = True
-            self._wake.set()
-            over(writer, seconds)
+            if not self.nbytes:
+                return True
+            self._flushing.append(told)
+        self._wake.set()
+        with suppress(Empty):
+            told.get(timeout=seconds)
         return not self.nbytes
 
     def give_up(self) -> None:
@@ -119,29 +123,30 @@ class Backlog:
         for place in self._spaces:
             keys = [*place.rows]
             self.withdraw(place, keys)
-            self._drop(place, keys, "it was closed before they were written")
+            self._drop(place, keys, "it was closed before that")
 
     def _drain(self) -> None:
         """Write until nothing waits; where that fails, try again when the circuit says so."""
-        while (place := self._next()) is not None:
-            if self._write_some(place):
-                continue
-            if self._hurry:
-                self._writer = None
-                return
-            self._wake.wait(self._guard.circuits["write"].waits or _AGAIN)
-            self._wake.clear()
+        while (batch := self._next()) is not None:
+            if not self._written(*batch):
+                self._tell_flushing()
+                self._wake.wait(self._guard.circuits["write"].waits or _AGAIN)
+                self._wake.clear()
 
-    def _next(self) -> Waiting | None:
+    def _next(self) -> tuple[Waiting, list[bytes], Vectors] | None:
         with self._locked():
             place = next((each for each in self._spaces if each.rows), None)
-            if place is None:
-                self._writer = None
-            return place
+            if place is not None:
+                return place, *place.batch()
+            self._writer = None
+            self._tell_flushing()
+            return None
 
-    def _write_some(self, place: Waiting) -> bool:
-        with self._locked():
-            keys, vectors = place.batch()
+    def _tell_flushing(self) -> None:
+        while self._flushing:
+            self._flushing.pop().put(None)
+
+    def _written(self, place: Waiting, keys: list[bytes], vectors: Vectors) -> bool:
         try:
             written = self._guard.probe("write", partial(_write, place.write, keys, vectors), len(keys))
         except DimensionMismatchError as error:  # it will never take them: they are not owed
@@ -157,8 +162,7 @@ class Backlog:
             return
         place.dropped.update(keys[: max(0, _MOST_OWED - len(place.dropped))])
         self._guard.count(dropped=len(keys))
-        message = "%s: %d entries were not written: %s. A tier in front of it has them, and owes them"
-        self._log.report("drop", message, self._guard.name, len(keys), why)
+        self._log.report("drop", "%s: %d entries were not written: %s", self._guard.name, len(keys), why)
         self._guard.tell("write", "dropped", why)
 
     def _account(self, entries: int, nbytes: int) -> None:

@@ -7,7 +7,7 @@ from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from weakref import WeakSet
 
 from kura_cache_adapters._guard.breaker import Circuit
@@ -32,6 +32,7 @@ _T = TypeVar("_T")
 _logger = logger_of("store")
 _A_KEY = 50e-6  # seconds of a deadline
 _THREADS = 16  # those that hang are among them: when all do, nothing more is asked
+IDLE = 2.0  # seconds that a thread waits for its next call
 _all: WeakSet[Guard] = WeakSet()
 
 
@@ -41,7 +42,7 @@ class Guard:
     def __init__(self, name: str, breaker: Breaker, *, read_timeout: float, connect_timeout: float) -> None:
         """Name the store in messages; nothing is asked yet. The time-outs are in seconds."""
         self.name = name
-        self.circuits = {"read": Circuit(breaker), "write": Circuit(breaker)}
+        self.circuits: dict[str, Circuit] = {"read": Circuit(breaker), "write": Circuit(breaker)}
         self.watchers: WeakSet[Observer] = WeakSet()
         self._read_timeout, self._connect_timeout = read_timeout, connect_timeout
         self._counts = dict.fromkeys(("hits", "misses", "errors", "timeouts", "dropped"), 0)
@@ -54,15 +55,19 @@ class Guard:
     def begin_anew(self) -> None:
         """Forget the threads and connections that a fork has left behind."""
         self._connected = False
-        self._threads = DaemonThreads("kura-cache-remote", _THREADS)
+        self._threads = DaemonThreads("kura-cache-remote", _THREADS, idle=IDLE)
 
     def within(self, seconds: float, call: Callable[[], _T]) -> _T:
         """Call in a thread that is left to itself when the time is over; raise TimeoutError then."""
         if patched():
             return call()
+        done: SimpleQueue[Future[_T]] = SimpleQueue()
         future = self._threads.submit(partial(copy_context().run, call))
-        if over(future, seconds):
-            return future.result()
+        future.add_done_callback(done.put)
+        with suppress(Empty):
+            return done.get(
+                timeout=seconds
+            ).result()  # where Ctrl-C does no harm, see `_runtime.loop.outcome`
         future.cancel()
         message = f"no answer in {seconds:.3g} s"
         raise TimeoutError(message)
@@ -148,15 +153,6 @@ class Guard:
         _logger.debug("That was because of this", exc_info=error)
         if self.circuits[action].failed(took, seconds):
             self.tell(action, "open", reason)
-
-
-def over(future: Future[Any], seconds: float) -> bool:
-    """Wait for a future; tell whether it is over in time."""
-    done: SimpleQueue[object] = SimpleQueue()
-    future.add_done_callback(done.put)
-    with suppress(Empty):
-        done.get(timeout=max(0.0, seconds))  # where Ctrl-C does no harm, see `_runtime.loop.outcome`
-    return future.done()
 
 
 def _begin_anew() -> None:

@@ -36,7 +36,8 @@ class Counted(Protocol):
 
 def pictured(title: str, line: str, counted: Counted) -> str:
     """Return HTML that shows a title, a line and, below them, a bar; without texts no bar."""
-    return f"<div><b>{escape(title)}</b><div>{escape(line)}</div>{bar(counted)}</div>"
+    said = f'<div style="white-space:pre-line">{escape(line)}</div>'
+    return f"<div><b>{escape(title)}</b>{said}{bar(counted)}</div>"
 
 
 def table(title: str, rows: Sequence[tuple[Sequence[str], Counted]]) -> str:
@@ -64,7 +65,7 @@ def bar(counted: Counted) -> str:
     style = "display:block;margin:4px 0"
     return (
         f'<svg role="img" aria-label="{told}" width="{_WIDTH}" height="12" style="{style}">'
-        f'{_parts(counts, whole)}</svg><div style="font-size:smaller">{legend}</div>'
+        f'{_parts(counts, whole)}</svg><div style="font-size:smaller;text-align:left">{legend}</div>'
     )
 
 

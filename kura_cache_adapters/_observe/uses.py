@@ -74,6 +74,9 @@ class UseRecord(Protocol):
     def __call__(self, event: Event, /) -> object:
         """Count an event; it is written down later, and never raises."""
 
+    def write(self) -> None:
+        """Write down what has been counted since the last time; raises nothing."""
+
     def total(self) -> UseStats:
         """Sum up what all processes have written down, and this one has counted."""
 

@@ -36,41 +36,50 @@ class DaemonThreads:
     (The interpreter joins the threads of a ThreadPoolExecutor, which suits stores.)
     """
 
-    def __init__(self, name: str, most: int = _MODELS) -> None:
-        """Name them, and say how many there may be; none is there before its first call."""
-        self._name, self._most = name, most
+    def __init__(self, name: str, most: int = _MODELS, *, idle: float | None = None) -> None:
+        """Name them, say how many there may be, and for how many seconds one waits; None is for ever."""
+        self._name, self._most, self._seconds = name, most, idle
         self._calls: _Calls = SimpleQueue()
         self._idle = threading.Semaphore(0)
-        self._count = 0
+        self._alive: set[object] = set()
 
     def submit(self, call: Callable[[], _T]) -> Future[_T]:
         """Call in one of them, or in the next that is free; the future has the answer."""
         future: Future[_T] = Future()
-        alone = self._count < self._most and not self._idle.acquire(blocking=False)
         self._calls.put((future, call))
-        if alone:
+        if not self._idle.acquire(blocking=False) and len(self._alive) < self._most:
             self._start()
         return future
 
     def _start(self) -> None:
+        me = object()
+        self._alive.add(me)
         try:
-            threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+            threading.Thread(target=self._serve, args=(me,), name=self._name, daemon=True).start()
         except RuntimeError as error:  # one that is there does it when it can, or this one does it now
+            self._alive.discard(me)
             warn_of_no_thread(error)
-            if not self._count:
+            if not self._alive:
                 _fulfil_one(self._calls)
-            return
-        self._count += 1
 
-    def _serve(self) -> None:
+    def _serve(self, me: object) -> None:
+        while (waiting := self._next()) is not None:
+            _fulfil(*waiting)
+            del waiting  # what it returned belongs to its caller, while this thread waits
+        self._alive.discard(me)
+        if not self._calls.empty():  # who has brought it saw this thread alive
+            self._start()
+
+    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        """Wait for a call; None where none has come in time."""
+        with suppress(Empty):
+            return self._calls.get_nowait()
+        self._idle.release()
         while True:
-            try:
-                future, call = self._calls.get_nowait()
-            except Empty:
-                self._idle.release()
-                future, call = self._calls.get()
-            _fulfil(future, call)
-            del future, call  # what it returned belongs to its caller, while this thread waits
+            with suppress(Empty):
+                return self._calls.get(timeout=self._seconds)
+            if self._idle.acquire(blocking=False):  # else one is on its way
+                return None
 
 
 class _Threads:

@@ -74,7 +74,7 @@ class Bounds:
         return doomed
 
     def _is_old(self, part: Part, now: datetime) -> bool:
-        age, idle = ((now - then).total_seconds() for then in (part.written, part.used))
+        age, idle = ((now - then).total_seconds() for then in (part.written, part.used or now))
         return (self.older_than is not None and age > self.older_than) or (
             self.unused_for is not None and idle > self.unused_for + _USES
         )

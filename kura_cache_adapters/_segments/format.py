@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kura_cache_adapters._segments.prefix_index import IndexOnce
     from kura_cache_adapters._segments.rows import Rows
     from kura_cache_adapters.protocols import Vectors
 
@@ -28,6 +29,10 @@ class Segment(Protocol):
     @property
     def prefixes(self) -> NDArray[np.uint64]:
         """The rows' key prefixes, shape (N,), rising."""
+
+    @property
+    def index_once(self) -> IndexOnce:
+        """Their index, once it is worth making."""
 
     @property
     def dimension(self) -> int:

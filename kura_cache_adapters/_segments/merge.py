@@ -38,10 +38,13 @@ MERGE_FACTOR = 8
 """Segments are merged where each of them becomes part of one that is so many times larger."""
 
 MAX_MERGED_ROWS = 20 * 1024
-"""The largest segment that a merge writes, in rows."""
+"""The largest segment that a merge writes, in rows, if that is no less than `LEAST_FULL_BYTES`."""
+
+LEAST_FULL_BYTES = 30 << 20
+"""Of vectors: 20,480 rows of 384 float32. Of shorter vectors it has more rows."""
 
 MAX_MERGED_BYTES = 240 << 20
-"""The same in bytes of vectors, which a merge holds in memory: 20,480 rows of 1,536 float64."""
+"""The largest in bytes of vectors, which a merge holds in memory: 20,480 rows of 1,536 float64."""
 
 _ENOUGH = 12 * MAX_MERGED_ROWS
 """So many rows bound the cube of the number of segments times the smallest.
@@ -250,7 +253,8 @@ class Merger:
 def full_rows(dimension: int | None, itemsize: int = 8, most: int | None = None) -> int:
     """Return the rows of the largest segment that a merge writes, within so many bytes."""
     room = MAX_MERGED_BYTES if most is None else min(MAX_MERGED_BYTES, most)
-    return min(MAX_MERGED_ROWS, room // ((dimension or 1) * itemsize))
+    row = (dimension or 1) * itemsize
+    return min(max(MAX_MERGED_ROWS, LEAST_FULL_BYTES // row), room // row)
 
 
 def packed(names: Iterable[str], full: int) -> list[list[str]]:

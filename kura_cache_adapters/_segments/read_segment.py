@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from kura_cache_adapters._segments.prefix_index import IndexOnce
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +30,7 @@ class ReadSegment:
     reader: Reader
     start: int
     at_hand: bool = False
+    index_once: IndexOnce = field(default_factory=IndexOnce, init=False)
 
     def __len__(self) -> int:
         """Return N."""

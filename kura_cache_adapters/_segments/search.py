@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from kura_cache_adapters._disk import reading
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._runtime.threads import in_slices
+from kura_cache_adapters._segments.prefix_index import IndexOnce, slots_of
 from kura_cache_adapters._segments.rows import checksum_of, checksums_of, chunk_rows, prefixes_of
 from kura_cache_adapters.protocols import Hits
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kura_cache_adapters._segments.format import Positions, Segment
+    from kura_cache_adapters._segments.prefix_index import PrefixIndex
     from kura_cache_adapters.protocols import Vectors
 
 _MOST_ALIKE = 64  # rows of one prefix, of 64 bits: a file with more was made by hand
@@ -40,6 +42,7 @@ class ArraySegment:
     vector_bytes: NDArray[np.uint8]
     dtype: np.dtype[np.float32] | np.dtype[np.float64]
     map: mmap.mmap | None = None
+    index_once: IndexOnce = field(default_factory=IndexOnce, init=False)
 
     def __len__(self) -> int:
         """Return N."""
@@ -95,6 +98,7 @@ class Search:
         # Searching in sorted order walks each segment once, instead of jumping all over it.
         self._remaining = np.argsort(prefixes)
         self._sought = prefixes[self._remaining]
+        self._slots: dict[int, tuple[Positions, NDArray[np.uint8]]] = {}  # of what remains, by their shift
         self._left = len(prefixes)  # of the remaining ones, not found yet
         self._vectors: Vectors | None = None
 
@@ -152,23 +156,36 @@ class Search:
     def _keep(self, which: NDArray[np.bool_]) -> None:
         self._remaining, self._sought = self._remaining[which], self._sought[which]
         self._left = len(self._remaining)
+        self._slots.clear()
 
-    def _possible(self, prefixes: NDArray[np.uint64]) -> tuple[Positions, NDArray[np.uint64]]:
-        """Return the keys to look for among rows, and their prefixes, rising."""
-        which, sought = self._remaining, self._sought
+    def _possible(self, segment: Segment) -> tuple[Positions, NDArray[np.uint64], Positions]:
+        """Return the keys to look for in a segment, their prefixes, rising, and where to look."""
+        which, sought, prefixes = self._remaining, self._sought, segment.prefixes
+        index = segment.index_once.asked(prefixes, len(which))
         if len(which) > 4 * len(prefixes):  # then it is cheaper to look for the rows among the keys
-            possible = _places(sought, prefixes)
+            index, possible = None, _places(sought, prefixes)
+            which, sought = which[possible], sought[possible]
+        elif index is not None:
+            possible = self._passing(index)
             which, sought = which[possible], sought[possible]
         if self._left < len(self._remaining):
             absent = ~self.found[which]
             which, sought = which[absent], sought[absent]
-        return which, sought
+        return which, sought, np.searchsorted(prefixes, sought) if index is None else index.places(sought)
+
+    def _passing(self, index: PrefixIndex) -> Positions:
+        """Return which of the remaining ones pass an index's filter."""
+        if index.shift not in self._slots:
+            self._slots[index.shift] = slots_of(self._sought, index.shift)
+        at, bit = self._slots[index.shift]
+        return np.flatnonzero(index.bits.take(at, mode="clip") & bit)
 
     def _matches(self, segment: Segment) -> tuple[Positions, Positions]:
         """Return the segment's rows that hold remaining keys, and which keys, in their order."""
         prefixes = segment.prefixes
-        which, sought = self._possible(prefixes)
-        at = np.searchsorted(prefixes, sought)
+        which, sought, at = self._possible(segment)
+        if not len(which):
+            return which, which
         rows, keys = [at[:0]], [which[:0]]
         for _ in range(_MOST_ALIKE):
             if not len(which):
@@ -231,8 +248,10 @@ def find_one(key: bytes, segments: Iterable[Segment]) -> tuple[Segment, Vectors]
     """
     prefix = int.from_bytes(key[:8], "big")
     for segment in segments:
-        if not segment.intact():
+        index = segment.index_once.index
+        if (index is not None and not index.may_have(prefix)) or not segment.intact():
             continue
+        segment.index_once.asked(segment.prefixes, 1)
         prefixes = segment.prefixes.data
         row = bisect_left(prefixes, prefix)
         last = min(len(prefixes), row + _MOST_ALIKE)

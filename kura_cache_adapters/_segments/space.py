@@ -234,8 +234,10 @@ class SegmentSpace:
         return self._quiet
 
     def close(self) -> None:
-        """Forget the open segments, when merges have ended."""
+        """Forget the open segments, when merges have ended, and write down what was counted."""
         self._merger.settle()
+        if self.use_record is not None:
+            self.use_record.write()
         self._listing.close()
         if self._quiet is not None:
             self._quiet.close()

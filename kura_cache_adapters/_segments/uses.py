@@ -41,8 +41,9 @@ _COUNTS = ("hits", "duplicates", "misses", "tokens")
 class Uses:
     """What this process has counted of a space and not written down yet, and the file of them all.
 
-    A line is written after each batch that is stored, after hits at most every five seconds, and at exit: a
-    kill loses what came since. Counting and writing raise nothing but what a signal handler raises.
+    A line is written after each batch that is stored, after hits at most every five seconds, when a store is
+    closed, and at exit: a kill loses what came since. Counting and writing raise nothing but what a signal
+    handler raises.
     """
 
     def __init__(self, space: Path, *, shared: bool) -> None:
@@ -157,8 +158,8 @@ class Uses:
 def uses_of(space: Path, *, shared: bool) -> Uses:
     """Return what this process knows of the use of a space, the same object for all stores in it.
 
-    It outlives them: hits of a store that is closed at once are written down at exit, but for those of the
-    last of more than 10,000 spaces.
+    It outlives them: what none was closed for is written down at exit, but for that of the last of more than
+    10,000 spaces.
     """
     if not _known:
         atexit.register(_write_all)

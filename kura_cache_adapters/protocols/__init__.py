@@ -29,7 +29,7 @@ from kura_cache_adapters.protocols.models import (
     StreamsBatches,
 )
 from kura_cache_adapters.protocols.spaces import Hits, SpaceStats, Vectors, VectorSpace
-from kura_cache_adapters.protocols.stores import EmbeddingStore
+from kura_cache_adapters.protocols.stores import EmbeddingStore, KeepsBytes, KeepsDicts
 
 __all__ = [
     "AnswersAtOnce",
@@ -42,6 +42,8 @@ __all__ = [
     "HasIdentity",
     "HasTiers",
     "Hits",
+    "KeepsBytes",
+    "KeepsDicts",
     "KeepsParts",
     "LooksQuietly",
     "MayChange",

@@ -64,7 +64,8 @@ class VectorSpace(Protocol):
 
     Keys are 32 bytes each. An entry never changes: putting a key again may keep either vector.
     A space whose entries end with this process says so by the attribute `volatile = True`, one that
-    cannot list its keys by `countable = False`.
+    cannot list its keys by `countable = False`, and one that drops what is old or too much by rules of its
+    own says how in `evicts`, a sentence for people: pruning leaves it to them.
     """
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:

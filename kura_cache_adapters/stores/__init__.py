@@ -9,12 +9,15 @@ from kura_cache_adapters.stores.registry import STORES, as_store, open_store
 
 if TYPE_CHECKING:
     from kura_cache_adapters.stores.arrow import ArrowStore
+    from kura_cache_adapters.stores.bridges import KeyValueStore
     from kura_cache_adapters.stores.checkpoint import CheckpointStore
     from kura_cache_adapters.stores.hf_dataset import HFDatasetStore
     from kura_cache_adapters.stores.jsonl import JSONLStore
     from kura_cache_adapters.stores.memory import MemoryStore
     from kura_cache_adapters.stores.mirror import MirroredStore
     from kura_cache_adapters.stores.parquet import ParquetStore
+    from kura_cache_adapters.stores.postgres import PostgresStore
+    from kura_cache_adapters.stores.redis import RedisStore
     from kura_cache_adapters.stores.remote import Remote
     from kura_cache_adapters.stores.tiered import TieredStore
 
@@ -23,9 +26,12 @@ __all__ = [
     "CheckpointStore",
     "HFDatasetStore",
     "JSONLStore",
+    "KeyValueStore",
     "MemoryStore",
     "MirroredStore",
     "ParquetStore",
+    "PostgresStore",
+    "RedisStore",
     "Remote",
     "TieredStore",
     "as_store",
@@ -35,6 +41,7 @@ __all__ = [
 if not TYPE_CHECKING:  # a misspelt name is an error to a type checker
     _HOMES = {
         **dict(STORES.values()),
+        "bridges": "KeyValueStore",
         "checkpoint": "CheckpointStore",
         "mirror": "MirroredStore",
         "remote": "Remote",

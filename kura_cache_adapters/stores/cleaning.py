@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from kura_cache_adapters.protocols import EmbeddingStore, VectorSpace
     from kura_cache_adapters.spaces import Part
 
-_EVICTS = "It keeps itself within max_bytes=; `rm` and `clear` empty it."
 _KEEPS_NO_PARTS = "Prune stores on disk; or `forget` keys, or `rm` the space."
 
 
@@ -32,6 +31,10 @@ def prune(
     tiers = list(zip(*(_in_parts(store, identity) for identity in spaces), strict=True))
     places = [place for tier in tiers for place in zip(spaces, tier, strict=True)]
     parts = [[(at, part) for part in space.parts()] for at, (_, space) in enumerate(places)]
+    untold = next((places[at][1] for at, part in chain(*parts) if part.used is None), None)
+    if bounds.unused_for is not None and untold is not None:
+        message = f"{untold!r} notes no uses, so nothing was changed. Prune with older_than= or max_bytes="
+        raise UnsupportedError(message)
     doomed, now = defaultdict[int, list["Part"]](list), datetime.now(timezone.utc)
     for start in range(0, len(places), max(1, len(spaces))):  # a tier
         for at, part in bounds.beyond(chain(*parts[start : start + len(spaces)]), now):
@@ -61,14 +64,20 @@ def remove(store: EmbeddingStore, spaces: Iterable[ModelIdentity]) -> CleaningRe
 
 
 def _in_parts(store: EmbeddingStore, identity: ModelIdentity) -> list[KeepsParts]:
-    """Return the tiers that outlive the process; raise UnsupportedError for one that cannot be cleaned."""
+    """Return the tiers that clean not themselves; raise UnsupportedError for one that cannot be cleaned."""
     tiers = tiers_of(store.space(identity))
-    lasting = [space for space in tiers if not getattr(space, "volatile", False)]
+    lasting = [space for space in tiers if not (getattr(space, "volatile", False) or _evicts(space))]
     for space in lasting or tiers:
         if not isinstance(space, KeepsParts):
             message = f"{space!r} has no parts that could be pruned or compacted, so nothing was changed. "
-            raise UnsupportedError(message + (_KEEPS_NO_PARTS if lasting else _EVICTS))
+            raise UnsupportedError(message + (_evicts(space) or _KEEPS_NO_PARTS))
     return [space for space in lasting if isinstance(space, KeepsParts)]
+
+
+def _evicts(space: VectorSpace) -> str:
+    """Return how a space lets go of what is old or too much by itself; empty if it does not."""
+    evicts: str = getattr(space, "evicts", "")
+    return evicts
 
 
 def _clean(jobs: Iterable[Callable[[], Cleaned]]) -> CleaningReceipt:
@@ -99,6 +108,7 @@ def _remove(identity: ModelIdentity, space: VectorSpace) -> Cleaned:
         return _of_parts(identity, space, space.remove())
     before = space.stats()
     entries = space.delete_many(list(space.keys()))
+    getattr(space, "unlist", tuple)()
     if left := len([*space.keys()]):
         message = f"{space!r} did not let go of {left} entries. Delete them where they are kept"
         raise UnsupportedError(message)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, VectorSpace
 
+_NOBODYS = "it does not say whose these entries are, until their model stores one more. Or delete them there"
 _AT_ONCE = 1024  # entries of a store without checksums of its own
 
 
@@ -150,10 +151,15 @@ def _verified(store: EmbeddingStore, *, repair: bool) -> list[SpaceReport]:
     try:
         if isinstance(store, Verifies):
             return [replace(each, store=repr(store)) for each in store.verify(repair=repair)]
-        return [_verified_space(store, identity, repair=repair) for identity in store.spaces()]
+        verified = [_verified_space(store, identity, repair=repair) for identity in store.spaces()]
+        return verified + [_unlisted(store, name) for name in getattr(store, "unlisted", tuple)()]
     except Exception as error:  # noqa: BLE001 - a foreign store's any trouble: the report names it
         pass_on_signals(error)
         return [SpaceReport(repr(store), "", troubles=(Trouble(repr(store), describe(error)),))]
+
+
+def _unlisted(store: EmbeddingStore, name: str) -> SpaceReport:
+    return SpaceReport(repr(store), name, troubles=(Trouble(f"{store!r}: {name}", _NOBODYS),))
 
 
 def _verified_space(store: EmbeddingStore, identity: ModelIdentity, *, repair: bool) -> SpaceReport:

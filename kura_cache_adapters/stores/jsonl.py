@@ -13,6 +13,7 @@ import numpy as np
 
 from kura_cache_adapters._disk import atomic, reading
 from kura_cache_adapters._segments.directory import SegmentStore
+from kura_cache_adapters._segments.prefix_index import IndexOnce
 from kura_cache_adapters._segments.rows import Rows, prefixes_of
 from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.errors import DamagedSegmentError, OtherVersionError
@@ -149,6 +150,7 @@ class _LineSegment:
         dtype: np.dtype[np.float32] | np.dtype[np.float64],
     ) -> None:
         self.dimension, self.dtype = dimension, dtype
+        self.index_once = IndexOnce()
         self._map, mapped = view.map, view.content
         self._vector_bytes = dimension * dtype.itemsize
         self._encoded = -(-self._vector_bytes // 3) * 4

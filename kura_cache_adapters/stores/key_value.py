@@ -55,6 +55,7 @@ class KeyValueSpace(Generic[ValueT]):
         codec: Codec[ValueT],
         where: object,
         keys: Callable[[], Iterable[bytes]] = tuple,
+        sample: Callable[[], Iterable[bytes]] | None = None,
     ) -> None:
         """Take the functions; nothing is read yet. None of them is called without keys.
 
@@ -66,8 +67,11 @@ class KeyValueSpace(Generic[ValueT]):
             codec: what makes values of vectors, and vectors of values.
             where: what the values are in; messages show its repr.
             keys: lists the keys of this space; without, there are none to be counted.
+            sample: names entries that tell the dimension, where listing all keys takes long; without,
+                the first few keys do.
 
         """
+        self._sample_keys = sample or keys
         self._read, self._write, self._delete, self._keys = read_many, write_many, delete_many, keys
         self.countable: bool = keys is not tuple
         self._codec = codec
@@ -92,9 +96,7 @@ class KeyValueSpace(Generic[ValueT]):
         check_shapes(key_matrix(wanted), vectors)
         if not wanted:
             return
-        if self._dimension is None:  # what another process has stored has one
-            with suppressed(OSError):
-                self.get_many(islice(self._keys(), _ASKED))
+        self._look_at(self._sample_keys)  # what another process has stored has a dimension
         check_dimension(self._dimension, vectors, repr(self._where))
         self._write(dict(zip(wanted, self._codec.encode_many(wanted, vectors), strict=True)))
         self._dimension = vectors.shape[1]
@@ -110,12 +112,19 @@ class KeyValueSpace(Generic[ValueT]):
 
     def stats(self) -> SpaceStats:
         """Count the entries, as far as they can be listed; their bytes are not known here."""
-        count = len([*self.keys()])
-        return SpaceStats(count, 0, count, self._dimension)
+        there = [*self.keys()]
+        self._look_at(lambda: there)
+        return SpaceStats(len(there), 0, len(there), self._dimension)
 
     def __repr__(self) -> str:
         """Name what the values are in."""
         return f"<a space in {self._where!r}>"
+
+    def _look_at(self, keys: Callable[[], Iterable[bytes]]) -> None:
+        """Read a few of the entries, unless the dimension is known."""
+        if self._dimension is None:
+            with suppressed(OSError):
+                self.get_many(islice(keys(), _ASKED))
 
     def _decoded(self, read: list[tuple[bytes, ValueT | Exception | None]]) -> Hits:
         """Decode the values that are there."""

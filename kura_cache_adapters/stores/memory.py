@@ -124,6 +124,7 @@ class MemorySpace:
     """The vectors of one model: a matrix, and a dict from key to row (here: slot)."""
 
     volatile = True
+    evicts = "It keeps itself within max_bytes=; `rm` and `clear` empty it."
 
     def __init__(self, store: MemoryStore) -> None:
         """Start empty, under the store's lock and limit."""

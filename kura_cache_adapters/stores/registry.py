@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from kura_cache_adapters._runtime.entry_points import names_in, registered
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._segments.marks import formats_in
-from kura_cache_adapters.protocols import EmbeddingStore, OpensStore, SupportsCheckpoints
-from kura_cache_adapters.stores.guarding import guarded, is_remote, split_options
+from kura_cache_adapters.protocols import (
+    EmbeddingStore,
+    KeepsBytes,
+    KeepsDicts,
+    OpensStore,
+    SupportsCheckpoints,
+)
 from kura_cache_adapters.stores.neighbours import neighbour_in
-from kura_cache_adapters.stores.url_options import read_options
+from kura_cache_adapters.stores.url_options import read_options, refusal, take_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +33,9 @@ STORES = {
     "jsonl": ("jsonl", "JSONLStore"),
     "hf": ("hf_dataset", "HFDatasetStore"),
     "memory": ("memory", "MemoryStore"),
+    "postgresql": ("postgres", "PostgresStore"),
+    "redis": ("redis", "RedisStore"),
+    "rediss": ("redis", "RedisStore"),
 }
 """By URL scheme, a module of this package and the class in it. A new store is its file and a line here."""
 
@@ -63,7 +71,7 @@ def open_store(
 
     """
     text = os.fspath(path_or_url)
-    scheme, separator, rest = text.partition("://")
+    scheme, separator, _ = text.partition("://")
     if not separator or "/" in scheme or not isinstance(path_or_url, str):
         path = os.path.expanduser(text)  # noqa: PTH111 - Path would drop what is in a name
         return _open(_scheme_at(path), path)
@@ -72,20 +80,21 @@ def open_store(
             f'{scheme}:// mirrors a directory, and is no cache by itself: write ["./cache", "{scheme}://..."]'
         )
         raise ValueError(message)
-    path, question, query = rest.partition("?")
-    path = os.path.expanduser(path)  # noqa: PTH111
-    if not is_remote(class_of(scheme)):
-        return _open(scheme, path, query if question else None)
-    options, query = split_options(scheme, query)
-    return guarded(_open(scheme, path, query or None), {"write": write, **options})
+    if not _is_remote(class_of(scheme)):
+        return _at_url(scheme, text)
+    guard = _ours("remote", "Remote")
+    address, options = take_options(scheme, guard, text)
+    guarded: EmbeddingStore = guard(_at_url(scheme, address), **{"write": write, **options})
+    return guarded
 
 
 def as_store(cache: object) -> EmbeddingStore | None:
     """Turn what a user calls a cache into a store; None when it is switched off.
 
     A store stays itself; a path or URL is opened; a manager that has a native store opens it; any
-    other checkpoint manager keeps one checkpoint per entry; a list of these is a `TieredStore`, from fast to
-    slow, in which an object store mirrors the directory before it. Raises TypeError for anything else.
+    other checkpoint manager keeps one checkpoint per entry; a key-value store of LangChain or LlamaIndex
+    keeps one value per entry; a list of these is a `TieredStore`, from fast to slow, in which an object store
+    mirrors the directory before it. Raises TypeError for anything else.
     """
     if isinstance(cache, (list, tuple)):
         return _listed(cache)
@@ -95,11 +104,16 @@ def as_store(cache: object) -> EmbeddingStore | None:
         return open_store(cache)
     if isinstance(cache, OpensStore):
         return cache.open_store()
-    if isinstance(cache, EmbeddingStore):
-        return cache
+    return cache if isinstance(cache, EmbeddingStore) else _over(cache)
+
+
+def _over(cache: object) -> EmbeddingStore:
     if isinstance(cache, SupportsCheckpoints):
         wrapped: EmbeddingStore = _ours("checkpoint", "CheckpointStore")(cache)
         return wrapped
+    if isinstance(cache, (KeepsBytes, KeepsDicts)):
+        bridged: EmbeddingStore = _ours("bridges", "KeyValueStore")(cache)
+        return bridged
     message = f"{type(cache).__name__} is no cache: pass a directory, a checkpoint manager, a store, or None"
     raise TypeError(message)
 
@@ -124,7 +138,7 @@ def _mirrored(cache: object, url: str) -> EmbeddingStore | None:
 def _tiered(caches: Sequence[object]) -> EmbeddingStore | None:
     """Make tiers of caches: those on servers are written behind where one on this machine lasts."""
     kinds = [class_of(_scheme_of(each)) if isinstance(each, (str, os.PathLike)) else each for each in caches]
-    lasting = not all(is_remote(kind) or getattr(kind, "volatile", False) for kind in kinds)
+    lasting = not all(_is_remote(kind) or getattr(kind, "volatile", False) for kind in kinds)
     opened = [
         open_store(each, write="behind" if lasting else "through")
         if isinstance(each, (str, os.PathLike))
@@ -154,7 +168,31 @@ def _open(scheme: str, path: str, query: str | None = None) -> EmbeddingStore:
     if where and where[0].default is Parameter.empty and not path:
         message = f"{scheme}:// needs a path behind it"
         raise ValueError(message)
-    store = store_class(*[path] * bool(path), **options)
+    return _checked(scheme, store_class(*[path] * bool(path), **options))
+
+
+def _at_url(scheme: str, url: str) -> EmbeddingStore:
+    if getattr(class_of(scheme), "takes_url", False):
+        return _opened(scheme, url)
+    path, question, query = url.partition("://")[2].partition("?")
+    return _open(scheme, os.path.expanduser(path), query if question else None)  # noqa: PTH111
+
+
+def _is_remote(store_or_class: object) -> bool:
+    return bool(getattr(store_or_class, "remote", False))
+
+
+def _opened(scheme: str, url: str) -> EmbeddingStore:
+    """Open a store by a whole URL, which keeps the options that are not the store's."""
+    store_class = class_of(scheme)
+    address, options = take_options(scheme, store_class, url)
+    try:
+        return _checked(scheme, store_class(address, **options))
+    except ValueError as error:
+        raise ValueError(refusal(scheme, store_class, str(error))) from error
+
+
+def _checked(scheme: str, store: object) -> EmbeddingStore:
     if isinstance(store, EmbeddingStore):
         return store
     message = f"{scheme}:// makes a {type(store).__name__}, which is no EmbeddingStore: it needs its methods"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BACKLOG = 64 << 20  # bytes
 _FLUSH = 5.0  # seconds, at close and at exit
+_CLOSING = 1.0  # seconds for connections to be closed
 _BREAKER = Breaker()
 _open: WeakSet[Remote] = WeakSet()
 
@@ -80,8 +81,10 @@ class Remote:
             "write": write,
             "breaker": breaker,
         }
-        self.guard = Guard(repr(store), breaker, read_timeout=read_timeout, connect_timeout=connect_timeout)
-        self.backlog = Backlog(self.guard, _BACKLOG)
+        self.guard: Guard = Guard(
+            repr(store), breaker, read_timeout=read_timeout, connect_timeout=connect_timeout
+        )
+        self.backlog: Backlog = Backlog(self.guard, _BACKLOG)
         self._spaces: dict[ModelIdentity, RemoteSpace] = {}
         self._lock = ForkLock()
         _open.add(self)
@@ -112,7 +115,7 @@ class Remote:
         for space in list(self._spaces.values()):
             space.shut()
         with suppressed(Exception):  # of a store on a dead server
-            self.guard.within(_FLUSH, self.store.close)
+            self.guard.within(_CLOSING, self.store.close)
 
     def flush(self) -> None:
         """Write what waits, for 5 seconds at most; what is left is dropped, and owed by a tier in front."""
@@ -264,8 +267,8 @@ class RemoteSpace:
         """Write in batches until one fails; return how many were written."""
         for start in range(0, len(keys), BATCH):
             some = keys[start : start + BATCH], vectors[start : start + BATCH]
-            closed = self._guard.circuits["write"].closed
-            if not closed or not self._guard.ask("write", partial(self._write, *some), len(some[0])):
+            well = all(circuit.closed for circuit in self._guard.circuits.values())
+            if not well or not self._guard.ask("write", partial(self._write, *some), len(some[0])):
                 return start
         return len(keys)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._observe.tiers import TellsTiers, TierStats
@@ -24,7 +25,7 @@ class TieredStore:
 
         Args:
             *stores: of any origin. The last that is not on a server gets everything: what it has is stored,
-                and its statistics are the store's.
+                and its statistics are the store's. In the place of another TieredStore are its stores.
 
         Raises:
             ValueError: no store.
@@ -33,8 +34,8 @@ class TieredStore:
         if not stores:
             message = "a TieredStore needs at least one store"
             raise ValueError(message)
-        self.stores = stores
-        self.remembered_keys: RememberedKeys | None = getattr(stores[0], "remembered_keys", None)
+        self.stores: tuple[EmbeddingStore, ...] = tuple(chain.from_iterable(map(_tiers, stores)))
+        self.remembered_keys: RememberedKeys | None = getattr(self.stores[0], "remembered_keys", None)
         self._spaces: dict[ModelIdentity, TieredSpace] = {}
 
     def space(self, identity: ModelIdentity) -> TieredSpace:
@@ -72,3 +73,7 @@ class TieredStore:
     def __repr__(self) -> str:
         """Name the class and its stores."""
         return f"{type(self).__name__}({', '.join(map(repr, self.stores))})"
+
+
+def _tiers(store: EmbeddingStore) -> tuple[EmbeddingStore, ...]:
+    return store.stores if isinstance(store, TieredStore) else (store,)

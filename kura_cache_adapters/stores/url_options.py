@@ -7,7 +7,7 @@ from functools import partial
 from inspect import Parameter, isclass, signature
 from types import NoneType, SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,8 +24,7 @@ def read_options(scheme: str, store_class: Callable[..., Any], query: str | None
     Raises ValueError, with all the options that there are, for one that is unknown, twice there or
     missing, and for a value that is none of its type.
     """
-    keywords = [each for each in signature(store_class).parameters.values() if each.kind is each.KEYWORD_ONLY]
-    known = {each.name: ways for each in keywords if (ways := _ways(store_class, each))}
+    keywords, known = _keywords(store_class), _known(store_class)
     needed = [each.name for each in keywords if each.default is Parameter.empty]
     told = parse_qsl(query or "", keep_blank_values=True)
     if query is not None and not told:
@@ -33,6 +32,33 @@ def read_options(scheme: str, store_class: Callable[..., Any], query: str | None
     if wrong := ", ".join(_wrong([name for name, _ in told], known, needed)):
         raise ValueError(_refusal(scheme, known, wrong))
     return {name: _value(scheme, name, text, known) for name, text in told}
+
+
+def refusal(scheme: str, store_class: Callable[..., Any], why: str) -> str:
+    """Say why a URL cannot be opened, and which options there are."""
+    return _refusal(scheme, _known(store_class), why)
+
+
+def _keywords(store_class: Callable[..., Any]) -> list[Parameter]:
+    return [each for each in signature(store_class).parameters.values() if each.kind is each.KEYWORD_ONLY]
+
+
+def _known(store_class: Callable[..., Any]) -> dict[str, list[Way]]:
+    return {each.name: ways for each in _keywords(store_class) if (ways := _ways(store_class, each))}
+
+
+def take_options(scheme: str, store_class: Callable[..., Any], url: str) -> tuple[str, dict[str, object]]:
+    """Take a store's own options out of its URL: return what is left of it, and the keyword arguments.
+
+    Raises ValueError as `read_options` does; an option that is none of them is left to the server's client.
+    """
+    address, _, query = url.partition("?")
+    own = {each.name for each in _keywords(store_class)}
+    told = [part for part in query.split("&") if part]
+    mine = [part for part in told if unquote_plus(part.partition("=")[0]) in own]
+    rest = "&".join(part for part in told if part not in mine)
+    left = f"{address}?{rest}" if rest else address
+    return left, read_options(scheme, store_class, "&".join(mine) or None)
 
 
 def _wrong(told: list[str], known: dict[str, list[Way]], needed: list[str]) -> Iterator[str]:

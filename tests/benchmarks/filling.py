@@ -34,7 +34,7 @@ def fill(count: int, dimension: int, directory: Path) -> dict[str, Any]:
     for _ in range(count // CHUNK):
         simulated.put(CHUNK)
     _puts(min(count, 8 * CHUNK), dimension, directory)  # imports and pools are no memory of a fill
-    before = _private_bytes()
+    before = private_bytes()
     measured = np.array(_puts(count, dimension, directory))
     seconds, (_, written, files, memory) = measured[:-1, 0], measured.T
     p50, p99 = (float(each) * 1e3 for each in np.percentile(seconds, [50, 99]))
@@ -69,9 +69,9 @@ def _puts(count: int, dimension: int, directory: Path) -> list[tuple[float, int,
             begun = time.perf_counter()
             space.put_many(keys, vectors, durable=False)
             seconds = time.perf_counter() - begun
-            measured.append((seconds, counting.written, _open_files(), _private_bytes()))
+            measured.append((seconds, counting.written, _open_files(), private_bytes()))
         store.close()  # merges go on beside the writes, to here
-        measured.append((seconds, counting.written, _open_files(), _private_bytes()))
+        measured.append((seconds, counting.written, _open_files(), private_bytes()))
     return measured
 
 
@@ -85,7 +85,8 @@ def _open_files() -> int:
     return len([*Path("/proc/self/fd").iterdir()])
 
 
-def _private_bytes() -> int:
+def private_bytes() -> int:
+    """Return the bytes of memory that are this process's alone."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024

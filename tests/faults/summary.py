@@ -13,6 +13,7 @@ KINDS = {
     "processes that want the same texts; their owner killed, stopped, without locks": "^claims",
     "a FUSE server whose reads fail, that is gone, stale or refuses maps and renames": "FUSE|ESTALE|EXDEV",
     "overlayfs; directories that cannot be flushed": "overlayfs|flushing of dir",
+    "a server that is dead, frozen, slow, full, lying, replaced; a network that is down": "^remote: ",
     "deletions struck at each system call that changes files": "struck deletion",
     "`kill -9` at random moments": "kill -9 at random",
     "`kill -9` before each system call that changes files": "kill before call n",

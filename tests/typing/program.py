@@ -19,6 +19,7 @@ from kura_cache_adapters import (
     ArrowStore,
     BaseCheckpointManager,
     BaseEmbeddingModel,
+    Breaker,
     Cache,
     CachedEmbedding,
     CachedEmbeddingModel,
@@ -35,12 +36,15 @@ from kura_cache_adapters import (
     Event,
     Explanation,
     Failed,
+    Guarded,
     HFDatasetCheckpointManager,
     HFDatasetStore,
     IdentityError,
     JSONLCheckpointManager,
     JSONLStore,
+    KeyValueStore,
     KuraCacheError,
+    LangChainByteStore,
     LangChainCachedEmbeddings,
     LangChainEmbeddingModel,
     LlamaIndexCachedEmbedding,
@@ -55,10 +59,13 @@ from kura_cache_adapters import (
     ParquetCheckpointManager,
     ParquetStore,
     Plan,
+    PostgresStore,
     Receipt,
+    RedisStore,
     ReentryError,
     RefusedTextsError,
     RegistrationError,
+    Remote,
     Report,
     SentenceTransformerEmbeddingModel,
     SpaceBusyError,
@@ -66,6 +73,8 @@ from kura_cache_adapters import (
     Stored,
     SyncReceipt,
     TieredStore,
+    TierStats,
+    UnreachableError,
     UnsupportedError,
     UseStats,
     VectorCountError,
@@ -84,7 +93,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from langchain_core.embeddings import Embeddings
+    from langchain_core.stores import BaseStore, ByteStore
     from llama_index.core.base.embeddings.base import BaseEmbedding
+    from llama_index.core.storage.kvstore.types import BaseKVStore
 
 logger = logging.getLogger(__name__)
 TEXTS = ["Hello world", "Test sentence"]
@@ -139,6 +150,7 @@ def caches(directory: Path) -> Iterator[CachedEmbeddingModel]:
     yield CachedEmbeddingModel(Mine())
     yield CachedEmbeddingModel(Mine(), "parquet://./cache", temperature=0.5, device="cpu")
     yield CachedEmbeddingModel(Mine(), directory, options=options)
+    yield CachedEmbeddingModel(Mine(), ["./cache", MemoryStore(), "redis://localhost:6379/0"])
     yield CachedEmbeddingModel(Mine(), cache=MemoryStore())
     yield CachedEmbeddingModel(Mine(), cache_manager=JSONLCheckpointManager(directory))
     yield CachedEmbeddingModel(CachedEmbeddingModel(Mine(), directory), MemoryStore())
@@ -186,6 +198,9 @@ def stores(directory: Path) -> TieredStore:
         ParquetStore(str(directory), compression="zstd"),
         JSONLStore(directory),
         HFDatasetStore(directory),
+        PostgresStore("postgresql://user@host/vectors", schema="team", timeout=5),
+        RedisStore("rediss://user:password@localhost:6379/0", ttl=timedelta(days=30), sign=b"k" * 32),
+        Remote(MyStore(), read_timeout=0.5, write="through", breaker=Breaker(errors=3, longest=30.0)),
     ]
     return TieredStore(MemoryStore(max_bytes=1 << 20), *disk)
 
@@ -235,6 +250,14 @@ class MySpace:
 
     def stats(self) -> SpaceStats:
         return SpaceStats(rows=0, nbytes=0, parts=0, dimension=None)
+
+
+def delete(store: Remote) -> int:
+    try:
+        return store.space(ModelIdentity.of("mine-v1")).delete_many([b"k" * 32])
+    except UnreachableError as error:
+        logger.info("%s", error)
+        return 0
 
 
 def use_my_store() -> CachedEmbeddingModel:
@@ -300,6 +323,20 @@ async def use_langchain(loaded: Embeddings) -> None:
     assert_type(LangChainCachedEmbeddings(CachedEmbeddingModel(Mine())).cached, CachedEmbeddingModel)
 
 
+def keep_bytes(directory: Path) -> ByteStore:
+    store = LangChainByteStore(directory, namespace="documents")
+    store.mset([("a", b"bytes")])
+    assert_type(store.mget(["a"]), list[bytes | None])
+    return store
+
+
+def use_key_value_stores(values: BaseStore[str, bytes], dicts: BaseKVStore) -> list[Cache]:
+    cached = CachedEmbeddingModel(Mine(), values)
+    assert_type(cached.embed_sync(TEXTS), list[list[float]])
+    store: EmbeddingStore = KeyValueStore(dicts, namespace="embeddings", batch=100)
+    return [open_cache(store), open_cache(values), open_cache(dicts)]
+
+
 def use_llama_index(loaded: BaseEmbedding) -> BaseEmbedding:
     embedding = LlamaIndexCachedEmbedding.from_embedding(loaded, cache=MemoryStore(), options=CacheOptions())
     assert_type(embedding.get_text_embedding("a"), list[float])
@@ -329,6 +366,8 @@ def watch(event: Event) -> None:
             assert_type(event.seconds, float)
         case Failed():
             assert_type(event.reason, str)
+        case Guarded():
+            assert_type(event.stats, TierStats)
 
 
 def observe(model: CachedEmbeddingModel) -> None:
