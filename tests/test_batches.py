@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from copy import deepcopy
 from functools import partial
 from threading import Lock
@@ -12,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kura_cache_adapters import MissingExtraError
 from kura_cache_adapters.integrations.batches import Embed
+from kura_cache_adapters.integrations.ray import embed_dataset
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
@@ -163,3 +166,9 @@ def test_dask_embeds_its_partitions_by_it(embed: Embed) -> None:
     frame = dd.from_pandas(pd.DataFrame({"text": TEXTS}), npartitions=2)
     done = frame.map_partitions(embed, meta=embed(frame.head(0))).compute(scheduler="synchronous")
     assert plain(done["vector"]) == RIGHT
+
+
+def test_without_ray_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(MissingExtraError, match=r"kura-cache-adapters\[ray\]"):
+        embed_dataset(None, MAKE, tmp_path)

@@ -1,0 +1,56 @@
+"""What another engine has read out of segments is checked as a look-up would check it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kura_cache_adapters import CachedEmbeddingModel
+from kura_cache_adapters.integrations.joins import intact
+from kura_cache_adapters.testing import FakeEmbeddingModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(params=[np.float32, np.float64])
+def rows(request: pytest.FixtureRequest, tmp_path: Path) -> pa.Table:
+    model = CachedEmbeddingModel(
+        FakeEmbeddingModel(dimension=3, dtype=request.param), f"parquet://{tmp_path}"
+    )
+    model.embed_sync(["a", "b", "c", "d"])
+    return pq.read_table(next(tmp_path.glob("*/[0-9]*.parquet")), columns=["key", "checksum", "vector"])
+
+
+def replaced(rows: pa.Table, name: str, values: Any, kind: pa.DataType | None = None) -> pa.Table:
+    at = rows.schema.get_field_index(name)
+    return rows.set_column(at, name, pa.array(values, kind or rows.schema.field(name).type))
+
+
+def test_rows_are_intact_in_any_form_of_lists_and_checksums(rows: pa.Table) -> None:
+    vectors, sums = rows["vector"].to_pylist(), rows["checksum"].to_pylist()
+    lists = replaced(rows, "vector", vectors, pa.list_(rows.schema.field("vector").type.value_type))
+    decimals = replaced(lists, "checksum", [Decimal(each) for each in sums], pa.decimal128(20, 0))
+    for each in (rows, lists, decimals, rows.to_batches()[0], lists.slice(1, 2), rows.slice(1, 2)):
+        assert intact(each).tolist() == [True] * len(each)
+    assert intact(rows[:0]).tolist() == []
+
+
+def test_a_changed_bit_another_key_and_no_vector_are_told_row_by_row(rows: pa.Table) -> None:
+    vectors, keys = rows["vector"].to_pylist(), rows["key"].to_pylist()
+    vectors[1][2] = float(np.nextafter(np.float32(vectors[1][2]), np.float32(2)))
+    assert intact(replaced(rows, "vector", vectors)).tolist() == [True, False, True, True]
+    assert intact(replaced(rows, "key", keys[::-1])).tolist() == [False] * 4
+    vectors[0] = None
+    assert intact(replaced(rows, "vector", vectors)).tolist() == [False, False, True, True]
+
+
+def test_vectors_of_several_dimensions_are_refused(rows: pa.Table) -> None:
+    ragged = [[1.0], [1.0, 2.0], [1.0], [1.0]]
+    with pytest.raises(ValueError, match=r"several dimensions, .*join one space at a time"):
+        intact(replaced(rows, "vector", ragged, pa.list_(pa.float32())))
