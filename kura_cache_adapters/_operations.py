@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._adopt.adopting import adopt
 from kura_cache_adapters._adopt.check import TOLERANCE, Check
-from kura_cache_adapters._adopt.files import TEXT, VECTOR, export_texts, import_texts
+from kura_cache_adapters._adopt.files import TEXT, VECTOR, import_texts
 from kura_cache_adapters._core.drift import TOLERANCE as DRIFTS
 from kura_cache_adapters._core.drift import Sampling, drift
 from kura_cache_adapters._core.explain import explain
@@ -15,8 +15,7 @@ from kura_cache_adapters._core.keys import Keys
 from kura_cache_adapters._core.lookup import checked_texts
 from kura_cache_adapters._core.plan import plan
 from kura_cache_adapters._core.vectors import counted
-from kura_cache_adapters._corpora.embedding import embed_file
-from kura_cache_adapters._corpora.keying import keys_file
+from kura_cache_adapters._file_operations import FileOperations
 from kura_cache_adapters._runtime.loop import hop, run
 from kura_cache_adapters.receipts import KEPT_DAYS
 from kura_cache_adapters.stores.everywhere import forget_texts
@@ -26,26 +25,20 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
 
     from kura_cache_adapters._adopt.adopting import Adopted
-    from kura_cache_adapters._core.ahead import Ahead
     from kura_cache_adapters._core.ask import Source
-    from kura_cache_adapters._core.calls import Bare, Cached
     from kura_cache_adapters._core.explain import Explanation
     from kura_cache_adapters._core.plan import Plan
     from kura_cache_adapters.identity import Role
     from kura_cache_adapters.options import CacheOptions
-    from kura_cache_adapters.protocols import BaseEmbeddingModel, EmbeddingStore
+    from kura_cache_adapters.protocols import BaseEmbeddingModel
     from kura_cache_adapters.receipts import Drift, Receipt
 
 
-class Operations:
+class Operations(FileOperations):
     """The part of a cached model for who runs it; what it works with is the model's."""
 
     embedding_model: BaseEmbeddingModel
     options: CacheOptions
-    _source: Source
-    _calls: Bare | Cached
-    _store: EmbeddingStore | None
-    _ahead: Ahead
 
     @property
     def model_name(self) -> str:
@@ -241,112 +234,3 @@ class Operations:
         """
         checked = Check(self._source, role, check, tolerance)
         return import_texts(self, path, (text, vector), role, checked)
-
-    def export_file(
-        self, path: str | os.PathLike[str], texts: Iterable[str], *, role: Role = "document"
-    ) -> int:
-        """Write those of the texts that are cached, and their vectors, to a new file; return how many.
-
-        It is a `.parquet`, `.jsonl` or `.npz` file (that one is made in memory), with the columns of
-        `import_file`, and appears whole. `model.cache.export_file` writes all of a model, by their keys.
-
-        Raises:
-            ValueError: another ending; none of the texts is cached, or there is no cache.
-
-        """
-        return export_texts(self._store, self._calls.keys(), path, texts, role)
-
-    async def embed_file(  # noqa: PLR0913 - each may matter
-        self,
-        source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
-        *,
-        column: str = TEXT,
-        batch: int = 4096,
-        role: Role = "document",
-        overwrite: bool = False,
-    ) -> int:
-        """Embed a file's texts into another file, some rows at a time; return how many rows that were.
-
-        The source is read once before, to see that each row has a text. The target appears whole. Who is
-        interrupted calls again: what is cached is not paid for again.
-
-        Args:
-            source: a `.parquet`, `.jsonl`, `.csv`, `.arrow` or `.feather` file, or a `.txt` file of lines.
-            target: a `.parquet` or `.jsonl` file, which gets all columns and `embedding`, or an `.npy` file,
-                which gets the matrix, shape (N, D). Numbers are float32, or float64 where they need it.
-            column: the column of the texts; that of lines is "text".
-            batch: rows in memory at a time.
-            role: as `embed` takes it.
-            overwrite: put it in the place of a target that is there.
-
-        Raises:
-            ValueError: another kind of file; no such column; a row without a text; no rows: nothing was
-                spent then.
-            FileExistsError: the target is there.
-
-        """
-        return await self._ahead.on_this_loop(
-            partial(
-                embed_file,
-                source=source,
-                target=target,
-                column=column,
-                batch=batch,
-                role=role,
-                overwrite=overwrite,
-            )
-        )
-
-    def embed_file_sync(  # noqa: PLR0913 - as above
-        self,
-        source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
-        *,
-        column: str = TEXT,
-        batch: int = 4096,
-        role: Role = "document",
-        overwrite: bool = False,
-    ) -> int:
-        """Embed a file from sync code, see `embed_file`."""
-        return embed_file(
-            self._ahead, source, target, column=column, batch=batch, role=role, overwrite=overwrite
-        )
-
-    def keys_file(  # noqa: PLR0913 - each may matter
-        self,
-        source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
-        *,
-        column: str = TEXT,
-        batch: int = 32_768,
-        role: Role = "document",
-        overwrite: bool = False,
-    ) -> int:
-        """Write a file's rows with the keys of their texts, to join them with segments; return how many rows.
-
-        Nothing is looked up or embedded. The target appears whole.
-
-        Args:
-            source: as `embed_file` takes it.
-            target: a `.parquet` file, which gets all columns and `key`, 32 bytes (docs/joins.md).
-            column: the column of the texts; that of lines is "text".
-            batch: rows in memory at a time.
-            role: what the texts would be embedded as.
-            overwrite: put it in the place of a target that is there.
-
-        Raises:
-            ValueError: another kind of file; no such column; a row without a text; no rows.
-            FileExistsError: the target is there.
-
-        """
-        keys = self._calls.keys()
-        keys([], role)  # raises for what it does not know
-        return keys_file(
-            lambda texts: keys(texts, role),
-            source,
-            target,
-            column=column,
-            batch=batch,
-            overwrite=overwrite,
-        )
