@@ -9,12 +9,23 @@ from pathlib import Path
 
 import numpy as np
 
-from kura_cache_adapters import CachedEmbeddingModel, CacheOptions, CallableEmbeddingModel, open_cache
+from kura_cache_adapters import (
+    CachedEmbeddingModel,
+    CacheOptions,
+    CallableEmbeddingModel,
+    PostgresStore,
+    RedisStore,
+    open_cache,
+)
+from kura_cache_adapters._identity.keys import text_keys
 from kura_cache_adapters._segments.merge import full_rows
+from kura_cache_adapters.identity import ModelIdentity
 from tests.benchmarks.contestants import room_in
 from tests.benchmarks.filling import private_bytes
+from tests.servers import postgres_says, postgres_server, postgres_url, redis_server
 
 PUT, ASKED, ROUNDS = 20_000, 10_000, 30
+_TABLES = "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND relname LIKE 'kura%'"
 ROW_BYTES, SEGMENT_BYTES = 48, 1_200  # beside the vectors: prefix, key and checksum; schema and footer
 INDEX_BYTES = 4  # a row: 2 to 4 for the filter, 1 for the fence
 
@@ -34,25 +45,72 @@ def microseconds_of(count: int, dimension: int) -> float:
     return 0.6 + 0.5 + 0.015 * segments_of(count, dimension)
 
 
+def redis_bytes_of(count: int, dimension: int) -> float:
+    """Predict the memory of a Redis that keeps them: names, entries and its own books."""
+    return count * (1.17 * dimension * 4 + 100)
+
+
+def postgres_bytes_of(count: int, dimension: int) -> float:
+    """Predict a table's bytes on disk: a vector of more than 2,000 bytes lies in pages of its own."""
+    return count * dimension * 4 * (1.37 if dimension * 4 > 2_000 else 1.11)
+
+
 def scale(count: int, dimension: int, directory: Path) -> dict[str, tuple[float, float]]:
     """Fill a cache with so many texts; return what was predicted and what was measured, by its name."""
     model = CallableEmbeddingModel(lambda _: 1 / 0, model_name="scale")
     options = CacheOptions(durable=False)
-    with room_in(directory) as room, CachedEmbeddingModel(model, room, options=options) as cached:
+    with room_in(directory) as room, CachedEmbeddingModel(model, room / "cache", options=options) as cached:
         for start in range(0, count, PUT):
             vectors = np.full((min(PUT, count - start), dimension), start, np.float32)
             cached.add(_texts(range(start, start + len(vectors))), vectors)
         cached.close()  # when what merges beside has ended
         before = private_bytes()
         many, one = _asked(cached, count, ASKED, ROUNDS), _asked(cached, count, 1, 50 * ROUNDS)
-        stats = open_cache(room).stats()
+        with open_cache(room / "cache") as cache:
+            stats, receipt = cache.stats(), cache.push(f"file://{room / 'mirror'}")
+        objects, requests = segments_of(count, dimension), sum(receipt.requests.values())
         return {
             "bytes on disk": (bytes_of(count, dimension), stats.nbytes),
             "segments": (segments_of(count, dimension), stats.parts),
             "bytes of private memory that look-ups take": (INDEX_BYTES * count, private_bytes() - before),
+            "objects in a mirror": (segments_of(count, dimension), receipt.pushed),
+            "requests that put them there": (
+                segments_of(count, dimension) + 4,
+                sum(receipt.requests.values()),
+            ),
             "us a text, of ten thousand": (microseconds_of(count, dimension), many),
             "us a text, alone": (10 + 0.2 * segments_of(count, dimension), one),
         }
+
+
+def on_servers(count: int, dimension: int) -> dict[str, tuple[float, float]]:
+    """Return the bytes that servers take for so many, predicted and measured."""
+    identity = ModelIdentity.of("scale")
+    vectors = np.random.default_rng(0).standard_normal((count, dimension), np.float32)
+    keys = text_keys(identity.head("document"), _texts(range(count)))
+    with redis_server() as redis, postgres_server() as postgres:
+        url = postgres_url(postgres.port)
+        before = _used(redis.port)
+        RedisStore(f"redis://127.0.0.1:{redis.port}/0", timeout=60).space(identity).put_many(keys, vectors)
+        PostgresStore(url, timeout=600).space(identity).put_many(keys, vectors)
+        taken = float(postgres_says(url, _TABLES)[0][0])
+        return {
+            f"bytes of memory in Redis, of {count:,} of {dimension}": (
+                redis_bytes_of(count, dimension),
+                _used(redis.port) - before,
+            ),
+            f"bytes on disk in PostgreSQL, of {count:,} of {dimension}": (
+                postgres_bytes_of(count, dimension),
+                taken,
+            ),
+        }
+
+
+def _used(port: int) -> float:
+    import redis
+
+    with redis.Redis(port=port) as client:
+        return float(client.info("memory")["used_memory"])
 
 
 def _asked(cached: CachedEmbeddingModel, count: int, asked: int, rounds: int) -> float:
@@ -73,7 +131,10 @@ def _texts(numbers: range | list[int]) -> list[str]:
 def main(count: int, dimension: int) -> None:
     """Print the table."""
     print(f"| {count:,} of {dimension} dimensions | predicted | measured |\n| --- | ---: | ---: |")
-    for name, both in scale(count, dimension, Path(tempfile.gettempdir())).items():
+    found = scale(count, dimension, Path(tempfile.gettempdir()))
+    for each in (384, 1536):
+        found.update(on_servers(20_000, each))
+    for name, both in found.items():
         print(f"| {name} | " + " | ".join(f"{value:,.{0 if value > 1000 else 2}f}" for value in both) + " |")
 
 
