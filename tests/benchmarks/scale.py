@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import tempfile
 import time
@@ -64,6 +65,7 @@ def scale(count: int, dimension: int, directory: Path) -> dict[str, tuple[float,
             vectors = np.full((min(PUT, count - start), dimension), start, np.float32)
             cached.add(_texts(range(start, start + len(vectors))), vectors)
         cached.close()  # when what merges beside has ended
+        ctypes.CDLL(None).malloc_trim(0)  # what was let go does not hide what is taken
         before = private_bytes()
         many, one = _asked(cached, count, ASKED, ROUNDS), _asked(cached, count, 1, 50 * ROUNDS)
         with open_cache(room / "cache") as cache:
@@ -73,11 +75,8 @@ def scale(count: int, dimension: int, directory: Path) -> dict[str, tuple[float,
             "bytes on disk": (bytes_of(count, dimension), stats.nbytes),
             "segments": (segments_of(count, dimension), stats.parts),
             "bytes of private memory that look-ups take": (INDEX_BYTES * count, private_bytes() - before),
-            "objects in a mirror": (segments_of(count, dimension), receipt.pushed),
-            "requests that put them there": (
-                segments_of(count, dimension) + 4,
-                sum(receipt.requests.values()),
-            ),
+            "objects in a mirror": (objects, receipt.pushed),
+            "requests that put them there": (objects + 4, requests),
             "us a text, of ten thousand": (microseconds_of(count, dimension), many),
             "us a text, alone": (10 + 0.2 * segments_of(count, dimension), one),
         }
