@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel, PostgresStore, UnsupportedError, open_cache, open_store
+from kura_cache_adapters import (
+    CachedEmbeddingModel,
+    PostgresStore,
+    Remote,
+    UnsupportedError,
+    open_cache,
+    open_store,
+)
 from kura_cache_adapters.errors import MissingExtraError
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import KeepsParts
@@ -435,7 +442,9 @@ def test_an_identity_that_cannot_be_read_is_ignored(
 
 def test_a_url_has_options_of_the_store_and_of_the_driver(postgres: Server) -> None:
     options = "schema=of_urls&timeout=3&sslmode=disable&application_name=mine&batch=7"
-    store = open_store(f"{postgres_url(postgres.port)}?{options}")
+    guarded = open_store(f"{postgres_url(postgres.port)}?{options}&read_timeout=30")
+    assert isinstance(guarded, Remote)
+    store = guarded.store
     assert isinstance(store, PostgresStore)
     put(store, [1, 2])
     assert found(store, [1, 2]) == [1, 2]

@@ -143,7 +143,7 @@ def test_a_replica_that_takes_over_is_written_to(own_redis: Server, tmp_path: Pa
         lab = RemoteLab("fail-over to a replica", "redis", tmp_path, lambda: redis_at(proxy.port))
         lab.ask()
         lab.recover()
-        said(own_redis.port, "WAIT 1 5000")
+        until(lambda: said(replica.port, "DBSIZE") == said(own_redis.port, "DBSIZE"), "no replication")
         own_redis.kill()
         proxy.target = replica.port
         lab.ask_for(0.5)  # it only reads, still
@@ -190,13 +190,15 @@ def test_a_server_whose_disk_is_full_gets_the_rest_when_it_has_room(tmp_path: Pa
     pytest.importorskip("redis", reason="needs the extra `redis`")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=False).returncode:
         pytest.skip("no small disk can be mounted")
     try:
         with redis_server("--dir", str(disk), "--appendonly", "yes") as server:
             lab = RemoteLab("disk full", "redis", tmp_path, lambda: redis_at(server.port))
             lab.ask()
-            (disk / "filler").write_bytes(bytes(60 << 10))
+            with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+                while True:
+                    filler.write(bytes(4096))
             lab.ask_for(1.5)
             assert struck(lab)
             (disk / "filler").unlink()
