@@ -36,7 +36,7 @@ from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from kura_cache_adapters.identity import ModelIdentity
@@ -535,11 +535,28 @@ def test_a_batch_that_waits_keeps_types_apart(server: Server) -> None:
     assert vectors.dtype == np.float32
 
 
+class InMemoryByteStore(dict[str, bytes]):
+    """A store of the shape and the name of LangChain's."""
+
+    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [*map(self.get, keys)]
+
+    mset, mdelete, yield_keys = dict[str, bytes].update, dict[str, bytes].clear, dict[str, bytes].keys
+
+
 def guards(cache: object) -> list[tuple[str, Any]]:
     """Return the tiers on servers of what is opened, without asking anyone."""
     opened: Any = as_store(cache)
     stores = opened.stores if isinstance(opened, TieredStore) else [opened]
     return [(each.write, each) for each in stores if isinstance(each, Remote)]
+
+
+@pytest.mark.parametrize("volatile", [None, [MemoryStore()], [None, MemoryStore()], InMemoryByteStore()])
+def test_a_server_behind_nothing_that_lasts_is_written_through(tmp_path: Path, volatile: object) -> None:
+    pytest.importorskip("redis", reason="needs the extra `redis`")
+    url = "redis://127.0.0.1:1/0"
+    assert [write for write, _ in guards([volatile, url])] == ["through"]
+    assert [write for write, _ in guards([volatile, [tmp_path], url])] == ["behind"]
 
 
 def test_a_url_of_a_server_is_guarded_and_has_the_guards_options(tmp_path: Path) -> None:
