@@ -271,6 +271,54 @@ def test_a_backlog_that_is_full_drops_and_counts(server: Server, monkeypatch: py
     assert not space.dropped()
 
 
+def test_what_waits_is_counted_once_also_of_another_type(server: Server) -> None:
+    store = Remote(server, **QUICK)
+    server.error = ConnectionError()
+    for vectors in (VECTORS, VECTORS.astype(np.float64)):
+        store.space(IDENTITY).put_many(KEYS, vectors)
+    (stats,) = store.tier_stats()
+    assert (stats.backlog, store.backlog.nbytes) == (9, 9 * (VECTORS[0].nbytes * 2 + 200))
+    server.error = None
+    until(lambda: store.backlog.flush(1.0))
+    assert not store.backlog.nbytes
+
+
+def test_what_is_put_anew_while_it_is_written_is_written_too(server: Server) -> None:
+    store = Remote(server, **{**QUICK, "read_timeout": 10})
+    space = store.space(IDENTITY)
+    space.put_many(KEYS, VECTORS)
+    server.well.clear()
+    space.put_many(KEYS, VECTORS)
+    until(lambda: len(server.asked("put_many")) == 2)
+    space.put_many(KEYS[:1], VECTORS[:1])
+    server.well.set()
+    assert store.backlog.flush(5.0)
+    assert server.asked("put_many") == [9, 9, 1]
+
+
+def test_of_a_first_put_behind_one_batch_is_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, waiting = Remote(server, **QUICK), []
+    monkeypatch.setattr(store.backlog, "add", lambda _, keys, vectors: waiting.append((len(keys), vectors)))
+    numbers = [*range(backlog.BATCH + 9)]
+    store.space(IDENTITY).put_many([*map(key_of, numbers)], vectors_of(numbers))
+    assert server.asked("put_many") == [backlog.BATCH]
+    ((count, vectors),) = waiting
+    assert count == 9
+    assert np.array_equal(vectors, vectors_of(numbers[backlog.BATCH :]))
+
+
+def test_a_server_of_another_dimension_hides_nothing_that_is_here(server: Server, tmp_path: Path) -> None:
+    local = ArrowStore(tmp_path)
+    local.space(IDENTITY).put_many(KEYS[:8], VECTORS[:8])
+    server.inner.space(IDENTITY).put_many(KEYS[8:], vectors_of([8], 7))
+    space = TieredStore(MemoryStore(), local, Remote(server, **QUICK)).space(IDENTITY)
+    alone = space.get_many(KEYS[8:])
+    assert (len(alone.positions), alone.invalid) == (0, 1)
+    assert np.array_equal(space.get_many(KEYS).vectors, VECTORS[:8])
+
+
 def test_the_local_tier_owes_what_was_dropped(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -530,9 +578,9 @@ def test_without_tiers_nothing_is_told_of_them(tmp_path: Path) -> None:
 def test_a_batch_that_waits_keeps_types_apart(server: Server) -> None:
     place = backlog.Waiting(lambda *_: None)
     place.rows = {KEYS[0]: VECTORS[0], KEYS[1]: VECTORS[1].astype(np.float64), KEYS[2]: VECTORS[2]}
-    keys, vectors = place.batch()
-    assert keys == KEYS[:1]
-    assert vectors.dtype == np.float32
+    batch = place.batch()
+    assert [*batch] == KEYS[:1]
+    assert batch[KEYS[0]].dtype == np.float32
 
 
 class InMemoryByteStore(dict[str, bytes]):

@@ -176,7 +176,8 @@ class RemoteSpace:
 
     def dropped(self) -> set[bytes]:
         """Return the keys that were taken and not written since the last call."""
-        gone, self._waiting.dropped = self._waiting.dropped, set()
+        gone = self._waiting.dropped.copy()
+        self._waiting.dropped.difference_update(gone)  # in place: another thread may be adding to it
         return gone
 
     def watch(self, observer: Observer) -> None:
@@ -200,8 +201,9 @@ class RemoteSpace:
         if not wanted or self._remote.write == "never":
             return
         check_dimension(self._dimension, vectors, repr(self))
-        waits = self._remote.write == "through" or self._dimension is None
-        done = self._write_through(wanted, vectors) if waits else 0
+        behind = BATCH if self._dimension is None else 0
+        waits = behind if self._remote.write == "behind" else len(wanted)
+        done = self._write_through(wanted[:waits], vectors[:waits])
         self._dimension = vectors.shape[1]
         if done < len(wanted):
             self._backlog.add(self._waiting, wanted[done:], vectors[done:])

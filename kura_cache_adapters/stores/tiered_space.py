@@ -88,8 +88,9 @@ class TieredSpace:
                 break
             missing = np.setdiff1d(np.arange(len(wanted)), hits.positions, assume_unique=True)
             found = self._ask(tier, [wanted[at] for at in missing])
-            if len(found.positions):
-                self._fill(index, [wanted[missing[at]] for at in found.positions], found.vectors)
+            filled = [wanted[missing[at]] for at in found.positions]
+            if filled and not self._fill(index, filled, found.vectors):
+                found = Hits.none(found.invalid + len(filled))
             hits = _joined(hits, Hits(missing[found.positions], found.vectors, found.invalid))
             tiers.append(len(hits.positions) - sum(tiers))
         return replace(hits, tiers=tuple(tiers))
@@ -245,8 +246,10 @@ class TieredSpace:
                 self._log.report(f"forget {tier!r}", "Could not delete from %r: %s", tier, describe(error))
         self._forgotten[index] = forgotten
 
-    def _fill(self, found_in: int, keys: list[bytes], vectors: Vectors) -> None:
-        for tier in compress(self.tiers[:found_in], self._filled):
+    def _fill(self, found_in: int, keys: list[bytes], vectors: Vectors) -> bool:
+        """Write to the tiers before one, slowest first; tell whether that one's dimension is theirs."""
+        for index in compress(reversed(range(found_in)), self._filled[found_in - 1 :: -1]):
+            tier = self.tiers[index]
             try:
                 tier.put_many(keys, vectors, durable=False)
                 for _, teller in self._forgetting:  # it may have forgotten them since they were found in it
@@ -255,6 +258,9 @@ class TieredSpace:
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot be filled is only slow
                 pass_on_signals(error)
                 self._log.report(f"fill {tier!r}", "Could not fill %r: %s", tier, describe(error))
+                if index == self._slowest and isinstance(error, DimensionMismatchError):
+                    return False
+        return True
 
     def _ask(self, tier: VectorSpace, keys: list[bytes]) -> Hits:
         try:
