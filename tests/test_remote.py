@@ -19,6 +19,7 @@ import pytest
 from kura_cache_adapters import (
     ArrowStore,
     Breaker,
+    Cache,
     CachedEmbeddingModel,
     CacheOptions,
     Guarded,
@@ -347,6 +348,21 @@ def test_what_the_server_never_takes_is_not_owed(server: Server) -> None:
     until(lambda: store.tier_stats()[0].dropped == 9)
     assert not space.dropped()
     assert not store.tier_stats()[0].backlog
+
+
+def test_what_is_forgotten_while_it_waits_is_never_written(server: Server, tmp_path: Path) -> None:
+    guarded = Remote(server, **QUICK)
+    store = TieredStore(ArrowStore(tmp_path), guarded)
+    space = store.space(IDENTITY)
+    space.put_many(KEYS[:1], VECTORS[:1])
+    server.error = ConnectionError()
+    space.put_many(KEYS[1:], VECTORS[1:])
+    assert not Cache(store).forget(KEYS[1:2]).complete
+    ArrowStore(tmp_path).forget(KEYS[2:3], days=1, within=None)  # as another process does
+    until(lambda: len(space.get_many(KEYS).positions) == 7)
+    server.error = None
+    until(lambda: guarded.backlog.flush(1.0))
+    assert server.inner.space(IDENTITY).get_many(KEYS).positions.tolist() == [0, *range(3, 9)]
 
 
 def test_closing_writes_what_waits_and_gives_up_what_it_cannot(server: Server) -> None:

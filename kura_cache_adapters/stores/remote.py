@@ -19,7 +19,7 @@ from kura_cache_adapters.errors import UnreachableError
 from kura_cache_adapters.protocols import Hits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters._observe.tiers import TierStats
@@ -128,6 +128,12 @@ class Remote:
             message = f"{self!r} does not take what waits to be written to it"
             raise UnreachableError(message)
 
+    def withdraw(self, keys: Collection[bytes]) -> None:
+        """Write what waits; of what cannot be written now, write these keys no more."""
+        if not self.backlog.flush(_FLUSH):
+            for space in list(self._spaces.values()):
+                space.withdraw(keys)
+
     def tier_stats(self) -> tuple[TierStats, ...]:
         """Tell what it has answered in this process, see `TierStats`."""
         return (self.guard.stats(),)
@@ -180,6 +186,10 @@ class RemoteSpace:
         self._waiting.dropped.difference_update(gone)  # in place: another thread may be adding to it
         return gone
 
+    def withdraw(self, keys: Collection[bytes]) -> None:
+        """Write these no more, if they wait."""
+        self._backlog.withdraw(self._waiting, keys)
+
     def watch(self, observer: Observer) -> None:
         """Tell an observer, for as long as it lives, when the server is left alone or found well."""
         self._guard.watchers.add(observer)
@@ -212,7 +222,7 @@ class RemoteSpace:
         """Delete from the server, and of what waits; raise where that cannot be done."""
         doomed = list(keys)
         if not self._backlog.flush(_FLUSH):
-            self._backlog.withdraw(self._waiting, doomed)
+            self.withdraw(doomed)
         return self._guard.require(lambda: self._own().delete_many(doomed), len(doomed)) if doomed else 0
 
     def keys(self) -> Iterator[bytes]:

@@ -238,6 +238,8 @@ class TieredSpace:
         news = list(forgotten - self._forgotten[index])
         for owed in self._owed:
             owed.difference_update(news)
+        for behind in self._behind.values():
+            behind.withdraw(news)
         for tier in self.tiers[:index]:
             try:
                 tier.delete_many(news)
