@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import os
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakSet
@@ -31,6 +33,7 @@ _FLUSH = 5.0  # seconds, at close and at exit
 _CLOSING = 1.0  # seconds for connections to be closed
 _BREAKER = Breaker()
 _open: WeakSet[Remote] = WeakSet()
+_flushed_by_finalizer = 0  # the process
 
 
 class Remote:
@@ -216,6 +219,7 @@ class RemoteSpace:
         done = self._write_through(wanted[:waits], vectors[:waits])
         self._dimension = vectors.shape[1]
         if done < len(wanted):
+            _flush_at_end_of_worker()
             self._backlog.add(self._waiting, wanted[done:], vectors[done:])
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
@@ -283,6 +287,14 @@ class RemoteSpace:
             if not well or not self._guard.ask("write", partial(self._write, *some), len(some[0])):
                 return start
         return len(keys)
+
+
+def _flush_at_end_of_worker() -> None:
+    """Have what waits written where a worker of multiprocessing ends, which may heed no `atexit`."""
+    global _flushed_by_finalizer  # noqa: PLW0603 - a worker forgets its parent's finalizers
+    if _flushed_by_finalizer != os.getpid() and "multiprocessing.util" in sys.modules:
+        _flushed_by_finalizer = os.getpid()
+        sys.modules["multiprocessing.util"].Finalize(None, _flush_all, exitpriority=0)
 
 
 def _flush_all() -> None:
