@@ -365,6 +365,14 @@ def test_what_is_forgotten_while_it_waits_is_never_written(server: Server, tmp_p
     assert server.inner.space(IDENTITY).get_many(KEYS).positions.tolist() == [0, *range(3, 9)]
 
 
+def test_a_look_up_does_not_wait_for_a_server_to_forget(server: Server, tmp_path: Path) -> None:
+    space = TieredStore(Remote(server, **QUICK), ArrowStore(tmp_path)).space(IDENTITY)
+    space.put_many(KEYS, VECTORS)
+    ArrowStore(tmp_path).forget(KEYS[:1], days=1, within=None)
+    until(lambda: space.get_many(KEYS).positions.tolist() == [*range(1, 9)])
+    assert not server.asked("delete_many")
+
+
 def test_closing_writes_what_waits_and_gives_up_what_it_cannot(server: Server) -> None:
     store = Remote(server, **QUICK)
     space = store.space(IDENTITY)

@@ -234,13 +234,16 @@ class TieredSpace:
         return replace(hits, positions=np.array(at, np.intp)[hits.positions])
 
     def _forget(self, index: int, forgotten: frozenset[bytes]) -> None:
-        """Let the tiers before one go of what that one has forgotten, whoever asked for it."""
+        """Let the tiers before one go of what that one has forgotten, whoever asked for it.
+
+        A server is not waited for by a look-up: what it still has is hidden.
+        """
         news = list(forgotten - self._forgotten[index])
         for owed in self._owed:
             owed.difference_update(news)
         for behind in self._behind.values():
             behind.withdraw(news)
-        for tier in self.tiers[:index]:
+        for tier in (each for each in self.tiers[:index] if not getattr(each, "remote", False)):
             try:
                 tier.delete_many(news)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot forget; the next one may
