@@ -211,7 +211,13 @@ def test_a_wrong_password_is_told_and_never_shown(
 
 @pytest.mark.parametrize(
     "address",
-    ["postgresql://kura:MARKED/x@host/d", "postgresql://kura:M@R:MARKED@host/d", "MARKED", "a=MARKED"],
+    [
+        "postgresql://kura:MARKED/x@host/d",
+        "postgresql://kura:12/MARKED@host/d",
+        "postgresql://kura:M@R:MARKED@host/d",
+        "MARKED",
+        "a=MARKED",
+    ],
 )
 def test_an_address_that_is_none_is_refused_without_being_quoted(address: str) -> None:
     with pytest.raises(ValueError, match="percent-encoded") as error:

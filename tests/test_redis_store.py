@@ -311,6 +311,9 @@ def test_no_password_is_shown(caplog: pytest.LogCaptureFixture) -> None:
             ]
     for unreadable in (
         f"redis://:p/ss-MARKED@127.0.0.1:{own.port}/0",
+        f"redis://:12/ss-MARKED@127.0.0.1:{own.port}/0",  # a port and a path to whoever reads it
+        f"redis://:12#ss-MARKED@127.0.0.1:{own.port}/0",
+        f"redis://:12?ss-MARKED@127.0.0.1:{own.port}/0",
         f"{right}?db=MARKED",
         f"{right}?MARK=3",
     ):

@@ -19,6 +19,7 @@ import pytest
 from kura_cache_adapters import (
     ArrowStore,
     Breaker,
+    Cache,
     CachedEmbeddingModel,
     CacheOptions,
     Guarded,
@@ -36,7 +37,7 @@ from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from kura_cache_adapters.identity import ModelIdentity
@@ -271,6 +272,54 @@ def test_a_backlog_that_is_full_drops_and_counts(server: Server, monkeypatch: py
     assert not space.dropped()
 
 
+def test_what_waits_is_counted_once_also_of_another_type(server: Server) -> None:
+    store = Remote(server, **QUICK)
+    server.error = ConnectionError()
+    for vectors in (VECTORS, VECTORS.astype(np.float64)):
+        store.space(IDENTITY).put_many(KEYS, vectors)
+    (stats,) = store.tier_stats()
+    assert (stats.backlog, store.backlog.nbytes) == (9, 9 * (VECTORS[0].nbytes * 2 + 200))
+    server.error = None
+    until(lambda: store.backlog.flush(1.0))
+    assert not store.backlog.nbytes
+
+
+def test_what_is_put_anew_while_it_is_written_is_written_too(server: Server) -> None:
+    store = Remote(server, **{**QUICK, "read_timeout": 10})
+    space = store.space(IDENTITY)
+    space.put_many(KEYS, VECTORS)
+    server.well.clear()
+    space.put_many(KEYS, VECTORS)
+    until(lambda: len(server.asked("put_many")) == 2)
+    space.put_many(KEYS[:1], VECTORS[:1])
+    server.well.set()
+    assert store.backlog.flush(5.0)
+    assert server.asked("put_many") == [9, 9, 1]
+
+
+def test_of_a_first_put_behind_one_batch_is_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, waiting = Remote(server, **QUICK), []
+    monkeypatch.setattr(store.backlog, "add", lambda _, keys, vectors: waiting.append((len(keys), vectors)))
+    numbers = [*range(backlog.BATCH + 9)]
+    store.space(IDENTITY).put_many([*map(key_of, numbers)], vectors_of(numbers))
+    assert server.asked("put_many") == [backlog.BATCH]
+    ((count, vectors),) = waiting
+    assert count == 9
+    assert np.array_equal(vectors, vectors_of(numbers[backlog.BATCH :]))
+
+
+def test_a_server_of_another_dimension_hides_nothing_that_is_here(server: Server, tmp_path: Path) -> None:
+    local = ArrowStore(tmp_path)
+    local.space(IDENTITY).put_many(KEYS[:8], VECTORS[:8])
+    server.inner.space(IDENTITY).put_many(KEYS[8:], vectors_of([8], 7))
+    space = TieredStore(MemoryStore(), local, Remote(server, **QUICK)).space(IDENTITY)
+    alone = space.get_many(KEYS[8:])
+    assert (len(alone.positions), alone.invalid) == (0, 1)
+    assert np.array_equal(space.get_many(KEYS).vectors, VECTORS[:8])
+
+
 def test_the_local_tier_owes_what_was_dropped(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +348,29 @@ def test_what_the_server_never_takes_is_not_owed(server: Server) -> None:
     until(lambda: store.tier_stats()[0].dropped == 9)
     assert not space.dropped()
     assert not store.tier_stats()[0].backlog
+
+
+def test_what_is_forgotten_while_it_waits_is_never_written(server: Server, tmp_path: Path) -> None:
+    guarded = Remote(server, **QUICK)
+    store = TieredStore(ArrowStore(tmp_path), guarded)
+    space = store.space(IDENTITY)
+    space.put_many(KEYS[:1], VECTORS[:1])
+    server.error = ConnectionError()
+    space.put_many(KEYS[1:], VECTORS[1:])
+    assert not Cache(store).forget(KEYS[1:2]).complete
+    ArrowStore(tmp_path).forget(KEYS[2:3], days=1, within=None)  # as another process does
+    until(lambda: len(space.get_many(KEYS).positions) == 7)
+    server.error = None
+    until(lambda: guarded.backlog.flush(1.0))
+    assert server.inner.space(IDENTITY).get_many(KEYS).positions.tolist() == [0, *range(3, 9)]
+
+
+def test_a_look_up_does_not_wait_for_a_server_to_forget(server: Server, tmp_path: Path) -> None:
+    space = TieredStore(Remote(server, **QUICK), ArrowStore(tmp_path)).space(IDENTITY)
+    space.put_many(KEYS, VECTORS)
+    ArrowStore(tmp_path).forget(KEYS[:1], days=1, within=None)
+    until(lambda: space.get_many(KEYS).positions.tolist() == [*range(1, 9)])
+    assert not server.asked("delete_many")
 
 
 def test_closing_writes_what_waits_and_gives_up_what_it_cannot(server: Server) -> None:
@@ -438,6 +510,22 @@ def test_a_process_that_ends_writes_what_waits_and_does_not_wait_for_a_dead_serv
     assert ("were not written" in ended.stderr) == (server == "hangs")
 
 
+def test_a_worker_of_multiprocessing_that_ends_writes_what_waits(tmp_path: Path) -> None:
+    def work() -> None:
+        space = Remote(ArrowStore(tmp_path)).space(IDENTITY)
+        space.put_many(KEYS[:1], VECTORS[:1])
+        write = space._waiting.write
+        space._waiting.write = lambda *some: threading.Event().wait(0.1) or write(*some)
+        for at in range(1, 9):
+            space.put_many(KEYS[at : at + 1], VECTORS[at : at + 1])
+
+    worker = multiprocessing.get_context("fork").Process(target=work)
+    worker.start()
+    worker.join(20)
+    assert worker.exitcode == 0
+    assert np.array_equal(ArrowStore(tmp_path).space(IDENTITY).get_many(KEYS).vectors, VECTORS)
+
+
 def test_an_exception_of_a_signal_handler_ends_the_waiting(server: Server) -> None:
     def ring(*_: object) -> None:
         raise InterruptedError
@@ -530,9 +618,18 @@ def test_without_tiers_nothing_is_told_of_them(tmp_path: Path) -> None:
 def test_a_batch_that_waits_keeps_types_apart(server: Server) -> None:
     place = backlog.Waiting(lambda *_: None)
     place.rows = {KEYS[0]: VECTORS[0], KEYS[1]: VECTORS[1].astype(np.float64), KEYS[2]: VECTORS[2]}
-    keys, vectors = place.batch()
-    assert keys == KEYS[:1]
-    assert vectors.dtype == np.float32
+    batch = place.batch()
+    assert [*batch] == KEYS[:1]
+    assert batch[KEYS[0]].dtype == np.float32
+
+
+class InMemoryByteStore(dict[str, bytes]):
+    """A store of the shape and the name of LangChain's."""
+
+    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [*map(self.get, keys)]
+
+    mset, mdelete, yield_keys = dict[str, bytes].update, dict[str, bytes].clear, dict[str, bytes].keys
 
 
 def guards(cache: object) -> list[tuple[str, Any]]:
@@ -540,6 +637,14 @@ def guards(cache: object) -> list[tuple[str, Any]]:
     opened: Any = as_store(cache)
     stores = opened.stores if isinstance(opened, TieredStore) else [opened]
     return [(each.write, each) for each in stores if isinstance(each, Remote)]
+
+
+@pytest.mark.parametrize("volatile", [None, [MemoryStore()], [None, MemoryStore()], InMemoryByteStore()])
+def test_a_server_behind_nothing_that_lasts_is_written_through(tmp_path: Path, volatile: object) -> None:
+    pytest.importorskip("redis", reason="needs the extra `redis`")
+    url = "redis://127.0.0.1:1/0"
+    assert [write for write, _ in guards([volatile, url])] == ["through"]
+    assert [write for write, _ in guards([volatile, [tmp_path], url])] == ["behind"]
 
 
 def test_a_url_of_a_server_is_guarded_and_has_the_guards_options(tmp_path: Path) -> None:

@@ -49,11 +49,10 @@ class Waiting:
         self.rows: dict[bytes, NDArray[Any]] = {}
         self.dropped: set[bytes] = set()
 
-    def batch(self) -> tuple[list[bytes], Vectors]:
+    def batch(self) -> dict[bytes, NDArray[Any]]:
         """Return the first entries, as many as are written at once and have one type."""
         some = [*islice(self.rows.items(), BATCH)]
-        alike = [*takewhile(lambda item: item[1].dtype == some[0][1].dtype, some)]
-        return [key for key, _ in alike], np.stack([row for _, row in alike])
+        return dict(takewhile(lambda item: item[1].dtype == some[0][1].dtype, some))
 
 
 class Backlog:
@@ -93,9 +92,9 @@ class Backlog:
         room = 0 if patched() else max(0, (self.most - self.nbytes) // each)
         with self._locked():
             rows = dict(zip(keys[:room], np.array(vectors[:room]), strict=True))
-            new = len(rows.keys() - place.rows.keys())
+            old = [row for key in rows if (row := place.rows.get(key)) is not None]
             place.rows.update(rows)
-            self._account(new, new * each)
+            self._account(len(rows) - len(old), len(rows) * each - sum(map(_bytes_of, old)))
             if place.rows and (self._writer is None or self._writer.done()):
                 self._writer = self._threads.submit(self._drain)
         self._drop(place, keys[room:], "there is no room for more")
@@ -133,11 +132,11 @@ class Backlog:
                 self._wake.wait(self._guard.circuits["write"].waits or _AGAIN)
                 self._wake.clear()
 
-    def _next(self) -> tuple[Waiting, list[bytes], Vectors] | None:
+    def _next(self) -> tuple[Waiting, dict[bytes, NDArray[Any]]] | None:
         with self._locked():
             place = next((each for each in self._spaces if each.rows), None)
             if place is not None:
-                return place, *place.batch()
+                return place, place.batch()
             self._writer = None
             self._tell_flushing()
             return None
@@ -146,15 +145,16 @@ class Backlog:
         while self._flushing:
             self._flushing.pop().put(None)
 
-    def _written(self, place: Waiting, keys: list[bytes], vectors: Vectors) -> bool:
+    def _written(self, place: Waiting, rows: dict[bytes, NDArray[Any]]) -> bool:
         try:
-            written = self._guard.probe("write", partial(_write, place.write, keys, vectors), len(keys))
+            written = self._guard.probe("write", partial(_write, place.write, rows), len(rows))
         except DimensionMismatchError as error:  # it will never take them: they are not owed
-            _logger.warning("%s: %d entries were not written: %s", self._guard.name, len(keys), error)
-            self._guard.count(dropped=len(keys))
+            _logger.warning("%s: %d entries were not written: %s", self._guard.name, len(rows), error)
+            self._guard.count(dropped=len(rows))
             written = True
         if written:
-            self.withdraw(place, keys)
+            with self._locked():  # what was put anew meanwhile still waits
+                self.withdraw(place, [key for key, row in rows.items() if place.rows.get(key) is row])
         return bool(written)
 
     def _drop(self, place: Waiting, keys: list[bytes], why: str) -> None:
@@ -176,8 +176,8 @@ class Backlog:
         return self._lock
 
 
-def _write(write: Write, keys: list[bytes], vectors: Vectors) -> bool:
-    write(keys, vectors)
+def _write(write: Write, rows: dict[bytes, NDArray[Any]]) -> bool:
+    write([*rows], np.stack([*rows.values()]))
     return True
 
 

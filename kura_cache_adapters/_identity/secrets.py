@@ -62,6 +62,15 @@ def plain_url(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
+def refuse_torn(url: str) -> None:
+    """Raise ValueError for a URL with an @ behind its host: a /, ? or # in its password is not encoded."""
+    parts = urlsplit(url)
+    told = [part for part in parts.query.split("&") if "=" not in part]
+    if parts.netloc and any("@" in each for each in [parts.path, parts.fragment, *told]):
+        message = "there is an @ behind the host"
+        raise ValueError(message)
+
+
 def is_secret_name(name: str) -> bool:
     """Tell whether an attribute or field of this name holds a secret, or may."""
     words = snake(name)

@@ -91,6 +91,9 @@ class WritesBehind(Protocol):
     def dropped(self) -> set[bytes]:
         """Return the keys that were taken, and dropped since the last call."""
 
+    def withdraw(self, keys: Collection[bytes]) -> None:
+        """Write these no more, if they wait: they are forgotten."""
+
 
 @runtime_checkable
 class Forgets(Protocol):

@@ -76,6 +76,7 @@ class KeyValueStore:
         self.store: KeepsBytes | KeepsDicts = store
         self.namespace: str = namespace
         self.batch: int = batch
+        self.volatile: bool = any(kind.__name__ in _IN_MEMORY for kind in type(store).__mro__)
         self.codec: Codec[bytes] = codec_for(sign)
         self._sign = sign
         self._place: Place = (Bytes if isinstance(store, KeepsBytes) else Dicts)(store, namespace)
@@ -168,7 +169,7 @@ class _Entries:
             keys=self.keys,
             sample=self.sample,
         )
-        space.volatile = any(kind.__name__ in _IN_MEMORY for kind in type(where.store).__mro__)
+        space.volatile = where.volatile
         return space
 
     def read_many(self, keys: list[bytes]) -> list[bytes | Exception | None]:

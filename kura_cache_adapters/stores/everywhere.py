@@ -31,6 +31,11 @@ class _Tiered(Protocol):
 
 
 @runtime_checkable
+class _WritesLater(Protocol):
+    def withdraw(self, keys: Collection[bytes]) -> None: ...
+
+
+@runtime_checkable
 class _OnDisk(Protocol):
     """A store of segments, told without its engine, which takes long to import."""
 
@@ -46,6 +51,7 @@ def forget(
     within: Collection[ModelIdentity] | None = None,
 ) -> Receipt:
     """Forget keys in all spaces, or within those of some models; tell what could not be reached."""
+    _withdraw(store, keys)
     known = [*_known_in(store)] if within is None else within
     spaces = [
         done
@@ -72,6 +78,15 @@ def forget_texts(
     models = {own, *(each for each in _known_in(store) if each.model_name == own.model_name)}
     doomed = [key for each in models for key in keys_under(each, texts)]
     return forget(store, doomed, days=days, within=models)
+
+
+def _withdraw(store: EmbeddingStore, keys: Sequence[bytes]) -> None:
+    """Have no tier write later, behind a tier that has forgotten it, what waits for its server."""
+    if isinstance(store, _WritesLater):
+        store.withdraw(keys)
+    elif isinstance(store, _Tiered):
+        for tier in store.stores:
+            _withdraw(tier, keys)
 
 
 def _now() -> str:

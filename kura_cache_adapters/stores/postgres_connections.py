@@ -195,7 +195,11 @@ def _read(conninfo: str) -> dict[str, Any]:
         settings = conninfo_to_dict(conninfo)
     except psycopg.Error:
         settings = {"port": "none"}
-    if all(port.isdecimal() for port in str(settings.get("port", "")).split(",") if port):
+    url = conninfo if conninfo.startswith(("postgresql://", "postgres://")) else ""
+    torn = (
+        "@" in url.partition("?")[0].partition("://")[2].partition("/")[2]
+    )  # half a password, for a database
+    if not torn and all(port.isdecimal() for port in str(settings.get("port", "")).split(",") if port):
         return settings
     message = (
         "this is no address of a PostgreSQL server: write postgresql://user:password@host:5432/database, "

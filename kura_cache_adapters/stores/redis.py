@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet, finalize
 
-from kura_cache_adapters._identity.secrets import plain_url
+from kura_cache_adapters._identity.secrets import plain_url, refuse_torn
 from kura_cache_adapters._runtime.fork import forget_in_child
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters.checks import KEY_BYTES
@@ -251,6 +251,7 @@ def _check_url(url: str) -> None:
     """Raise ValueError, which shows no more of a URL than the names of options, for one that is none."""
     redis = require("redis", extra="redis")
     try:
+        refuse_torn(url)
         pool = redis.ConnectionPool.from_url(url)
         decodes = pool.connection_class(**pool.connection_kwargs).encoder.decode_responses
     except TypeError as error:  # it names the option

@@ -22,6 +22,7 @@ from kura_cache_adapters.stores.url_options import read_options, refusal, take_o
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TypeGuard
 
     from kura_cache_adapters.stores.tiered import TieredStore
 
@@ -137,20 +138,27 @@ def _mirrored(cache: object, url: str) -> EmbeddingStore | None:
 
 def _tiered(caches: Sequence[object]) -> EmbeddingStore | None:
     """Make tiers of caches: those on servers are written behind where one on this machine lasts."""
-    kinds = [class_of(_scheme_of(each)) if isinstance(each, (str, os.PathLike)) else each for each in caches]
-    lasting = not all(_is_remote(kind) or getattr(kind, "volatile", False) for kind in kinds)
-    opened = [
-        open_store(each, write="behind" if lasting else "through")
-        if isinstance(each, (str, os.PathLike))
-        else as_store(each)
-        for each in caches
-    ]
+    some = [cache if _is_on_server(cache) else as_store(cache) for cache in caches]
+    write: Literal["behind", "through"] = "behind" if any(map(_lasts, some)) else "through"
+    opened = [open_store(each, write=write) if isinstance(each, str) else each for each in some]
     stores = [store for store in opened if store is not None]
     if caches and not stores:
         return None
     tiered: TieredStore = _ours("tiered", "TieredStore")(*stores)
     tiered.lent = tuple(store for store in stores if any(store is each for each in caches))
     return tiered
+
+
+def _is_on_server(cache: object) -> TypeGuard[str]:
+    return isinstance(cache, str) and _is_remote(class_of(_scheme_of(cache)))
+
+
+def _lasts(store: object) -> bool:
+    """Tell whether a store is on this machine and outlives this process; a URL is none yet."""
+    if isinstance(store, str) or store is None or _is_remote(store) or getattr(store, "volatile", False):
+        return False
+    inner = getattr(store, "stores", None)
+    return inner is None or any(map(_lasts, inner))
 
 
 def _scheme_of(path_or_url: str | os.PathLike[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import os
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakSet
@@ -19,7 +21,7 @@ from kura_cache_adapters.errors import UnreachableError
 from kura_cache_adapters.protocols import Hits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters._observe.tiers import TierStats
@@ -31,6 +33,7 @@ _FLUSH = 5.0  # seconds, at close and at exit
 _CLOSING = 1.0  # seconds for connections to be closed
 _BREAKER = Breaker()
 _open: WeakSet[Remote] = WeakSet()
+_flushed_by_finalizer = 0  # the process
 
 
 class Remote:
@@ -128,6 +131,12 @@ class Remote:
             message = f"{self!r} does not take what waits to be written to it"
             raise UnreachableError(message)
 
+    def withdraw(self, keys: Collection[bytes]) -> None:
+        """Write what waits; of what cannot be written now, write these keys no more."""
+        if not self.backlog.flush(_FLUSH):
+            for space in list(self._spaces.values()):
+                space.withdraw(keys)
+
     def tier_stats(self) -> tuple[TierStats, ...]:
         """Tell what it has answered in this process, see `TierStats`."""
         return (self.guard.stats(),)
@@ -176,8 +185,13 @@ class RemoteSpace:
 
     def dropped(self) -> set[bytes]:
         """Return the keys that were taken and not written since the last call."""
-        gone, self._waiting.dropped = self._waiting.dropped, set()
+        gone = self._waiting.dropped.copy()
+        self._waiting.dropped.difference_update(gone)  # in place: another thread may be adding to it
         return gone
+
+    def withdraw(self, keys: Collection[bytes]) -> None:
+        """Write these no more, if they wait."""
+        self._backlog.withdraw(self._waiting, keys)
 
     def watch(self, observer: Observer) -> None:
         """Tell an observer, for as long as it lives, when the server is left alone or found well."""
@@ -200,17 +214,19 @@ class RemoteSpace:
         if not wanted or self._remote.write == "never":
             return
         check_dimension(self._dimension, vectors, repr(self))
-        waits = self._remote.write == "through" or self._dimension is None
-        done = self._write_through(wanted, vectors) if waits else 0
+        behind = BATCH if self._dimension is None else 0
+        waits = behind if self._remote.write == "behind" else len(wanted)
+        done = self._write_through(wanted[:waits], vectors[:waits])
         self._dimension = vectors.shape[1]
         if done < len(wanted):
+            _flush_at_end_of_worker()
             self._backlog.add(self._waiting, wanted[done:], vectors[done:])
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
         """Delete from the server, and of what waits; raise where that cannot be done."""
         doomed = list(keys)
         if not self._backlog.flush(_FLUSH):
-            self._backlog.withdraw(self._waiting, doomed)
+            self.withdraw(doomed)
         return self._guard.require(lambda: self._own().delete_many(doomed), len(doomed)) if doomed else 0
 
     def keys(self) -> Iterator[bytes]:
@@ -271,6 +287,14 @@ class RemoteSpace:
             if not well or not self._guard.ask("write", partial(self._write, *some), len(some[0])):
                 return start
         return len(keys)
+
+
+def _flush_at_end_of_worker() -> None:
+    """Have what waits written where a worker of multiprocessing ends, which may heed no `atexit`."""
+    global _flushed_by_finalizer  # noqa: PLW0603 - a worker forgets its parent's finalizers
+    if _flushed_by_finalizer != os.getpid() and "multiprocessing.util" in sys.modules:
+        _flushed_by_finalizer = os.getpid()
+        sys.modules["multiprocessing.util"].Finalize(None, _flush_all, exitpriority=0)
 
 
 def _flush_all() -> None:

@@ -88,8 +88,9 @@ class TieredSpace:
                 break
             missing = np.setdiff1d(np.arange(len(wanted)), hits.positions, assume_unique=True)
             found = self._ask(tier, [wanted[at] for at in missing])
-            if len(found.positions):
-                self._fill(index, [wanted[missing[at]] for at in found.positions], found.vectors)
+            filled = [wanted[missing[at]] for at in found.positions]
+            if filled and not self._fill(index, filled, found.vectors):
+                found = Hits.none(found.invalid + len(filled))
             hits = _joined(hits, Hits(missing[found.positions], found.vectors, found.invalid))
             tiers.append(len(hits.positions) - sum(tiers))
         return replace(hits, tiers=tuple(tiers))
@@ -233,11 +234,16 @@ class TieredSpace:
         return replace(hits, positions=np.array(at, np.intp)[hits.positions])
 
     def _forget(self, index: int, forgotten: frozenset[bytes]) -> None:
-        """Let the tiers before one go of what that one has forgotten, whoever asked for it."""
+        """Let the tiers before one go of what that one has forgotten, whoever asked for it.
+
+        A server is not waited for by a look-up: what it still has is hidden.
+        """
         news = list(forgotten - self._forgotten[index])
         for owed in self._owed:
             owed.difference_update(news)
-        for tier in self.tiers[:index]:
+        for behind in self._behind.values():
+            behind.withdraw(news)
+        for tier in (each for each in self.tiers[:index] if not getattr(each, "remote", False)):
             try:
                 tier.delete_many(news)
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot forget; the next one may
@@ -245,8 +251,10 @@ class TieredSpace:
                 self._log.report(f"forget {tier!r}", "Could not delete from %r: %s", tier, describe(error))
         self._forgotten[index] = forgotten
 
-    def _fill(self, found_in: int, keys: list[bytes], vectors: Vectors) -> None:
-        for tier in compress(self.tiers[:found_in], self._filled):
+    def _fill(self, found_in: int, keys: list[bytes], vectors: Vectors) -> bool:
+        """Write to the tiers before one, slowest first; tell whether that one's dimension is theirs."""
+        for index in compress(reversed(range(found_in)), self._filled[found_in - 1 :: -1]):
+            tier = self.tiers[index]
             try:
                 tier.put_many(keys, vectors, durable=False)
                 for _, teller in self._forgetting:  # it may have forgotten them since they were found in it
@@ -255,6 +263,9 @@ class TieredSpace:
             except Exception as error:  # noqa: BLE001 - a foreign store that cannot be filled is only slow
                 pass_on_signals(error)
                 self._log.report(f"fill {tier!r}", "Could not fill %r: %s", tier, describe(error))
+                if index == self._slowest and isinstance(error, DimensionMismatchError):
+                    return False
+        return True
 
     def _ask(self, tier: VectorSpace, keys: list[bytes]) -> Hits:
         try:
