@@ -32,7 +32,9 @@ from kura_cache_adapters import (
     open_cache,
     open_store,
 )
+from kura_cache_adapters._mirror.bucket import Bucket
 from kura_cache_adapters._mirror.plan import Names
+from kura_cache_adapters._mirror.space import SpaceMirror
 from kura_cache_adapters._segments import lineage
 from kura_cache_adapters.stores.mirror import mirrored_at
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
@@ -332,6 +334,41 @@ def test_prune_leaves_there_what_nobody_else_holds(tmp_path: Path) -> None:
     assert embed([tmp_path / "c", url], TEXTS[:1_100]) == 0
 
 
+def test_two_that_prune_at_once_leave_there_what_both_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, pushed, listed = f"file://{tmp_path}/there", threading.Barrier(2), threading.Barrier(2)
+    push, delete = SpaceMirror.push, Bucket.delete
+
+    def push_and_wait(mirror: SpaceMirror, *told: Any) -> Any:
+        done = push(mirror, *told)
+        if not pushed.broken:
+            pushed.wait(10)
+        return done
+
+    def wait_and_delete(bucket: Bucket, *told: Any) -> None:
+        if not listed.broken:
+            listed.wait(10)
+            pushed.abort()
+        delete(bucket, *told)
+        listed.abort()
+
+    embed(tmp_path / "a", TEXTS[:1_000], chunk=100)
+    with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
+        one.push(url)
+        other.pull(url)
+        one.compact()
+        other.compact()
+        monkeypatch.setattr(SpaceMirror, "push", push_and_wait)
+        monkeypatch.setattr(Bucket, "delete", wait_and_delete)
+        both = [threading.Thread(target=each.prune, kwargs={"remote": url}) for each in (one, other)]
+        for each in both:
+            each.start()
+        for each in both:
+            each.join()
+    assert embed([tmp_path / "c", url], TEXTS[:1_000]) == 0
+
+
 def test_prune_takes_bounds_and_what_went_is_not_pushed_again(tmp_path: Path) -> None:
     url, there = f"file://{tmp_path}/there", tmp_path / "there"
     embed(tmp_path / "a", FEW, chunk=20)
@@ -376,6 +413,33 @@ def test_rows_that_are_damaged_here_are_taken_from_there_again_and_prune_keeps_t
     assert embed(tmp_path / "a", FEW) == 0
 
 
+def test_what_is_damaged_after_a_merge_is_taken_from_there_by_its_parts(url: str, tmp_path: Path) -> None:
+    embed(tmp_path / "a", FEW, chunk=20)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        cache.compact()
+        (merged,) = space_in(tmp_path / "a").glob("*.arrow")
+        content = bytearray(merged.read_bytes())
+        content[-len(content) // 4] ^= 1
+        merged.write_bytes(content)
+    with open_cache(tmp_path / "a") as cache:
+        cache.verify(repair=True)
+        assert (cache.pull(url).pulled, cache.pull(url).pulled) == (2, 0)
+    assert embed(tmp_path / "a", FEW) == 0
+
+
+def test_what_another_process_drops_while_it_is_pulled_is_not_pulled_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", FEW, chunk=20)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+    monkeypatch.setattr(SpaceMirror, "_here", lambda _: frozenset())  # as who keeps within bounds leaves it
+    with open_cache(tmp_path / "b") as cache:
+        assert cache.pull(url).pulled == 2
+
+
 def test_what_is_pulled_is_kept_within_the_bounds_of_the_directory(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/there"
     embed(tmp_path / "a", TEXTS[:500], chunk=100)
@@ -385,6 +449,18 @@ def test_what_is_pulled_is_kept_within_the_bounds_of_the_directory(tmp_path: Pat
     with open_cache(ArrowStore(tmp_path / "b", max_bytes=nbytes // 2)) as cache:
         assert 0 < cache.pull(url).pulled < 5
         assert cache.stats().nbytes <= nbytes // 2
+
+
+def test_the_bounds_of_a_directory_are_those_of_all_its_spaces(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    for name in ("one", "two", "three", "four"):
+        with CachedEmbeddingModel(FakeEmbeddingModel(name), tmp_path / "a") as cached:
+            cached.embed_sync(FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        nbytes = cache.stats().nbytes
+    with open_cache(ArrowStore(tmp_path / "b", max_bytes=nbytes // 2)) as cache:
+        assert cache.pull(url).pulled == 2
 
 
 def test_identities_and_tombstones_travel_and_nothing_else_that_is_no_segment(tmp_path: Path) -> None:
@@ -551,6 +627,43 @@ def test_a_program_that_ends_has_pushed_what_it_wrote(url: str, tmp_path: Path) 
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a"), url], check=True)
     assert embed([tmp_path / "b", url], ["a", "b"]) == 0
+
+
+def test_closing_waits_for_a_push_that_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, begun = Bucket.put, threading.Event()
+
+    def slow(bucket: Bucket, *told: Any) -> None:
+        begun.set()
+        time.sleep(0.5)
+        put(bucket, *told)
+
+    monkeypatch.setattr(Bucket, "put", slow)
+    with CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path / "a", f"file://{tmp_path}/there"]) as cached:
+        cached.embed_sync(FEW)
+        assert begun.wait(10)
+    assert [*(tmp_path / "there").rglob("*.arrow")]
+
+
+def test_what_could_not_be_pushed_is_when_the_next_look_finds_the_store_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, put, failed = tmp_path / "there", Bucket.put, threading.Event()
+
+    def refuse(bucket: Bucket, *_: Any) -> None:
+        failed.set()
+        raise UnreachableError(bucket.url)
+
+    monkeypatch.setattr(Bucket, "put", refuse)
+    cache = [str(tmp_path / "a"), f"file://{there}?every=0.2"]
+    with CachedEmbeddingModel(FakeEmbeddingModel(), cache) as cached:
+        cached.embed_sync(FEW)
+        assert failed.wait(10)
+        monkeypatch.setattr(Bucket, "put", put)
+        end = time.monotonic() + 10
+        while not [*there.rglob("*.arrow")] and time.monotonic() < end:
+            cached.contains(FEW[:1])
+            time.sleep(0.05)
+    assert [*there.rglob("*.arrow")]
 
 
 def test_missing_credentials_are_named(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,8 @@ class Keeper:
         self._after = 0.0  # no push before
         self._first: Future[None] | None = None
         self._until = 0.0  # for the first pull is waited no longer
-        self._pushing: Future[None] | None = None
+        self._pushing: Future[None] | None = None  # the last one
+        self._gathers = False  # it has not begun: what is written now is in it
         self._process = os.getpid()
         self._hurry = threading.Event()  # somebody waits for a push
 
@@ -86,8 +87,8 @@ class Keeper:
             return
         _settle_at_exit(self)
         with self._lock:
-            if self._pushing is None or self._pushing.done() or self._process != os.getpid():
-                self._process = os.getpid()
+            if not self._gathers or self._process != os.getpid():
+                self._gathers, self._process = True, os.getpid()
                 self._pushing = submit_mirroring(self._push_soon)
 
     def settle(self, patience: float = _LAST_WAIT) -> None:
@@ -109,7 +110,7 @@ class Keeper:
 
     def _push_soon(self) -> None:
         self._hurry.wait(_GATHERING)
-        self._pushing = None  # what is written from here on is pushed by the next one
+        self._gathers = False
         if time.monotonic() >= self._after:
             self._sync(push=True)
 
@@ -117,6 +118,7 @@ class Keeper:
         try:
             self._counts.add(self._mirror.sync(push=push, pull=not push))
             self._log.over("sync")
+            self._after = 0.0
             owed, self._owes = self._owes, False
             if owed and not push:
                 self.written()
