@@ -303,6 +303,23 @@ def test_a_receipt_of_forgetting_says_that_the_bucket_is_not_reached(tmp_path: P
     assert embed([tmp_path / "b", url], FEW) == 1  # the tombstone was pushed
 
 
+def test_a_receipt_of_forgetting_knows_of_what_the_bucket_has_and_this_machine_has_not(
+    tmp_path: Path,
+) -> None:
+    url = f"file://{tmp_path}/there"
+    embed([tmp_path / "a", url], FEW)
+
+    def reached(texts: list[str], machine: str = "a") -> list[str]:
+        with CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path / machine, url]) as cached:
+            return [trouble.where for trouble in cached.forget(texts).unreachable]
+
+    assert reached(FEW[:1], "b") == [url]  # not pulled before
+    assert reached(["never there"]) == []
+    with open_cache(tmp_path / "a") as cache:
+        cache.prune(max_bytes=0)
+    assert reached(FEW[1:2]) == [url]
+
+
 def test_nothing_is_deleted_there_but_by_prune(tmp_path: Path) -> None:
     url, there = f"file://{tmp_path}/there", tmp_path / "there"
     embed(tmp_path / "a", TEXTS[:1_000], chunk=100)
@@ -426,6 +443,23 @@ def test_what_is_damaged_after_a_merge_is_taken_from_there_by_its_parts(url: str
         cache.verify(repair=True)
         assert (cache.pull(url).pulled, cache.pull(url).pulled) == (2, 0)
     assert embed(tmp_path / "a", FEW) == 0
+
+
+def test_what_a_merge_saves_of_a_damaged_file_goes_there_too(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", FEW[:20])
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        before = segments(space_in(tmp_path / "a"))
+    embed(tmp_path / "a", FEW[20:])
+    (new,) = segments(space_in(tmp_path / "a")).keys() - before.keys()
+    content = bytearray((space_in(tmp_path / "a") / new).read_bytes())
+    content[-len(content) // 4] ^= 1
+    (space_in(tmp_path / "a") / new).write_bytes(content)
+    with open_cache(tmp_path / "a") as cache:
+        cache.compact()
+        cache.push(url)
+    assert embed([tmp_path / "b", url], FEW) == 1
 
 
 def test_what_another_process_drops_while_it_is_pulled_is_not_pulled_for_ever(

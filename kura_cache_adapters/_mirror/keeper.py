@@ -66,6 +66,11 @@ class Keeper:
         """Whether a look-up now asks nobody for anything."""
         return time.monotonic() < self._due and self._arrived()
 
+    @property
+    def may_lack(self) -> bool:
+        """Whether there may be rows there that are not here."""
+        return bool(self._counts.error) or not self._arrived() or self._mirror.lacks()
+
     def ready(self) -> None:
         """Start a pull where one is due; wait for the first one, not for ever."""
         if self.at_hand:

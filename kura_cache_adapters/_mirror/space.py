@@ -88,6 +88,12 @@ class SpaceMirror:
         damaged = {at for name in aside for at in lineage.ancestry(name, made_of)}
         return frozenset(lineage.read(self._ledger).split()) - damaged
 
+    def lacks(self) -> bool:
+        """Tell whether a segment was here and there whose rows are here no more."""
+        made_of = lineage.parsed(lineage.read(self.path / lineage.FILE))
+        names = Names(self._here(), frozenset(), self.shared(), made_of)
+        return not {*filter(ending_of, names.leaves(names.shared))} <= names.leaves(names.here)
+
     def push(self, names: Names, wanted: Iterable[str]) -> SpaceSync:
         """Put files of this directory into the bucket."""
         return _told(self.path.name, self._push(names, wanted, self.bucket.list(self.path.name)), {})
