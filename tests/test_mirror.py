@@ -401,6 +401,17 @@ def test_prune_takes_bounds_and_what_went_is_not_pushed_again(tmp_path: Path) ->
     assert embed(tmp_path / "a", FEW) == 0
 
 
+def test_a_bucket_of_the_same_name_on_another_server_is_another(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    embed(tmp_path / "a", FEW[:20])
+    embed(tmp_path / "b", FEW[20:])
+    with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
+        assert one.push(f"file://{there}?endpoint=https://staging").pushed == 1
+        there.rename(tmp_path / "staging")
+        other.push(f"file://{there}")
+        assert one.push(f"file://{there}?endpoint=https://production").pushed == 1
+
+
 def test_what_was_pruned_here_is_not_pulled_again(url: str, tmp_path: Path) -> None:
     embed(tmp_path / "a", FEW)
     with open_cache(tmp_path / "a") as cache:
@@ -596,6 +607,15 @@ def test_a_lineage_that_lies_costs_what_it_hides_and_nothing_else(tmp_path: Path
         cache.pull(url)
         cache.sync(url)
     assert embed(tmp_path / "b", FEW) in {0, 40}
+
+
+def test_what_a_power_cut_left_of_a_lineage_says_nothing_and_spoils_no_other(tmp_path: Path) -> None:
+    names = [f"{rows:09d}-{rows:016x}.arrow" for rows in range(5)]
+    whole = f"{' '.join(names[:3])}\n"
+    for end in range(len(whole)):
+        (tmp_path / "_lineage").write_text(whole[:end])
+        lineage.append(tmp_path / "_lineage", f"{names[3]} {names[4]}\n")
+        assert lineage.parsed(lineage.read(tmp_path / "_lineage")) == {names[3]: (names[4],)}
 
 
 def test_forks_read_without_credentials_and_push_nothing(

@@ -100,7 +100,7 @@ class SpaceMirror:
 
     @property
     def _ledger(self) -> Path:
-        return self.path / f"_mirrored-{sha256(self.bucket.url.encode()).hexdigest()[:16]}"
+        return self.path / f"_mirrored-{sha256(self.bucket.place.encode()).hexdigest()[:16]}"
 
     def _ours(self, name: str) -> bool:
         return bool(lineage.NAME.fullmatch(name)) and (
@@ -121,7 +121,7 @@ class SpaceMirror:
         good = frozenset(name for name in there if self._ours(name) and self._believed(name, there[name]))
         unknown = sorted(name for name in good - here - shared - known if _LINEAGE + name in there)
         lines = each(self._lineage_of, unknown)
-        return Names(here, good, shared, lineage.parsed(noted + "".join(lines)))
+        return Names(here, good, shared, lineage.parsed(lineage.APART.join([noted, *lines])))
 
     def _lineage_of(self, name: str) -> str:
         with suppressed(UnreachableError):  # it tells nothing then
