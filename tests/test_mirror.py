@@ -32,6 +32,7 @@ from kura_cache_adapters import (
     open_cache,
     open_store,
 )
+from kura_cache_adapters._mirror import keeper
 from kura_cache_adapters._mirror.bucket import Bucket
 from kura_cache_adapters._mirror.plan import Names
 from kura_cache_adapters._mirror.space import SpaceMirror
@@ -696,6 +697,41 @@ def test_closing_waits_for_a_push_that_has_begun(tmp_path: Path, monkeypatch: py
         cached.embed_sync(FEW)
         assert begun.wait(10)
     assert [*(tmp_path / "there").rglob("*.arrow")]
+
+
+def test_many_models_whose_pushes_hang_are_waited_for_as_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(keeper, "_LAST_WAIT", 0.4)
+    monkeypatch.setattr(Bucket, "put", lambda *_: over.wait(20))
+    store = mirrored_at(ArrowStore(tmp_path / "a"), f"file://{tmp_path}/there?wait=0.1")
+    for name in "abcde":
+        CachedEmbeddingModel(FakeEmbeddingModel(name), store).embed_sync(FEW)
+    start = time.monotonic()
+    store.close()
+    taken = time.monotonic() - start
+    over.set()
+    assert taken < 1.5
+
+
+def test_looks_at_a_store_that_hangs_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists, over = [], threading.Event()
+
+    def hang(*_: Any) -> dict[str, Any]:
+        lists.append(1)
+        over.wait(20)
+        return {}
+
+    monkeypatch.setattr(Bucket, "list", hang)
+    cache = [str(tmp_path / "a"), f"file://{tmp_path}/there?every=0.01&wait=0.01&push=false"]
+    with CachedEmbeddingModel(FakeEmbeddingModel(), cache) as cached:
+        for _ in range(20):
+            cached.contains(FEW[:1])
+            time.sleep(0.02)
+        over.set()
+        time.sleep(0.2)
+    assert len(lists) == 1
 
 
 def test_what_could_not_be_pushed_is_when_the_next_look_finds_the_store_well(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kura_cache_adapters._mirror.bucket import SCHEMES, Bucket, is_space
 from kura_cache_adapters._mirror.counts import Counts
 from kura_cache_adapters._mirror.directory import DirectoryMirror
-from kura_cache_adapters._mirror.keeper import Keeper
+from kura_cache_adapters._mirror.keeper import Keeper, settle
 from kura_cache_adapters._mirror.space import SpaceMirror
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters._segments.directory import SegmentStore
@@ -85,9 +85,7 @@ class MirroredStore(SegmentStore):
 
     def close(self) -> None:
         """Wait a moment for what is being pushed, and let go of all mapped files."""
-        for space in list(self._spaces.values()):
-            if isinstance(space, MirroredSpace):
-                space.keeper.settle()
+        settle([space.keeper for space in [*self._spaces.values()] if isinstance(space, MirroredSpace)])
         super().close()
 
     def __repr__(self) -> str:
