@@ -48,9 +48,12 @@ def test_a_changed_bit_another_key_and_no_vector_are_told_row_by_row(rows: pa.Ta
     assert intact(replaced(rows, "key", keys[::-1])).tolist() == [False] * 4
     vectors[0] = None
     assert intact(replaced(rows, "vector", vectors)).tolist() == [False, False, True, True]
+    assert intact(replaced(rows, "key", [*keys[:3], None])).tolist() == [True, True, True, False]
 
 
-def test_vectors_of_several_dimensions_are_refused(rows: pa.Table) -> None:
-    ragged = [[1.0], [1.0, 2.0], [1.0], [1.0]]
-    with pytest.raises(ValueError, match=r"several dimensions, .*join one space at a time"):
-        intact(replaced(rows, "vector", ragged, pa.list_(pa.float32())))
+@pytest.mark.parametrize("vectors", [[[1.0], [1.0, 2.0], [1.0], [1.0]], [[]] * 4])
+def test_vectors_of_several_dimensions_or_none_are_refused(
+    rows: pa.Table, vectors: list[list[float]]
+) -> None:
+    with pytest.raises(ValueError, match=r"not of one dimension, .*join one space at a time"):
+        intact(replaced(rows, "vector", vectors, pa.list_(pa.float32())))

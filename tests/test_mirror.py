@@ -32,7 +32,10 @@ from kura_cache_adapters import (
     open_cache,
     open_store,
 )
+from kura_cache_adapters._mirror import keeper
+from kura_cache_adapters._mirror.bucket import Bucket
 from kura_cache_adapters._mirror.plan import Names
+from kura_cache_adapters._mirror.space import SpaceMirror
 from kura_cache_adapters._segments import lineage
 from kura_cache_adapters.stores.mirror import mirrored_at
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
@@ -301,6 +304,23 @@ def test_a_receipt_of_forgetting_says_that_the_bucket_is_not_reached(tmp_path: P
     assert embed([tmp_path / "b", url], FEW) == 1  # the tombstone was pushed
 
 
+def test_a_receipt_of_forgetting_knows_of_what_the_bucket_has_and_this_machine_has_not(
+    tmp_path: Path,
+) -> None:
+    url = f"file://{tmp_path}/there"
+    embed([tmp_path / "a", url], FEW)
+
+    def reached(texts: list[str], machine: str = "a") -> list[str]:
+        with CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path / machine, url]) as cached:
+            return [trouble.where for trouble in cached.forget(texts).unreachable]
+
+    assert reached(FEW[:1], "b") == [url]  # not pulled before
+    assert reached(["never there"]) == []
+    with open_cache(tmp_path / "a") as cache:
+        cache.prune(max_bytes=0)
+    assert reached(FEW[1:2]) == [url]
+
+
 def test_nothing_is_deleted_there_but_by_prune(tmp_path: Path) -> None:
     url, there = f"file://{tmp_path}/there", tmp_path / "there"
     embed(tmp_path / "a", TEXTS[:1_000], chunk=100)
@@ -332,6 +352,41 @@ def test_prune_leaves_there_what_nobody_else_holds(tmp_path: Path) -> None:
     assert embed([tmp_path / "c", url], TEXTS[:1_100]) == 0
 
 
+def test_two_that_prune_at_once_leave_there_what_both_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, pushed, listed = f"file://{tmp_path}/there", threading.Barrier(2), threading.Barrier(2)
+    push, delete = SpaceMirror.push, Bucket.delete
+
+    def push_and_wait(mirror: SpaceMirror, *told: Any) -> Any:
+        done = push(mirror, *told)
+        if not pushed.broken:
+            pushed.wait(10)
+        return done
+
+    def wait_and_delete(bucket: Bucket, *told: Any) -> None:
+        if not listed.broken:
+            listed.wait(10)
+            pushed.abort()
+        delete(bucket, *told)
+        listed.abort()
+
+    embed(tmp_path / "a", TEXTS[:1_000], chunk=100)
+    with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
+        one.push(url)
+        other.pull(url)
+        one.compact()
+        other.compact()
+        monkeypatch.setattr(SpaceMirror, "push", push_and_wait)
+        monkeypatch.setattr(Bucket, "delete", wait_and_delete)
+        both = [threading.Thread(target=each.prune, kwargs={"remote": url}) for each in (one, other)]
+        for each in both:
+            each.start()
+        for each in both:
+            each.join()
+    assert embed([tmp_path / "c", url], TEXTS[:1_000]) == 0
+
+
 def test_prune_takes_bounds_and_what_went_is_not_pushed_again(tmp_path: Path) -> None:
     url, there = f"file://{tmp_path}/there", tmp_path / "there"
     embed(tmp_path / "a", FEW, chunk=20)
@@ -345,6 +400,17 @@ def test_prune_takes_bounds_and_what_went_is_not_pushed_again(tmp_path: Path) ->
         with pytest.raises(ValueError, match="does not tell what was used"):
             cache.prune(remote=url, unused_for=1)
     assert embed(tmp_path / "a", FEW) == 0
+
+
+def test_a_bucket_of_the_same_name_on_another_server_is_another(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    embed(tmp_path / "a", FEW[:20])
+    embed(tmp_path / "b", FEW[20:])
+    with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
+        assert one.push(f"file://{there}?endpoint=https://staging").pushed == 1
+        there.rename(tmp_path / "staging")
+        other.push(f"file://{there}")
+        assert one.push(f"file://{there}?endpoint=https://production").pushed == 1
 
 
 def test_what_was_pruned_here_is_not_pulled_again(url: str, tmp_path: Path) -> None:
@@ -376,6 +442,50 @@ def test_rows_that_are_damaged_here_are_taken_from_there_again_and_prune_keeps_t
     assert embed(tmp_path / "a", FEW) == 0
 
 
+def test_what_is_damaged_after_a_merge_is_taken_from_there_by_its_parts(url: str, tmp_path: Path) -> None:
+    embed(tmp_path / "a", FEW, chunk=20)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        cache.compact()
+        (merged,) = space_in(tmp_path / "a").glob("*.arrow")
+        content = bytearray(merged.read_bytes())
+        content[-len(content) // 4] ^= 1
+        merged.write_bytes(content)
+    with open_cache(tmp_path / "a") as cache:
+        cache.verify(repair=True)
+        assert (cache.pull(url).pulled, cache.pull(url).pulled) == (2, 0)
+    assert embed(tmp_path / "a", FEW) == 0
+
+
+def test_what_a_merge_saves_of_a_damaged_file_goes_there_too(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", FEW[:20])
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        before = segments(space_in(tmp_path / "a"))
+    embed(tmp_path / "a", FEW[20:])
+    (new,) = segments(space_in(tmp_path / "a")).keys() - before.keys()
+    content = bytearray((space_in(tmp_path / "a") / new).read_bytes())
+    content[-len(content) // 4] ^= 1
+    (space_in(tmp_path / "a") / new).write_bytes(content)
+    with open_cache(tmp_path / "a") as cache:
+        cache.compact()
+        cache.push(url)
+    assert embed([tmp_path / "b", url], FEW) == 1
+
+
+def test_what_another_process_drops_while_it_is_pulled_is_not_pulled_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", FEW, chunk=20)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+    monkeypatch.setattr(SpaceMirror, "_here", lambda _: frozenset())  # as who keeps within bounds leaves it
+    with open_cache(tmp_path / "b") as cache:
+        assert cache.pull(url).pulled == 2
+
+
 def test_what_is_pulled_is_kept_within_the_bounds_of_the_directory(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/there"
     embed(tmp_path / "a", TEXTS[:500], chunk=100)
@@ -385,6 +495,18 @@ def test_what_is_pulled_is_kept_within_the_bounds_of_the_directory(tmp_path: Pat
     with open_cache(ArrowStore(tmp_path / "b", max_bytes=nbytes // 2)) as cache:
         assert 0 < cache.pull(url).pulled < 5
         assert cache.stats().nbytes <= nbytes // 2
+
+
+def test_the_bounds_of_a_directory_are_those_of_all_its_spaces(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    for name in ("one", "two", "three", "four"):
+        with CachedEmbeddingModel(FakeEmbeddingModel(name), tmp_path / "a") as cached:
+            cached.embed_sync(FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        nbytes = cache.stats().nbytes
+    with open_cache(ArrowStore(tmp_path / "b", max_bytes=nbytes // 2)) as cache:
+        assert cache.pull(url).pulled == 2
 
 
 def test_identities_and_tombstones_travel_and_nothing_else_that_is_no_segment(tmp_path: Path) -> None:
@@ -488,6 +610,15 @@ def test_a_lineage_that_lies_costs_what_it_hides_and_nothing_else(tmp_path: Path
     assert embed(tmp_path / "b", FEW) in {0, 40}
 
 
+def test_what_a_power_cut_left_of_a_lineage_says_nothing_and_spoils_no_other(tmp_path: Path) -> None:
+    names = [f"{rows:09d}-{rows:016x}.arrow" for rows in range(5)]
+    whole = f"{' '.join(names[:3])}\n"
+    for end in range(len(whole)):
+        (tmp_path / "_lineage").write_text(whole[:end])
+        lineage.append(tmp_path / "_lineage", f"{names[3]} {names[4]}\n")
+        assert lineage.parsed(lineage.read(tmp_path / "_lineage")) == {names[3]: (names[4],)}
+
+
 def test_forks_read_without_credentials_and_push_nothing(
     server: S3, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -551,6 +682,80 @@ def test_a_program_that_ends_has_pushed_what_it_wrote(url: str, tmp_path: Path) 
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a"), url], check=True)
     assert embed([tmp_path / "b", url], ["a", "b"]) == 0
+
+
+def test_closing_waits_for_a_push_that_has_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, begun = Bucket.put, threading.Event()
+
+    def slow(bucket: Bucket, *told: Any) -> None:
+        begun.set()
+        time.sleep(0.5)
+        put(bucket, *told)
+
+    monkeypatch.setattr(Bucket, "put", slow)
+    with CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path / "a", f"file://{tmp_path}/there"]) as cached:
+        cached.embed_sync(FEW)
+        assert begun.wait(10)
+    assert [*(tmp_path / "there").rglob("*.arrow")]
+
+
+def test_many_models_whose_pushes_hang_are_waited_for_as_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(keeper, "_LAST_WAIT", 0.4)
+    monkeypatch.setattr(Bucket, "put", lambda *_: over.wait(20))
+    store = mirrored_at(ArrowStore(tmp_path / "a"), f"file://{tmp_path}/there?wait=0.1")
+    for name in "abcde":
+        CachedEmbeddingModel(FakeEmbeddingModel(name), store).embed_sync(FEW)
+    start = time.monotonic()
+    store.close()
+    taken = time.monotonic() - start
+    over.set()
+    for space in store._spaces.values():
+        space.keeper.settle(5)  # type: ignore[attr-defined]
+    assert taken < 1.5
+
+
+def test_looks_at_a_store_that_hangs_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists, over = [], threading.Event()
+
+    def hang(bucket: Bucket, _: str) -> dict[str, Any]:
+        lists.append(bucket.url)
+        over.wait(20)
+        return {}
+
+    monkeypatch.setattr(Bucket, "list", hang)
+    cache = [str(tmp_path / "a"), f"file://{tmp_path}/there?every=0.01&wait=0.01&push=false"]
+    with CachedEmbeddingModel(FakeEmbeddingModel(), cache) as cached:
+        for _ in range(20):
+            cached.contains(FEW[:1])
+            time.sleep(0.02)
+        over.set()
+        time.sleep(0.2)
+    assert lists.count(f"file://{tmp_path}/there") == 1
+
+
+def test_what_could_not_be_pushed_is_when_the_next_look_finds_the_store_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, put, failed = tmp_path / "there", Bucket.put, threading.Event()
+
+    def refuse(bucket: Bucket, *_: Any) -> None:
+        failed.set()
+        raise UnreachableError(bucket.url)
+
+    monkeypatch.setattr(Bucket, "put", refuse)
+    cache = [str(tmp_path / "a"), f"file://{there}?every=0.2"]
+    with CachedEmbeddingModel(FakeEmbeddingModel(), cache) as cached:
+        cached.embed_sync(FEW)
+        assert failed.wait(10)
+        monkeypatch.setattr(Bucket, "put", put)
+        end = time.monotonic() + 10
+        while not [*there.rglob("*.arrow")] and time.monotonic() < end:
+            cached.contains(FEW[:1])
+            time.sleep(0.05)
+    assert [*there.rglob("*.arrow")]
 
 
 def test_missing_credentials_are_named(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

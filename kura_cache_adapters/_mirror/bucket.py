@@ -55,6 +55,7 @@ class Bucket:
         """
         self.url: str = _checked(url, endpoint)
         told = {"skip_signature": anonymous or None, "endpoint": endpoint, "region": region}
+        self.place: str = f"{self.url} {endpoint}" if endpoint else self.url  # a name is each server's own
         self._config = {name: value for name, value in told.items() if value is not None}
         self.requests: Counter[str] = Counter()
         self._stores: dict[int, Any] = {}

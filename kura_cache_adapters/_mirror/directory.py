@@ -71,6 +71,8 @@ class DirectoryMirror:
             gone = [part.name for part in doomed]
             self.bucket.delete(name, gone)
             self.bucket.delete(name, [f"{lineage.FILE}-{each}" for each in gone if each in names.made_of])
+            left = space.names()  # who prunes at the same time takes what was kept here for replaced
+            space.push(left, kept - left.there - {*gone})
         rows, nbytes = sum(part.entries for part in doomed), sum(part.nbytes for part in doomed)
         return Cleaned(identity, name, self.bucket.url, len(doomed), rows, nbytes) if doomed else None
 

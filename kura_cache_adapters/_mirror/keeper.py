@@ -18,7 +18,7 @@ from kura_cache_adapters._runtime.signals import pass_on_signals, refuse_to_wait
 from kura_cache_adapters._runtime.threads import submit_mirroring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Future
 
     from kura_cache_adapters._mirror.counts import Counts
@@ -55,8 +55,10 @@ class Keeper:
         self._due = 0.0  # when to look there again
         self._after = 0.0  # no push before
         self._first: Future[None] | None = None
+        self._pulling: tuple[int, Future[None] | None] = (0, None)  # in which process, and the last pull
         self._until = 0.0  # for the first pull is waited no longer
-        self._pushing: Future[None] | None = None
+        self._pushing: Future[None] | None = None  # the last one
+        self._gathers = False  # it has not begun: what is written now is in it
         self._process = os.getpid()
         self._hurry = threading.Event()  # somebody waits for a push
 
@@ -64,6 +66,11 @@ class Keeper:
     def at_hand(self) -> bool:
         """Whether a look-up now asks nobody for anything."""
         return time.monotonic() < self._due and self._arrived()
+
+    @property
+    def may_lack(self) -> bool:
+        """Whether there may be rows there that are not here."""
+        return bool(self._counts.error) or not self._arrived() or self._mirror.lacks()
 
     def ready(self) -> None:
         """Start a pull where one is due; wait for the first one, not for ever."""
@@ -86,11 +93,11 @@ class Keeper:
             return
         _settle_at_exit(self)
         with self._lock:
-            if self._pushing is None or self._pushing.done() or self._process != os.getpid():
-                self._process = os.getpid()
+            if not self._gathers or self._process != os.getpid():
+                self._gathers, self._process = True, os.getpid()
                 self._pushing = submit_mirroring(self._push_soon)
 
-    def settle(self, patience: float = _LAST_WAIT) -> None:
+    def settle(self, patience: float) -> None:
         """Wait a moment for what is to be pushed."""
         self._hurry.set()
         if (pushing := self._pushing) is not None and self._process == os.getpid():
@@ -103,13 +110,17 @@ class Keeper:
     def _start_pull(self) -> None:
         now = time.monotonic()
         self._due = now + self._every
+        process, last = self._pulling
+        if last is not None and not last.done() and process == os.getpid():
+            return  # it has been waiting for a server, or for others, all the time
         running = submit_mirroring(partial(self._sync, push=False))
+        self._pulling = os.getpid(), running
         if self._first is None:
             self._first, self._until = running, now + self._wait
 
     def _push_soon(self) -> None:
         self._hurry.wait(_GATHERING)
-        self._pushing = None  # what is written from here on is pushed by the next one
+        self._gathers = False
         if time.monotonic() >= self._after:
             self._sync(push=True)
 
@@ -117,6 +128,7 @@ class Keeper:
         try:
             self._counts.add(self._mirror.sync(push=push, pull=not push))
             self._log.over("sync")
+            self._after = 0.0
             owed, self._owes = self._owes, False
             if owed and not push:
                 self.written()
@@ -137,6 +149,11 @@ def _settle_at_exit(keeper: Keeper) -> None:
 
 
 def _settle_all() -> None:
+    settle([*_known])
+
+
+def settle(keepers: Iterable[Keeper]) -> None:
+    """Wait a moment, and no longer for many, for what is to be pushed."""
     end = time.monotonic() + _LAST_WAIT
-    for keeper in list(_known):
+    for keeper in keepers:
         keeper.settle(max(0.0, end - time.monotonic()))

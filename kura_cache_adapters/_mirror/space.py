@@ -18,6 +18,7 @@ from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters._segments import lineage, marks
 from kura_cache_adapters._segments.format import ending_of, row_count
+from kura_cache_adapters._segments.parts import parts_in
 from kura_cache_adapters._segments.space import SegmentSpace
 from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
 from kura_cache_adapters._segments.verify import checked
@@ -55,7 +56,7 @@ class SpaceMirror:
     path: Path
     format: SegmentFormat
     patience: float = 5.0  # seconds for another process that syncs this space
-    most: int | None = None  # bytes that the directory may have: then the newest are taken
+    most: int | None = None  # bytes that the cache's directory may have: then the newest are taken
     _refused: dict[str, Object] = field(default_factory=dict)
 
     def sync(self, *, push: bool, pull: bool, dry_run: bool = False) -> SpaceSync:
@@ -81,9 +82,17 @@ class SpaceMirror:
         return self._names(self.bucket.list(self.path.name))
 
     def shared(self) -> frozenset[str]:
-        """Return the names that were here and there at once, but for those that are damaged here by now."""
-        aside = {path.name[1:].removesuffix(".damaged") for path in marks.set_aside_in(self.path)}
-        return frozenset(lineage.read(self._ledger).split()) - aside
+        """Return the names that were here and there at once, but for what has been damaged here since."""
+        aside = [path.name[1:].removesuffix(".damaged") for path in marks.set_aside_in(self.path)]
+        made_of = lineage.parsed(lineage.read(self.path / lineage.FILE)) if aside else {}
+        damaged = {at for name in aside for at in lineage.ancestry(name, made_of)}
+        return frozenset(lineage.read(self._ledger).split()) - damaged
+
+    def lacks(self) -> bool:
+        """Tell whether a segment was here and there whose rows are here no more."""
+        made_of = lineage.parsed(lineage.read(self.path / lineage.FILE))
+        names = Names(self._here(), frozenset(), self.shared(), made_of)
+        return not {*filter(ending_of, names.leaves(names.shared))} <= names.leaves(names.here)
 
     def push(self, names: Names, wanted: Iterable[str]) -> SpaceSync:
         """Put files of this directory into the bucket."""
@@ -91,7 +100,7 @@ class SpaceMirror:
 
     @property
     def _ledger(self) -> Path:
-        return self.path / f"_mirrored-{sha256(self.bucket.url.encode()).hexdigest()[:16]}"
+        return self.path / f"_mirrored-{sha256(self.bucket.place.encode()).hexdigest()[:16]}"
 
     def _ours(self, name: str) -> bool:
         return bool(lineage.NAME.fullmatch(name)) and (
@@ -112,7 +121,7 @@ class SpaceMirror:
         good = frozenset(name for name in there if self._ours(name) and self._believed(name, there[name]))
         unknown = sorted(name for name in good - here - shared - known if _LINEAGE + name in there)
         lines = each(self._lineage_of, unknown)
-        return Names(here, good, shared, lineage.parsed(noted + "".join(lines)))
+        return Names(here, good, shared, lineage.parsed(lineage.APART.join([noted, *lines])))
 
     def _lineage_of(self, name: str) -> str:
         with suppressed(UnreachableError):  # it tells nothing then
@@ -134,7 +143,11 @@ class SpaceMirror:
     def _pull(self, there: dict[str, Object]) -> dict[str, Moved]:
         """Take down what is new; in the place of what is refused, what it was made of."""
         moved: dict[str, Moved] = {}
-        while wanted := self._fitting((names := self._names(there)).to_pull(), there):
+        while True:
+            names = self._names(there)
+            new = [name for name in names.to_pull() if name not in moved]  # else it was dropped meanwhile
+            if not (wanted := self._fitting(new, there)):
+                return moved
             marks.make_space(self.path, durable=True, shared=self.format.shared)
             self._pull_beside(there)
             self._note_lineage(names)
@@ -142,14 +155,14 @@ class SpaceMirror:
                 moved.update(zip(part, each(partial(self._pulled, there), part), strict=True))
             gone = [name for name, one in moved.items() if not one.nbytes]
             self._refused.update((name, there[name]) for name in gone)
-        return moved
 
     def _fitting(self, wanted: list[str], there: dict[str, Object]) -> list[str]:
         if self.most is None:
             return wanted
         tombstones, segments = _tombstones_first(wanted)
         newest = sorted(segments, key=lambda name: there[name].written, reverse=True)
-        held = sum(reading.size(self.path / name) for name in self._here())
+        cache = marks.spaces_in(self.path.parent)
+        held = sum(part.nbytes for space in cache for part in parts_in(space, self.format.suffix))
         sums = accumulate((there[name].nbytes for name in newest), initial=held)
         fitting = sum(total <= self.most for total in sums) - 1
         return tombstones + newest[: max(0, fitting)]

@@ -22,6 +22,9 @@ FILE = "_lineage"
 NAME = re.compile(r"(?:[0-9]{9}-[0-9a-f]{16}\.[a-z]{1,16}|_forgotten-[0-9a-f]{16})")
 """The names of files that never change: segments and tombstones."""
 
+APART = " \n"
+"""What goes before a line: with it, what a power cut has left of one before says nothing."""
+
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -41,7 +44,7 @@ def append(path: Path, lines: str, *, shared: bool = False) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW
         descriptor = os.open(path, flags, 0o666 if shared else 0o600)
         try:
-            os.write(descriptor, lines.encode())
+            os.write(descriptor, f"{APART}{lines}".encode() if lines else b"")
         finally:
             os.close(descriptor)
 

@@ -18,7 +18,7 @@ from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._runtime.threads import submit_merge
 from kura_cache_adapters._segments import lineage, marks
 from kura_cache_adapters._segments.ages import age_of, apart, youngest
-from kura_cache_adapters._segments.format import row_count
+from kura_cache_adapters._segments.format import new_name, row_count
 from kura_cache_adapters._segments.gathering import intact_rows
 from kura_cache_adapters._segments.search import Search
 from kura_cache_adapters.checks import key_matrix
@@ -221,8 +221,10 @@ class Merger:
         rows, damaged = intact_rows(list(parts.values()), self._listing.tombstones.keys)
         age = youngest(age_of(self._listing.path / name) for name in parts)
         merged = [self._writer.write(rows, durable=durable, age=age)] if len(rows) else []
-        whole = [name for name, broken in zip(parts, damaged, strict=True) if not broken]
-        lineage.note(self._listing.path, merged, whole)
+        held = [name for name, broken in zip(parts, damaged, strict=True) if not broken]
+        if len(held) < len(parts):  # and what was intact of others, which no file's name stands for
+            held.append(new_name(0, self._listing.format.suffix))
+        lineage.note(self._listing.path, merged, held)
         if not durable:
             self._volatile.update(merged)
         for name, broken in zip(parts, damaged, strict=True):

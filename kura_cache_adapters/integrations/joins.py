@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def intact(rows: Any, *, vector: str = "vector") -> NDArray[np.bool_]:  # noqa: ANN401 - of pyarrow, without types
-    """Tell which rows have the vector that was stored under their key, shape (N,); none without a vector.
+    """Tell which rows have the vector that was stored under their key, shape (N,); none with a null.
 
     Args:
         rows: an Arrow table or record batch with the columns `key`, `checksum` and the vectors, as segments
@@ -26,10 +26,11 @@ def intact(rows: Any, *, vector: str = "vector") -> NDArray[np.bool_]:  # noqa: 
         vector: the column of the vectors.
 
     Raises:
-        ValueError: vectors of several dimensions; keys that are not of 32 bytes.
+        ValueError: vectors of several dimensions, or of none; keys that are not of 32 bytes.
 
     """
-    sound: NDArray[np.bool_] = np.array(rows[vector].is_valid()) & np.array(rows["checksum"].is_valid())
+    valid = [np.array(rows[column].is_valid(), bool) for column in ("key", "checksum", vector)]
+    sound: NDArray[np.bool_] = np.logical_and.reduce(valid)
     found = rows if sound.all() else rows.filter(pa.array(sound))
     if not len(found):
         return sound
@@ -39,9 +40,9 @@ def intact(rows: Any, *, vector: str = "vector") -> NDArray[np.bool_]:  # noqa: 
 
 
 def _matrix(vectors: Any) -> Vectors:  # noqa: ANN401 - as above
-    lengths = pc.unique(pc.list_value_length(vectors))
-    if len(lengths) != 1:
-        message = f"the vectors are of several dimensions, {lengths.to_pylist()}: join one space at a time"
+    lengths = pc.unique(pc.list_value_length(vectors)).to_pylist()
+    if len(lengths) != 1 or not lengths[0]:
+        message = f"the vectors are not of one dimension, but of {lengths}: join one space at a time"
         raise ValueError(message)
     matrix: Vectors = pc.list_flatten(vectors).to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
     return matrix

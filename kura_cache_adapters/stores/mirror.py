@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kura_cache_adapters._mirror.bucket import SCHEMES, Bucket, is_space
 from kura_cache_adapters._mirror.counts import Counts
 from kura_cache_adapters._mirror.directory import DirectoryMirror
-from kura_cache_adapters._mirror.keeper import Keeper
+from kura_cache_adapters._mirror.keeper import Keeper, settle
 from kura_cache_adapters._mirror.space import SpaceMirror
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters._segments.directory import SegmentStore
@@ -19,7 +19,7 @@ from kura_cache_adapters.stores.spaces import all_meant
 from kura_cache_adapters.stores.url_options import read_options
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, Hits, Vectors
@@ -75,11 +75,17 @@ class MirroredStore(SegmentStore):
     def _open(self, identity: ModelIdentity) -> MirroredSpace:
         return MirroredSpace(self, identity)
 
+    def forget(
+        self, keys: Sequence[bytes], *, days: float, within: Collection[ModelIdentity] | None
+    ) -> list[Forgotten]:
+        """Forget keys in every space here, and in those of some models that are only there yet."""
+        for space in map(self.space, within or ()):
+            space.quiet()  # which pulls
+        return super().forget(keys, days=days, within=within)
+
     def close(self) -> None:
         """Wait a moment for what is being pushed, and let go of all mapped files."""
-        for space in list(self._spaces.values()):
-            if isinstance(space, MirroredSpace):
-                space.keeper.settle()
+        settle([space.keeper for space in [*self._spaces.values()] if isinstance(space, MirroredSpace)])
         super().close()
 
     def __repr__(self) -> str:
@@ -127,10 +133,11 @@ class MirroredSpace(SegmentSpace):
             self.keeper.written()
 
     def forget(self, keys: Collection[bytes], *, days: float = KEPT_DAYS) -> Forgotten:
-        """Forget keys here, and tell that the mirror's objects stay."""
+        """Forget keys here, and tell that the mirror's objects stay, or may hold what is not here."""
+        self.keeper.ready()
         done = super().forget(keys, days=days)
         self.keeper.written()
-        left = (Trouble(self._url, _STAYS),) if done.keys else ()
+        left = (Trouble(self._url, _STAYS),) if done.keys or self.keeper.may_lack else ()
         return replace(done, unreachable=(*done.unreachable, *left))
 
     def quiet(self) -> SegmentSpace:
