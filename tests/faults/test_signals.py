@@ -57,6 +57,7 @@ def raiser(kind: type[Exception]) -> Callable[..., None]:
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # between open and with
 @caches
 @pytest.mark.parametrize("kind", [SoftTimeLimitError, TimeoutError])
 def test_what_a_handler_raises_during_a_hit_arrives_and_costs_nothing(
