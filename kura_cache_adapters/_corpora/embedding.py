@@ -44,9 +44,8 @@ def embed_file(  # noqa: PLR0913 - each may matter
     rows, schema = checked(source, column, batch, EMBEDDING if kind.has_columns else None)
     ahead.series(batch, role)  # raises for what it does not know
     with atomic.published(target, durable=True) as temporary:
-        for wide in (
-            (False, True) if isinstance(ahead.calls, Cached) else (True,)
-        ):  # a second time costs nothing
+        cached = isinstance(ahead.calls, Cached)  # then a second time costs nothing
+        for wide in (False, True) if cached else (True,):
             with atomic.create_over_leftovers(temporary, target) as file:
                 batches = read_rows(source, batch, schema)
                 if _fill(ahead, batches, kind(file, EMBEDDING), column, batch, role, rows, wide=wide):

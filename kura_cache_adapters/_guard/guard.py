@@ -64,10 +64,8 @@ class Guard:
         done: SimpleQueue[Future[_T]] = SimpleQueue()
         future = self._threads.submit(partial(copy_context().run, call))
         future.add_done_callback(done.put)
-        with suppress(Empty):
-            return done.get(
-                timeout=seconds
-            ).result()  # where Ctrl-C does no harm, see `_runtime.loop.outcome`
+        with suppress(Empty):  # a queue is where Ctrl-C does no harm, see `_runtime.loop.outcome`
+            return done.get(timeout=seconds).result()
         future.cancel()
         message = f"no answer in {seconds:.3g} s"
         raise TimeoutError(message)

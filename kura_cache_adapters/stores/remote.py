@@ -260,10 +260,8 @@ class RemoteSpace:
         if hits is None:
             return Hits.none()
         found = len(hits.positions)
-        if found and self._dimension not in {
-            None,
-            hits.vectors.shape[1],
-        }:  # another model's, under these keys
+        another = self._dimension not in {None, hits.vectors.shape[1]}
+        if found and another:  # another model's, under these keys
             hits, found = Hits.none(hits.invalid + found), 0
         self._guard.count(hits=found, misses=len(wanted) - found)
         return hits
