@@ -105,6 +105,27 @@ def test_an_entry_comes_back_bit_for_bit(key: bytes, vector: Any) -> None:
     assert decoded.tobytes() == vector.tobytes()
 
 
+@settings(fixed, max_examples=30)
+@given(st.lists(st.sampled_from(["f4", "f8", "other", "damaged", "absent", "unread"]), max_size=6))
+def test_many_keys_are_answered_as_if_each_were_asked_for(kinds: list[str]) -> None:
+    """Whatever is there, in more batches than one, all of one kind or mixed: the first hit decides D."""
+    numbers, held = np.random.default_rng(0), dict[bytes, Any]()
+    asked = [key_of(number) for number in range(100 * len(kinds))]
+    for key, kind in zip(asked, [kind for kind in kinds for _ in range(100)], strict=True):
+        vector = numbers.standard_normal(1001 if kind == "other" else 1000, "f4")
+        value = entry.encode(key, vector.astype("f8") / 3 if kind == "f8" else vector)
+        held[key] = {"damaged": flipped(value, 130), "absent": None, "unread": OSError()}.get(kind, value)
+
+    def space() -> KeyValueSpace[bytes]:
+        return KeyValueSpace(lambda keys: map(held.get, keys), held.update, len, codec=entry, where="here")
+
+    one_by_one, hits = space(), space().get_many(asked).checked(len(asked))
+    single = [one_by_one.get_many([key]) for key in asked]
+    assert hits.positions.tolist() == [at for at, each in enumerate(single) if len(each.positions)]
+    assert hits.invalid == sum(each.invalid for each in single)
+    assert hits.vectors.tolist() == [row for each in single for row in each.vectors.tolist()]
+
+
 @pytest.mark.parametrize("dtype", VECTORS)
 def test_every_flipped_bit_is_refused(dtype: str) -> None:
     value = entry.encode(KEY, VECTORS[dtype])

@@ -172,7 +172,11 @@ def narrowed(vectors: Vectors) -> Vectors:
 
 def finite_rows(vectors: Vectors) -> NDArray[np.bool_]:
     """Tell which rows hold finite numbers only, shape (N,) bool."""
-    return cast("NDArray[np.bool_]", np.isfinite(vectors).all(axis=1))
+    finite = np.isfinite(vectors)
+    rows = (
+        np.True_.repeat(len(finite)) if finite.all() else finite.all(axis=1)
+    )  # the first takes half the time
+    return cast("NDArray[np.bool_]", rows)
 
 
 def as_lists(vectors: Vectors | Sequence[Any]) -> list[list[float]]:

@@ -75,7 +75,7 @@ def checksums_of(keys: NDArray[np.uint8], vectors: Vectors) -> NDArray[np.uint64
     weights = _weights(KEY_BYTES // _WORD + words)
     sums = np.empty(len(keys), np.uint64)
     step = chunk_rows(row_bytes)
-    scratch = np.zeros((min(step, len(keys)), words), np.uint64)
+    scratch = np.empty((min(step, len(keys)), words), np.uint64)
     for start in range(0, len(keys), step):
         chunk = vectors[start : start + step]
         mixed = scratch[: len(chunk)]
@@ -103,7 +103,7 @@ def _mix(chunk: Vectors, row_bytes: int, mixed: NDArray[np.uint64]) -> None:
         padded[:, row_bytes:] = 0
         mixed ^= mixed >> np.uint64(32)
         return
-    words = np.ascontiguousarray(chunk).view("<u8")
+    words = chunk.view("<u8")
     np.right_shift(words, np.uint64(32), out=mixed)
     np.bitwise_xor(mixed, words, out=mixed)
 

@@ -77,7 +77,7 @@ def decode_many(keys: Sequence[bytes], values: Sequence[bytes], /, *, dimension:
         checksums = np.ascontiguousarray(rows[:, _START.size : _HEAD.size]).view("<u8")[:, 0]
         asked = keys if len(at) == len(keys) else [keys[each] for each in at.tolist()]
         intact = checksums_of(key_matrix(asked), vectors) == checksums
-        parts.append((at[intact], vectors if intact.all() else vectors[intact]))
+        parts.append((at, vectors) if intact.all() else (at[intact], vectors[intact]))
     return gathered(parts, len(values), dimension)
 
 
@@ -118,10 +118,12 @@ def _by_number(
     starts = np.ascontiguousarray(rows[:, : _START.size]).view("<u8")[:, 0]
     for itemsize in _ITEMSIZES:
         dimension, rest = divmod(rows.shape[1] - head, itemsize)
-        start = int.from_bytes(_START.pack(version, itemsize, 0, dimension), "little")
-        fit = starts == start
+        fit = starts == int.from_bytes(_START.pack(version, itemsize, 0, dimension), "little")
+        if not rest and fit.all():
+            yield at, itemsize, rows
+            return
         if not rest and fit.any():
-            yield at[fit], itemsize, rows if fit.all() else rows[fit]
+            yield at[fit], itemsize, rows[fit]
 
 
 def vectors_in(rows: NDArray[np.uint8], head: int, itemsize: int) -> Vectors:

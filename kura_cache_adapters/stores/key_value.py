@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
@@ -12,9 +11,9 @@ from kura_cache_adapters._core.vectors import finite_rows, narrowed
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import suppressed
+from kura_cache_adapters._segments.rows import chunk_rows
 from kura_cache_adapters.checks import check_dimension, check_keys, check_shapes
 from kura_cache_adapters.protocols import Hits, SpaceStats
-from kura_cache_adapters.stores.entry import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 _ASKED = 8  # entries that are read before the first write, to know the dimension of what is there
 
-_AT_ONCE = 256  # entries that are decoded while the next are read, and are in the processor's cache
+_LARGE = 1536  # a dimension, where it is not known yet
 _MISCOUNTED = "not as many values were read as keys were asked for"
 _UNFIT = "of its entries are damaged, another key's, or of another version or dimension"
 
@@ -42,6 +41,38 @@ class Codec(Protocol[ValueT]):
         self, keys: Sequence[bytes], values: Sequence[ValueT], /, *, dimension: int | None = None
     ) -> Hits:
         """Find the vectors, bit for bit; what is not its key's, or of another dimension, is invalid."""
+
+
+class _Answer:
+    """Hits of some keys after the others, each copied to its place while it is in the processor's cache."""
+
+    def __init__(self, asked: int) -> None:
+        """Make room for the hits of so many keys; no vector's is taken before the first hit."""
+        self._positions = np.empty(asked, np.intp)
+        self._vectors: Vectors = np.empty((0, 0), np.float32)
+        self._count = self._invalid = 0
+
+    def add(self, start: int, hits: Hits) -> None:
+        """Append the hits of keys from `start` on; those of another dimension than the first are invalid."""
+        self._invalid += hits.invalid
+        new, vectors = len(hits.positions), hits.vectors
+        if new and not self._count:
+            self._vectors = np.empty((len(self._positions), vectors.shape[1]), vectors.dtype)
+        elif new and vectors.shape[1] != self._vectors.shape[1]:
+            self._invalid, new = self._invalid + new, 0
+        if not new:
+            return
+        self._vectors = self._vectors.astype(np.result_type(self._vectors, vectors), copy=False)
+        part = slice(self._count, self._count + new)
+        self._positions[part], self._vectors[part] = start + hits.positions, vectors
+        self._count += new
+
+    def hits(self) -> Hits:
+        """Return them, float64 as float32 where that loses nothing; give back what was mostly not needed."""
+        found = slice(self._count)
+        vectors = narrowed(self._vectors[found])
+        sparse = 2 * self._count < len(self._positions)
+        return Hits(self._positions[found], vectors.copy() if sparse else vectors, self._invalid)
 
 
 class KeyValueSpace(Generic[ValueT]):
@@ -84,15 +115,14 @@ class KeyValueSpace(Generic[ValueT]):
         """Read values and decode them; one that does not fit its key or the space is invalid."""
         wanted = list(keys)
         check_keys(wanted)
-        values, parts = iter(self._read(wanted) if wanted else ()), []
-        for at in range(0, len(wanted), _AT_ONCE):
-            hits = self._decoded(wanted[at : at + _AT_ONCE], [*islice(values, _AT_ONCE)])
-            parts.append((at + hits.positions, hits.vectors, hits.invalid))
+        values, answer = iter(self._read(wanted) if wanted else ()), _Answer(len(wanted))
+        at = 0
+        while keys := wanted[at : at + self._step]:
+            answer.add(at, self._decoded(keys, [*islice(values, len(keys))]))
+            at += len(keys)
         if next(values, values) is not values:
             raise ValueError(_MISCOUNTED)
-        there = sum(len(positions) + invalid for positions, _, invalid in parts)
-        found = gathered([part[:2] for part in parts], there)
-        return replace(found, vectors=narrowed(found.vectors))
+        return answer.hits()
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:  # noqa: ARG002 - what keeps the values decides
         """Encode vectors and write them, in one batch."""
@@ -124,6 +154,11 @@ class KeyValueSpace(Generic[ValueT]):
     def __repr__(self) -> str:
         """Name what the values are in."""
         return f"<a space in {self._where!r}>"
+
+    @property
+    def _step(self) -> int:
+        """How many values to decode at a time, and stay in the processor's cache."""
+        return chunk_rows(4 * (self._dimension or _LARGE))
 
     def _look_at(self, keys: Callable[[], Iterable[bytes]]) -> None:
         """Read a few of the entries, unless the dimension is known."""

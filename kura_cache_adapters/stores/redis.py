@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta  # noqa: TC003 - read_options reads annotations
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet, finalize
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.stores.key_value import Codec
 
 _LISTED = 10_000  # keys that a server looks at in one step of a listing
+_TOGETHER = 2  # commands that are sent before the first answer is read
 _SAMPLE = b":sample"  # behind a space's name: the key of an entry, which tells the dimension
 _GLOB = str.maketrans({sign: f"\\{sign}" for sign in "*?[]\\"})
 _DECODES = "vectors are no text: leave decode_responses off"
@@ -181,9 +182,21 @@ class RedisSpace(KeyValueSpace[bytes]):
             self._store.client.hset(self._store.noted, mapping=self._note(left))
 
     def _read_values(self, keys: list[bytes]) -> Iterable[bytes | None]:
+        read = self._store.client.mget_nonatomic if self._store.clustered else None
+        batches = self._batches(keys)
+        return chain.from_iterable(map(read, batches) if read else self._pipelined(batches))
+
+    def _pipelined(self, batches: Iterator[list[bytes]]) -> Iterator[list[bytes | None]]:
+        """Read a few batches in one round trip, when wanted: the server goes on meanwhile."""
         client = self._store.client
-        read = client.mget_nonatomic if self._store.clustered else client.mget
-        return chain.from_iterable(map(read, self._batches(keys)))  # a batch is asked for when it is wanted
+        while together := [*islice(batches, _TOGETHER)]:
+            if len(together) == 1:
+                yield client.mget(together[0])
+                continue
+            with client.pipeline(transaction=False) as pipeline:
+                for names in together:
+                    pipeline.mget(names)
+                yield from pipeline.execute()
 
     def _write_values(self, entries: dict[bytes, bytes]) -> None:
         keys = list(entries)
