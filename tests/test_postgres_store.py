@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -33,6 +34,7 @@ from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import KeepsParts
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
+from tests.faults.proxy import Proxy
 from tests.servers import (
     Server,
     a_postgres,
@@ -322,6 +324,47 @@ def test_a_database_that_only_read_for_a_while_is_written_to_at_once(
         owner.execute(change.format("RESET"))
     put(store, [2])
     assert found(store, [1, 2]) == [1, 2]
+
+
+def test_a_server_that_is_far_away_has_its_time_for_each_query(
+    postgres: Server, store: PostgresStore, table: str
+) -> None:
+    put(store, [1])
+    proxy = Proxy(postgres.port, delay=0.15)  # and a connection is five answers
+    far = patient_store(postgres_url(proxy.port), table=table, timeout=0.5)
+    proxy.set("delay")
+    assert found(far, [1]) == [1]
+    proxy.close()
+
+
+_HUNG = """
+import sys, time
+from kura_cache_adapters import PostgresStore, Remote
+from kura_cache_adapters.testing.stores import IDENTITY, key_of
+from tests.faults.proxy import Proxy
+
+port, url = int(sys.argv[1]), sys.argv[2]
+proxy = Proxy(port)
+store = PostgresStore(url.replace(str(port), str(proxy.port)), timeout=60, batch=1)
+space, ask = store.space(IDENTITY), store.connections.rows
+
+def ask_until_it_hangs(*given, **named):
+    asked.append(given)
+    if len(asked) > 1:
+        proxy.set("hang")
+    return ask(*given, **named)
+
+asked, store.connections.rows = [], ask_until_it_hangs
+assert not len(Remote(store).space(IDENTITY).get_many(map(key_of, range(3))).positions)
+assert len(asked) > 1
+print(time.monotonic())
+"""
+
+
+def test_a_process_that_ends_does_not_wait_for_a_server_that_hangs(postgres: Server) -> None:
+    command = [sys.executable, "-c", _HUNG, str(postgres.port), postgres_url(postgres.port)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert time.monotonic() - float(told.stdout) < 5
 
 
 def test_connections_are_kept_alive_and_an_address_may_say_how(postgres: Server, table: str) -> None:

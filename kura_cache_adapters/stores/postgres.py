@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
-from kura_cache_adapters._runtime.threads import submit_to_store
+from kura_cache_adapters._runtime.threads import submit_transfer
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import SpaceStats
@@ -242,7 +242,7 @@ def _one_ahead(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
     """Yield what calls return; the next is under way in a thread while the last is used."""
     answer = next(calls)()
     for call in calls:
-        begun = submit_to_store(call)
+        begun = submit_transfer(call)
         yield answer
         answer = (
             call() if begun.cancel() else begun.result()

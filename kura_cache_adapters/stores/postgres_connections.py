@@ -108,22 +108,22 @@ class Connections:
             if self._pool is not None:
                 with self._pool.connection() as connection:
                     return work(connection)
-            end = monotonic() + (self._timeout if seconds is None else seconds)
+            patience = self._timeout if seconds is None else seconds
             connection = self._lend()
             try:
-                return self._use(connection, work, end)
+                return self._use(connection, work, patience)
             except psycopg.Error as error:
                 pass_on_signals(error)
                 if not _is_of_connection(error):
                     raise
                 self.close()
-            return self._use(self._lend(), work, end)
+            return self._use(self._lend(), work, patience)
 
     def _lend(self) -> _Timed:
         return next(self._lent(), None) or _Timed.connect(autocommit=True, **self._settings)
 
-    def _use(self, connection: _Timed, work: Callable[[psycopg.Connection[Any]], _T], end: float) -> _T:
-        connection.deadline = end
+    def _use(self, connection: _Timed, work: Callable[[psycopg.Connection[Any]], _T], seconds: float) -> _T:
+        connection.deadline = monotonic() + seconds
         try:
             answer = work(connection)
         except BaseException as error:

@@ -33,7 +33,6 @@ class RedisWay:
     name = "redis"
     outlives = False
     few: tuple[str, ...] = ()
-    locked = ("--requirepass", "right")
     serve = staticmethod(redis_server)
 
     def open(self, port: int, user: str = "", password: str = "", host: str = LOOPBACK) -> Any:
@@ -108,7 +107,6 @@ class PostgresWay:
 
     name = "postgres"
     outlives = True
-    locked: tuple[str, ...] = ()
     few = ("-c", f"max_connections={FEW}", "-c", "superuser_reserved_connections=0")
     serve = staticmethod(postgres_server)
 
