@@ -116,6 +116,8 @@ class PostgresStore:
         """Close the connections; the next use opens others."""
         self.connections.close()
 
+    drop_idle = close  # where one has not answered, see `Remote`
+
     def __repr__(self) -> str:
         """Name the server, the database and the tables; never a password."""
         named = ("schema", "table")

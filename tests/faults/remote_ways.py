@@ -7,7 +7,9 @@ import shutil
 import signal
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +29,13 @@ FEW = 8  # connections
 BACKENDS = "FROM pg_stat_activity WHERE application_name = 'kura-cache-adapters'"
 
 
+def at_once(count: int, call: Callable[[], object]) -> None:
+    """Call in so many threads."""
+    with ThreadPoolExecutor(count) as threads:
+        for each in [threads.submit(call) for _ in range(count)]:
+            each.result()
+
+
 class RedisWay:
     """A server that keeps all in memory, and has none of it after its death."""
 
@@ -38,6 +47,10 @@ class RedisWay:
     def open(self, port: int, user: str = "", password: str = "", host: str = LOOPBACK) -> Any:
         who = f"{user}:{password}@" if password else ""
         return RedisStore(f"redis://{who}{host}:{port}/0")
+
+    def connect(self, store: Any, count: int) -> None:
+        """Have it so many connections, which lie idle then."""
+        at_once(count, partial(store.client.blpop, ["nothing"], timeout=0.3))
 
     def clear(self, port: int) -> None:
         said(port, "FLUSHALL")
@@ -117,6 +130,10 @@ class PostgresWay:
 
     def says(self, port: int, *statements: str) -> list[tuple[Any, ...]]:
         return postgres_says(postgres_url(port), *statements)
+
+    def connect(self, store: Any, count: int) -> None:
+        """Have it so many connections, which lie idle then."""
+        at_once(count, partial(store.connections.rows, "SELECT pg_sleep(0.3)"))
 
     def clear(self, port: int) -> None:
         self.says(port, f"DROP TABLE IF EXISTS {TABLES}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from kura_cache_adapters import PostgresStore
+from kura_cache_adapters import Breaker, PostgresStore
 from tests.faults.crowd import WRONG, processes, start
 from tests.faults.proxy import Proxy
 from tests.faults.remote_lab import CONNECT, READ, SLACK, RemoteLab
@@ -102,6 +102,25 @@ def test_a_network_that_does_anything_costs_one_deadline(
     assert struck(lab)
     if mode != "forget":
         proxy.set("pass")
+    lab.recover()
+    assert lab.judge().good
+    proxy.close()
+
+
+@only("postgres", long=("redis",))
+def test_a_firewall_that_forgets_many_connections_costs_one_deadline(
+    way: Any, server: Server, tmp_path: Path
+) -> None:
+    proxy = Proxy(server.port)
+    options = {"breaker": Breaker(rest=0.7, longest=60)}  # one try for each of them would take too long
+    lab = RemoteLab(
+        "eight idle connections forgotten", way.name, tmp_path, lambda: way.open(proxy.port), options=options
+    )
+    lab.ask()
+    way.connect(lab.remote.store, 8)
+    proxy.set("forget")
+    lab.ask()
+    assert struck(lab)
     lab.recover()
     assert lab.judge().good
     proxy.close()
@@ -402,6 +421,17 @@ def test_a_database_that_is_read_only_for_a_while_gets_the_rest_afterwards(
     read_alone(lab)
     way.says(own.port, "SET default_transaction_read_only = off", change.format("RESET"))
     lab.recover()
+    assert lab.judge().good
+
+
+@only("postgres")
+def test_a_table_of_another_program_is_left_alone(way: Any, server: Server, tmp_path: Path) -> None:
+    way.says(server.port, "CREATE TABLE kura_cache (id int)")
+    fault = "another program's table"
+    lab = RemoteLab(fault, way.name, tmp_path, lambda: way.open(server.port), keeps=False)
+    lab.ask_for(0.5)
+    assert struck(lab)
+    assert not way.size(server.port)
     assert lab.judge().good
 
 
