@@ -19,8 +19,9 @@ from urllib.parse import quote
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+LOOPBACK = "127.0.0.1"
 _PATIENCE = 10.0  # seconds for a server to answer
 _SLOTS = 16384  # of a Redis cluster
 POSTGRES_USER, POSTGRES_PASSWORD = "kura", "MARKED-pa55/word@"
@@ -75,14 +76,41 @@ class Server:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def signal_all(self, number: int) -> None:
+        """Send a signal to it and to its own processes."""
+        self.signal(number)
+        _signal(self._children(), number)
+
     def kill(self) -> None:
-        """Kill it at once, frozen or not, and wait for its end."""
+        """Kill it at once, frozen or not, and wait for its end, and for that of its own processes."""
         if self.process is not None:
+            children = self._children()
             self.process.kill()
             self.process.wait()
+            _signal(children, signal.SIGCONT)
+            until(lambda: not any(map(_lives, children)), "its own processes outlive it")
+
+    def _children(self) -> list[int]:
+        assert self.process is not None
+        pid = self.process.pid
+        with suppress(OSError):
+            return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+        return []
 
     def _is_dead(self) -> bool:
         return self.process is not None and self.process.poll() is not None
+
+
+def _signal(processes: list[int], number: int) -> None:
+    for each in processes:
+        with suppress(ProcessLookupError):
+            os.kill(each, number)
+
+
+def _lives(process: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 @contextmanager
@@ -115,15 +143,15 @@ def program(name: str, *elsewhere: str) -> str:
 
 
 @contextmanager
-def redis_server(*options: str) -> Iterator[Server]:
-    """Serve Redis without persistence, with options as on its command line."""
+def redis_server(*options: str, host: str = LOOPBACK, within: Sequence[str] = ()) -> Iterator[Server]:
+    """Serve Redis without persistence, with options as on its command line; `within`, words before that."""
     binary = program("redis-server")
-    usual = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+    usual = ("--bind", host, "--protected-mode", "no", "--save", "", "--appendonly", "no")
 
     def command(port: int, directory: Path) -> list[str]:
-        return [binary, "--port", str(port), "--dir", str(directory), *usual, *options]
+        return [*within, binary, "--port", str(port), "--dir", str(directory), *usual, *options]
 
-    with served(command, lambda port: said(port, "PING")[:1] in {b"+", b"-"}) as server:
+    with served(command, lambda port: said(port, "PING", host)[:1] in {b"+", b"-"}) as server:
         yield server
 
 
@@ -147,9 +175,9 @@ def _is_whole(port: int, count: int) -> bool:
     return b"cluster_state:ok" in told and b"cluster_known_nodes:%d" % count in told
 
 
-def said(port: int, command: str) -> bytes:
+def said(port: int, command: str, host: str = LOOPBACK) -> bytes:
     """Return what a Redis answers; nothing where none does."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as client:
+    with suppress(OSError), socket.create_connection((host, port), 1) as client:
         client.sendall(command.encode() + b"\r\n")
         return client.recv(1 << 16)
     return b""
@@ -162,31 +190,76 @@ def a_redis() -> Iterator[Server]:
 
 
 @contextmanager
-def postgres_server(*options: str) -> Iterator[Server]:
-    """Serve PostgreSQL without flushes, with options as on its command line; `POSTGRES_USER` owns all."""
+def postgres_server(
+    *options: str, host: str = LOOPBACK, within: Sequence[str] = (), standby_of: Server | None = None
+) -> Iterator[Server]:
+    """Serve PostgreSQL without flushes, with options as on its command line; `POSTGRES_USER` owns all.
+
+    `within` are words before the command; `standby_of` is the server that it copies, and follows.
+    """
     pytest.importorskip("psycopg", reason="needs the extra `postgres`")
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -float(path.parent.name))
-    init, binary = (program(name, *map(str, places)) for name in ("initdb", "postgres"))
-    usual = ("-c", "listen_addresses=127.0.0.1", "-c", "fsync=off")
+    binary = _of_postgres("postgres")
+    usual = ("-c", f"listen_addresses={host}", "-c", "fsync=off")
 
     def command(port: int, directory: Path) -> list[str]:
-        as_nobody, files = _as_nobody(directory), str(directory / "files")
-        password = directory / "password"
-        password.write_text(POSTGRES_PASSWORD)
-        password.chmod(0o644)
-        how = ("--no-sync", "--encoding=UTF8", "--no-locale", "--auth=scram-sha-256", f"--pwfile={password}")
-        made = [*as_nobody, init, f"--pgdata={files}", f"--username={POSTGRES_USER}", *how]
-        subprocess.run(made, cwd=directory, check=True, stdout=subprocess.DEVNULL)
-        return [*as_nobody, binary, "-D", files, "-p", str(port), "-k", str(directory), *usual, *options]
+        as_nobody, files = _as_nobody(directory), directory / "files"
+        made = _made(directory) if standby_of is None else _copied(standby_of)
+        told = [*as_nobody, *made, f"--pgdata={files}"]
+        subprocess.run(told, cwd=directory, check=True, stdout=subprocess.DEVNULL)
+        with (files / "pg_hba.conf").open("a") as who:
+            who.write("host all all all scram-sha-256\n")
+        where = ("-D", str(files), "-p", str(port), "-k", str(directory))
+        return [*within, *as_nobody, binary, *where, *usual, *options]
 
-    with served(command, lambda port: postgres_says(postgres_url(port), "SELECT 1")) as server:
+    with served(command, lambda port: postgres_says(postgres_url(port, host=host), "SELECT 1")) as server:
         try:
             yield server
         finally:
-            server.signal(signal.SIGCONT)
+            server.signal_all(signal.SIGCONT)
             server.signal(signal.SIGQUIT)  # its own processes end before it
             assert server.process is not None
             server.process.wait()
+
+
+@contextmanager
+def pgbouncer(server: Server, *, pool: int) -> Iterator[Server]:
+    """Run PgBouncer, which gives each transaction whatever connection is free, of so many."""
+    path = program("pgbouncer", "/usr/sbin")
+
+    def command(port: int, directory: Path) -> list[str]:
+        (directory / "users").write_text(f'"{POSTGRES_USER}" "{POSTGRES_PASSWORD}"\n')
+        settings = {"listen_addr": LOOPBACK, "listen_port": port, "unix_socket_dir": "", "auth_type": "plain"}
+        settings |= {"pool_mode": "transaction", "default_pool_size": pool, "auth_file": directory / "users"}
+        told = "\n".join(f"{name} = {value}" for name, value in settings.items())
+        where = f"host={LOOPBACK} port={server.port} dbname=postgres"
+        (directory / "ini").write_text(f"[databases]\npostgres = {where}\n[pgbouncer]\n{told}\n")
+        as_nobody = _as_nobody(directory)
+        for each in ("ini", "users"):
+            (directory / each).chmod(0o644)
+        return [*as_nobody, path, str(directory / "ini")]
+
+    with served(command, accepts) as bouncer:
+        yield bouncer
+
+
+def _of_postgres(name: str) -> str:
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -float(path.parent.name))
+    return program(name, *map(str, places))
+
+
+def _made(directory: Path) -> list[str]:
+    """Return what makes an empty database."""
+    password = directory / "password"
+    password.write_text(POSTGRES_PASSWORD)
+    password.chmod(0o644)
+    how = ("--no-sync", "--encoding=UTF8", "--no-locale", "--auth=scram-sha-256", f"--pwfile={password}")
+    return [_of_postgres("initdb"), f"--username={POSTGRES_USER}", *how]
+
+
+def _copied(primary: Server) -> list[str]:
+    """Return what makes a copy of a running server, which follows it."""
+    how = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+    return [_of_postgres("pg_basebackup"), f"--dbname={postgres_url(primary.port)}", *how]
 
 
 def _as_nobody(directory: Path) -> list[str]:
@@ -198,10 +271,10 @@ def _as_nobody(directory: Path) -> list[str]:
     return [program("setpriv"), "--reuid", ids[0], "--regid", ids[1], "--clear-groups"]
 
 
-def postgres_url(port: int, user: str = "", password: str = "") -> str:
+def postgres_url(port: int, user: str = "", password: str = "", *, host: str = LOOPBACK) -> str:
     """Return the URL of a database: the owner's, unless it is said whose."""
     user, password = user or POSTGRES_USER, quote(password or POSTGRES_PASSWORD, safe="")
-    return f"postgresql://{user}:{password}@127.0.0.1:{port}/postgres"
+    return f"postgresql://{user}:{password}@{host}:{port}/postgres"
 
 
 def postgres_says(url: str, *statements: str) -> list[tuple[Any, ...]]:

@@ -62,7 +62,8 @@ def open_store(
             hf, memory (`memory://`, without a path), and those that other distributions register.
             Options: the keyword-only parameters of the store's class. A path is taken as it is, but
             for a `~` or `~user` at its start; names and values of options may be percent-encoded.
-            A store on a server is opened within a `Remote`, whose options may be there, too.
+            A store on a server is opened within a `Remote`, whose options may be there, too; both get
+            one that both have.
         write: how such a store is written to, where its URL does not say.
 
     Raises:
@@ -81,10 +82,11 @@ def open_store(
             f'{scheme}:// mirrors a directory, and is no cache by itself: write ["./cache", "{scheme}://..."]'
         )
         raise ValueError(message)
-    if not _is_remote(class_of(scheme)):
+    store_class = class_of(scheme)
+    if not _is_remote(store_class):
         return _at_url(scheme, text)
     guard = _ours("remote", "Remote")
-    address, options = take_options(scheme, guard, text)
+    address, options = take_options(scheme, guard, text, inner=store_class)
     guarded: EmbeddingStore = guard(_at_url(scheme, address), **{"write": write, **options})
     return guarded
 

@@ -84,9 +84,7 @@ class Remote:
             "write": write,
             "breaker": breaker,
         }
-        self.guard: Guard = Guard(
-            repr(store), breaker, read_timeout=read_timeout, connect_timeout=connect_timeout
-        )
+        self.guard: Guard = Guard(store, breaker, read_timeout=read_timeout, connect_timeout=connect_timeout)
         self.backlog: Backlog = Backlog(self.guard, _BACKLOG)
         self._spaces: dict[ModelIdentity, RemoteSpace] = {}
         self._lock = ForkLock()
