@@ -510,22 +510,6 @@ def test_a_process_that_ends_writes_what_waits_and_does_not_wait_for_a_dead_serv
     assert ("were not written" in ended.stderr) == (server == "hangs")
 
 
-def test_a_worker_of_multiprocessing_that_ends_writes_what_waits(tmp_path: Path) -> None:
-    def work() -> None:
-        space = Remote(ArrowStore(tmp_path)).space(IDENTITY)
-        space.put_many(KEYS[:1], VECTORS[:1])
-        write = space._waiting.write
-        space._waiting.write = lambda *some: threading.Event().wait(0.1) or write(*some)
-        for at in range(1, 9):
-            space.put_many(KEYS[at : at + 1], VECTORS[at : at + 1])
-
-    worker = multiprocessing.get_context("fork").Process(target=work)
-    worker.start()
-    worker.join(20)
-    assert worker.exitcode == 0
-    assert np.array_equal(ArrowStore(tmp_path).space(IDENTITY).get_many(KEYS).vectors, VECTORS)
-
-
 def test_an_exception_of_a_signal_handler_ends_the_waiting(server: Server) -> None:
     def ring(*_: object) -> None:
         raise InterruptedError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, refuse_to_wait
@@ -143,9 +143,8 @@ class Keeper:
 
 
 def _settle_at_exit(keeper: Keeper) -> None:
-    if not _known:
-        atexit.register(_settle_all)
     _known.add(keeper)
+    at_end(_settle_all)
 
 
 def _settle_all() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakSet
@@ -14,6 +11,7 @@ import numpy as np
 from kura_cache_adapters._guard.backlog import BATCH, Backlog
 from kura_cache_adapters._guard.breaker import Breaker
 from kura_cache_adapters._guard.guard import Guard
+from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
@@ -33,7 +31,6 @@ _FLUSH = 5.0  # seconds, at close and at exit
 _CLOSING = 1.0  # seconds for connections to be closed
 _BREAKER = Breaker()
 _open: WeakSet[Remote] = WeakSet()
-_flushed_by_finalizer = 0  # the process
 
 
 class Remote:
@@ -91,8 +88,6 @@ class Remote:
         self._spaces: dict[ModelIdentity, RemoteSpace] = {}
         self._lock = ForkLock()
         _open.add(self)
-        atexit.unregister(_flush_all)  # once
-        atexit.register(_flush_all)
 
     @property
     def stores(self) -> tuple[EmbeddingStore, ...]:
@@ -219,7 +214,7 @@ class RemoteSpace:
         done = self._write_through(wanted[:waits], vectors[:waits])
         self._dimension = vectors.shape[1]
         if done < len(wanted):
-            _flush_at_end_of_worker()
+            at_end(_flush_all)
             self._backlog.add(self._waiting, wanted[done:], vectors[done:])
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
@@ -285,14 +280,6 @@ class RemoteSpace:
             if not well or not self._guard.ask("write", partial(self._write, *some), len(some[0])):
                 return start
         return len(keys)
-
-
-def _flush_at_end_of_worker() -> None:
-    """Have what waits written where a worker of multiprocessing ends, which may heed no `atexit`."""
-    global _flushed_by_finalizer  # noqa: PLW0603 - a worker forgets its parent's finalizers
-    if _flushed_by_finalizer != os.getpid() and "multiprocessing.util" in sys.modules:
-        _flushed_by_finalizer = os.getpid()
-        sys.modules["multiprocessing.util"].Finalize(None, _flush_all, exitpriority=0)
 
 
 def _flush_all() -> None:
