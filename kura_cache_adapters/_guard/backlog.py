@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 BATCH = 256  # entries that are written at once
 _ENTRY_BYTES = 200  # of an entry beside its vector
 _MOST_OWED = 1_000_000  # keys remembered that were dropped
-_AGAIN = 0.2  # seconds after a failure that has not opened the circuit
+_CLOSED = (
+    "it took none of them until the cache was closed. A directory in front, as in "
+    '["./cache", "redis://..."], keeps what a server does not take'
+)
+AGAIN = 0.2  # seconds after a failure that has not opened the circuit
 _logger = logger_of("store")
 _all: WeakSet[Backlog] = WeakSet()
 
@@ -97,7 +101,7 @@ class Backlog:
             self._account(len(rows) - len(old), len(rows) * each - sum(map(_bytes_of, old)))
             if place.rows and (self._writer is None or self._writer.done()):
                 self._writer = self._threads.submit(self._drain)
-        self._drop(place, keys[room:], "there is no room for more")
+        self._drop({place: keys[room:]}, "there is no room for more")
 
     def withdraw(self, place: Waiting, keys: Iterable[bytes]) -> None:
         """Write these no more."""
@@ -119,17 +123,18 @@ class Backlog:
 
     def give_up(self) -> None:
         """Drop all that waits."""
-        for place in self._spaces:
-            keys = [*place.rows]
-            self.withdraw(place, keys)
-            self._drop(place, keys, "it was closed before that")
+        with self._locked():
+            left = {place: [*place.rows] for place in self._spaces}
+            for place, keys in left.items():
+                self.withdraw(place, keys)
+        self._drop(left, _CLOSED)
 
     def _drain(self) -> None:
         """Write until nothing waits; where that fails, try again when the circuit says so."""
         while (batch := self._next()) is not None:
             if not self._written(*batch):
                 self._tell_flushing()
-                self._wake.wait(self._guard.circuits["write"].waits or _AGAIN)
+                self._wake.wait(self._guard.circuits["write"].waits or AGAIN)
                 self._wake.clear()
 
     def _next(self) -> tuple[Waiting, dict[bytes, NDArray[Any]]] | None:
@@ -157,12 +162,14 @@ class Backlog:
                 self.withdraw(place, [key for key, row in rows.items() if place.rows.get(key) is row])
         return bool(written)
 
-    def _drop(self, place: Waiting, keys: list[bytes], why: str) -> None:
-        if not keys:
+    def _drop(self, dropped: dict[Waiting, list[bytes]], why: str) -> None:
+        count = sum(map(len, dropped.values()))
+        if not count:
             return
-        place.dropped.update(keys[: max(0, _MOST_OWED - len(place.dropped))])
-        self._guard.count(dropped=len(keys))
-        self._log.report("drop", "%s: %d entries were not written: %s", self._guard.name, len(keys), why)
+        for place, keys in dropped.items():
+            place.dropped.update(keys[: max(0, _MOST_OWED - len(place.dropped))])
+        self._guard.count(dropped=count)
+        self._log.report("drop", "%s: %d entries were not written: %s", self._guard.name, count, why)
         self._guard.tell("write", "dropped", why)
 
     def _account(self, entries: int, nbytes: int) -> None:
