@@ -194,9 +194,7 @@ def _read(url: str) -> tuple[str, dict[str, Any]]:
     base, question, query = url.partition("?")
     scheme = base.partition("://")[0]
     if scheme not in SCHEMES:
-        message = (
-            f"no object store is meant by {scheme}://: write s3://bucket/prefix, gs://, az:// or file://"
-        )
+        message = "no object store is meant by this: write s3://bucket/prefix, gs://, az:// or file://"
         raise ValueError(message)
     return base, read_options(scheme, MirroredStore, query if question else None)
 
