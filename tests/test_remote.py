@@ -26,6 +26,7 @@ from kura_cache_adapters import (
     Guarded,
     MemoryStore,
     Remote,
+    Stored,
     TieredStore,
     UnreachableError,
     open_cache,
@@ -622,6 +623,59 @@ def test_each_tier_is_counted_apart(tmp_path: Path, server: Server) -> None:
     server.well.set()
     until(lambda: model.embed_sync([f"text {next(numbers)}"]) and told("closed"))
     assert told("closed")[0].stats.timeouts == 1
+
+
+@pytest.mark.parametrize("before", ["nothing", "memory", "a directory"])
+def test_what_waits_for_a_server_is_stored_when_it_has_it(
+    server: Server, tmp_path: Path, before: str
+) -> None:
+    guarded = Remote(server, write="through", **QUICK)
+    first: list[Any] = {"nothing": [], "memory": [MemoryStore()], "a directory": [tmp_path]}[before]
+    events: list[Any] = []
+    options = CacheOptions(observers=(events.append,))
+    model, other = (
+        CachedEmbeddingModel(FakeEmbeddingModel(), [*first, guarded], options=options) for _ in range(2)
+    )
+    here = before == "a directory"
+    model.embed_sync(["a"])
+    server.error = ConnectionError()
+    model.embed_sync(["b", "c"])
+    other.embed_sync(["d"])
+    assert model.add(["e"], FakeEmbeddingModel().lists(["e"])) == here
+    assert (model.stats.stored, other.stats.stored) == ((4, 1) if here else (1, 0))
+    assert model.stats.tiers[-1].backlog == 4
+    server.error = None
+    until(lambda: guarded.backlog.flush(1.0))
+    assert (model.stats.stored, other.stats.stored) == (4, 1)
+    stored = [each for each in events if isinstance(each, Stored)]
+    assert sum(each.entries for each in stored) == 5
+    assert sum(each.unwritten for each in stored) == (0 if here else 4)
+    assert sum(each.nbytes for each in stored) == 5 * stored[0].nbytes
+
+
+@pytest.mark.parametrize("why", ["no room", "closed", "read only"])
+def test_what_a_server_never_gets_is_not_stored(
+    server: Server, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(remote, "_FLUSH", 0.1)
+    monkeypatch.setattr(remote, "_BACKLOG", 0 if why == "no room" else 1 << 20)
+    events: list[Any] = []
+    guarded = Remote(server, write="never" if why == "read only" else "through", **QUICK)
+    model = CachedEmbeddingModel(
+        FakeEmbeddingModel(), guarded, options=CacheOptions(observers=(events.append,))
+    )
+    server.error = ConnectionError()
+    model.embed_sync(["a", "b"])
+    if why == "closed":
+        guarded.close()
+    server.error = None
+    guarded.backlog.flush(1.0)
+    assert (model.stats.stored, model.stats.save_failures) == (0, 0)
+    assert sum(each.unwritten for each in events if isinstance(each, Stored)) == 2
+    dropped = [
+        each.stats.dropped for each in events if isinstance(each, Guarded) and each.change == "dropped"
+    ]
+    assert dropped == [2] * (why != "read only")
 
 
 def test_without_tiers_nothing_is_told_of_them(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from itertools import islice, takewhile
@@ -21,7 +22,7 @@ from kura_cache_adapters._runtime.threads import DaemonThreads
 from kura_cache_adapters.errors import DimensionMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
     from concurrent.futures import Future
     from typing import TypeAlias
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from kura_cache_adapters.protocols import Vectors
 
     Write: TypeAlias = Callable[[list[bytes], Vectors], object]
+    Tell: TypeAlias = Callable[[int, int], object]
 
 BATCH = 256  # entries that are written at once
 _ENTRY_BYTES = 200  # of an entry beside its vector
@@ -45,12 +47,13 @@ _all: WeakSet[Backlog] = WeakSet()
 
 
 class Waiting:
-    """The entries of one space that wait, and the keys of those that were dropped."""
+    """The entries of one space that wait, who hears when they are written, and the keys that were dropped."""
 
     def __init__(self, write: Write) -> None:
         """Take what writes keys and vectors to the space."""
         self.write = write
         self.rows: dict[bytes, NDArray[Any]] = {}
+        self.tellers: dict[bytes, Tell] = {}
         self.dropped: set[bytes] = set()
 
     def batch(self) -> dict[bytes, NDArray[Any]]:
@@ -77,6 +80,7 @@ class Backlog:
         """Forget what waits: after a fork it is the parent's."""
         for each in self._spaces:
             each.rows.clear()
+            each.tellers.clear()
             each.dropped.clear()
         self.nbytes = self._guard.backlog = 0
         self._writer: Future[None] | None = None
@@ -103,9 +107,20 @@ class Backlog:
                 self._writer = self._threads.submit(self._drain)
         self._drop({place: keys[room:]}, "there is no room for more")
 
-    def withdraw(self, place: Waiting, keys: Iterable[bytes]) -> None:
+    def unwritten(self, place: Waiting, keys: Collection[bytes], tell: Tell) -> set[bytes]:
+        """Return those of the keys that wait or were dropped; those that are written later are told of."""
+        if not place.rows and not place.dropped:
+            return set()
+        with self._locked():
+            waits = place.rows.keys() & keys
+            place.tellers.update(dict.fromkeys(waits, tell))
+            return waits | place.dropped.intersection(keys)
+
+    def withdraw(self, place: Waiting, keys: Collection[bytes]) -> None:
         """Write these no more."""
         with self._locked():
+            for key in keys:
+                place.tellers.pop(key, None)
             gone = [row for key in keys if (row := place.rows.pop(key, None)) is not None]
             self._account(-len(gone), -sum(map(_bytes_of, gone)))
 
@@ -156,11 +171,22 @@ class Backlog:
         except DimensionMismatchError as error:  # it will never take them: they are not owed
             _logger.warning("%s: %d entries were not written: %s", self._guard.name, len(rows), error)
             self._guard.count(dropped=len(rows))
-            written = True
+            self._done(place, rows)
+            return True
         if written:
-            with self._locked():  # what was put anew meanwhile still waits
-                self.withdraw(place, [key for key, row in rows.items() if place.rows.get(key) is row])
+            each = next(iter(rows.values())).nbytes
+            for tell, count in self._done(place, rows).items():
+                tell(count, count * each)
         return bool(written)
+
+    def _done(self, place: Waiting, rows: dict[bytes, NDArray[Any]]) -> Counter[Tell]:
+        """Let go of what need not be written any more; return who is to hear of how many."""
+        with self._locked():  # what was put anew meanwhile still waits
+            done = [key for key, row in rows.items() if place.rows.get(key) is row]
+            told = Counter(tell for key in done if (tell := place.tellers.get(key)))
+            place.dropped.difference_update(done)
+            self.withdraw(place, done)
+        return told
 
     def _drop(self, dropped: dict[Waiting, list[bytes]], why: str) -> None:
         count = sum(map(len, dropped.values()))

@@ -50,12 +50,16 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A batch was written: `entries` with `nbytes` of vectors, in `seconds`."""
+    """A batch was written: `entries` with `nbytes` of vectors, in `seconds`.
+
+    `unwritten` more are not: a server will get them, of which later events tell, or they were dropped.
+    """
 
     model: str
     entries: int
     nbytes: int
     seconds: float
+    unwritten: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from kura_cache_adapters.errors import UnreachableError
 from kura_cache_adapters.protocols import Hits
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters._observe.tiers import TierStats
@@ -184,6 +184,12 @@ class RemoteSpace:
         self._waiting.dropped.difference_update(gone)  # in place: another thread may be adding to it
         return gone
 
+    def unwritten(self, keys: Collection[bytes], tell: Callable[[int, int], object]) -> set[bytes]:
+        """Return those of the keys, just put, that the server has not; see `TellsUnwritten`."""
+        if self._remote.write == "never":
+            return set(keys)
+        return self._backlog.unwritten(self._waiting, keys, tell)
+
     def withdraw(self, keys: Collection[bytes]) -> None:
         """Write these no more, if they wait."""
         self._backlog.withdraw(self._waiting, keys)
@@ -213,6 +219,7 @@ class RemoteSpace:
         waits = behind if self._remote.write == "behind" else len(wanted)
         done = self._write_through(wanted[:waits], vectors[:waits])
         self._dimension = vectors.shape[1]
+        self._waiting.dropped.difference_update(wanted[:done])
         if done < len(wanted):
             at_end(_flush_all)
             self._backlog.add(self._waiting, wanted[done:], vectors[done:])
