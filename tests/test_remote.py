@@ -630,7 +630,8 @@ def test_what_waits_for_a_server_is_stored_when_it_has_it(
     server: Server, tmp_path: Path, before: str
 ) -> None:
     guarded = Remote(server, write="through", **QUICK)
-    first: list[Any] = {"nothing": [], "memory": [MemoryStore()], "a directory": [tmp_path]}[before]
+    ways: dict[str, list[Any]] = {"nothing": [], "memory": [MemoryStore()], "a directory": [tmp_path]}
+    first = ways[before]
     events: list[Any] = []
     options = CacheOptions(observers=(events.append,))
     model, other = (
@@ -645,8 +646,7 @@ def test_what_waits_for_a_server_is_stored_when_it_has_it(
     assert (model.stats.stored, other.stats.stored) == ((4, 1) if here else (1, 0))
     assert model.stats.tiers[-1].backlog == 4
     server.error = None
-    until(lambda: guarded.backlog.flush(1.0))
-    assert (model.stats.stored, other.stats.stored) == (4, 1)
+    until(lambda: guarded.backlog.flush(1.0) and (model.stats.stored, other.stats.stored) == (4, 1))
     stored = [each for each in events if isinstance(each, Stored)]
     assert sum(each.entries for each in stored) == 5
     assert sum(each.unwritten for each in stored) == (0 if here else 4)

@@ -107,7 +107,8 @@ class Counters:
 
     def stats_over(self, store: object) -> CacheStats:
         """Return what has been counted so far, with what the store tells of its tiers."""
-        return replace(self.stats, tiers=told(store, self._tiers))
+        stats = self.stats
+        return replace(stats, tiers=told(store, self._tiers, alone=(stats.hits, stats.texts)))
 
     def _count_tiers(self, event: LookedUp) -> None:
         left = event.texts

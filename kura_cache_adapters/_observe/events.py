@@ -82,6 +82,8 @@ class Failed:
 class Guarded:
     """A remote tier has changed: it is left alone (`open`), answers again (`closed`), or was `dropped` from.
 
+    So has the object store of a mirrored one, to `read` from which is to pull, and to `write` to push.
+
     `action` says whether that is reading or writing, `reason` why, and `stats` what it has done so far. It
     is of no one `model`.
     """
