@@ -22,6 +22,8 @@ pytest.importorskip("moto.server", reason="needs moto[server], an S3 server")
 from kura_cache_adapters import (
     ArrowStore,
     CachedEmbeddingModel,
+    CacheOptions,
+    Guarded,
     HFDatasetStore,
     JSONLStore,
     MemoryStore,
@@ -40,6 +42,7 @@ from kura_cache_adapters._segments import lineage
 from kura_cache_adapters.stores.mirror import mirrored_at
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
 from tests.object_stores import S3, s3_server
+from tests.test_remote import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -632,6 +635,41 @@ def test_forks_read_without_credentials_and_push_nothing(
     assert embed([tmp_path / "b", f"{s3}&anonymous=true&push=false"], TEXTS[:50]) == 10
     assert dict(server.asked) == {"GET": 3}  # a list, whose it is, and the vectors
     assert not server.signed
+
+
+@pytest.mark.parametrize("before", [[], ["memory://"]])
+def test_a_mirror_is_counted_as_other_tiers_are_and_events_tell_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[str]
+) -> None:
+    monkeypatch.setattr(keeper, "_PAUSE", 0.0)
+    monkeypatch.setattr(keeper, "_GATHERING", 0.01)
+    there = tmp_path / "there"
+    events: list[Any] = []
+    there.write_text("in the way")
+    model = CachedEmbeddingModel(
+        FakeEmbeddingModel(),
+        [*before, tmp_path / "here", f"file://{there}"],
+        options=CacheOptions(observers=(events.append,)),
+    )
+
+    def tier() -> Any:
+        return model.stats.tiers[-1]
+
+    def told(change: str) -> list[Any]:
+        return [each.stats for each in events if isinstance(each, Guarded) and each.change == change]
+
+    model.embed_sync(["a", "b"])
+    until(lambda: told("open"))
+    there.unlink()
+    model.embed_sync(["a", "c"])
+    until(lambda: tier().mirror.pushed == 2 and told("closed"))
+    assert [len(told("open")), len(told("closed"))] == [1, 1]
+    assert [told(change)[0].mirror.error == "" for change in ("open", "closed")] == [False, True]
+    hits = 0 if before else 1
+    assert (tier().hits, tier().misses, tier().remote) == (hits, 4 - 1, False)
+    store: Any = model.cache.store if model.cache else None
+    assert tier().mirror == (store.stores[-1] if before else store).counts
+    assert "pushed 2, pulled 0" in str(tier())
 
 
 def test_a_store_that_refuses_connections_costs_no_second_one_warning_and_no_answer(

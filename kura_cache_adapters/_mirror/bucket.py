@@ -181,9 +181,7 @@ def is_space(name: str) -> bool:
 def _checked(url: str, endpoint: str | None) -> str:
     scheme, separator, path = url.partition("://")
     if not separator or scheme not in SCHEMES or not path.strip("/"):
-        message = (
-            f"no object store is meant by {scheme}://: write s3://bucket/prefix, gs://, az:// or file://"
-        )
+        message = "no object store is meant by this: write s3://bucket/prefix, gs://, az:// or file://"
         raise ValueError(message)
     if "@" in path.partition("/")[0] or "@" in (endpoint or ""):
         message = f"{scheme}:// takes no password in a URL: put it into the environment, as its tools want it"

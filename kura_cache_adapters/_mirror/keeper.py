@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
 from concurrent.futures import wait
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakSet
 
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, refuse_to_wait
@@ -70,7 +70,7 @@ class Keeper:
     @property
     def may_lack(self) -> bool:
         """Whether there may be rows there that are not here."""
-        return bool(self._counts.error) or not self._arrived() or self._mirror.lacks()
+        return bool(self._counts.stats.error) or not self._arrived() or self._mirror.lacks()
 
     def ready(self) -> None:
         """Start a pull where one is due; wait for the first one, not for ever."""
@@ -125,8 +125,9 @@ class Keeper:
             self._sync(push=True)
 
     def _sync(self, *, push: bool) -> None:
+        action: Literal["read", "write"] = "write" if push else "read"
         try:
-            self._counts.add(self._mirror.sync(push=push, pull=not push))
+            self._counts.add(self._mirror.sync(push=push, pull=not push), action)
             self._log.over("sync")
             self._after = 0.0
             owed, self._owes = self._owes, False
@@ -137,15 +138,14 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - nobody waits for it: the local directory has everything
             pass_on_signals(error)
             self._after, self._owes = time.monotonic() + _PAUSE, True
-            self._counts.failed(describe(error))
+            self._counts.failed(action, describe(error))
             message = "Could not sync with %s: %s; going on without"
             self._log.report("sync", message, self._mirror.bucket.url, describe(error))
 
 
 def _settle_at_exit(keeper: Keeper) -> None:
-    if not _known:
-        atexit.register(_settle_all)
     _known.add(keeper)
+    at_end(_settle_all)
 
 
 def _settle_all() -> None:

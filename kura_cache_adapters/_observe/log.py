@@ -49,7 +49,7 @@ class Log:
                 self._once.over("read")
             if _cache.isEnabledFor(logging.INFO):
                 _cache.info("Found %d cached embeddings, %d need embedding", event.hits, event.missing)
-        elif isinstance(event, Stored):
+        elif isinstance(event, Stored) and event.entries:
             self._once.over("write")
         elif isinstance(event, Failed) and event.action != "embed":
             message = "Could not %s the cache %s: %s; going on without"
