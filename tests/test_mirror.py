@@ -41,35 +41,49 @@ from kura_cache_adapters._mirror.space import SpaceMirror
 from kura_cache_adapters._segments import lineage
 from kura_cache_adapters.stores.mirror import mirrored_at
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
-from tests.object_stores import S3, s3_server
+from tests.object_stores import FIRST, OTHERS, object_servers
 from tests.test_remote import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from kura_cache_adapters.protocols import EmbeddingStore
+    from tests.object_stores import ObjectServer
 
 TEXTS = [f"text {number}" for number in range(50_000)]
 FEW = TEXTS[:40]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as served:
-        yield served
+LONG = {name: pytest.param(name, marks=pytest.mark.long) for name in OTHERS}
+SERVERS = [FIRST, *LONG.values()]
+
+running = pytest.fixture(scope="module")(object_servers)
+
+
+@pytest.fixture(params=SERVERS)
+def server(
+    running: Callable[[str], ObjectServer], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> ObjectServer:
+    return running(request.param).introduce(monkeypatch)
 
 
 @pytest.fixture
-def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the URL of an empty prefix on a real S3 API, whose keys are in the environment."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    return f"s3://{server.new_bucket()}/team/vectors?endpoint={server.endpoint}&region=us-east-1"
+def s3(server: ObjectServer) -> str:
+    """Return the URL of an empty prefix on a real server."""
+    return server.url(server.new_bucket())
 
 
-@pytest.fixture(params=["file", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"file://{tmp_path}/there" if request.param == "file" else request.getfixturevalue("s3")
+@pytest.fixture(params=["file", *SERVERS])
+def url(
+    running: Callable[[str], ObjectServer],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> str:
+    if request.param == "file":
+        return f"file://{tmp_path}/there"
+    server = running(request.param).introduce(monkeypatch)
+    return server.url(server.new_bucket())
 
 
 def embed(cache: Any, texts: list[str], dimension: int = 8, chunk: int | None = None) -> int:
@@ -96,11 +110,6 @@ def segments(space: Path) -> dict[str, bytes]:
 
 def objects(bucket: Path) -> dict[str, bytes]:
     return {str(path.relative_to(bucket)): path.read_bytes() for path in bucket.rglob("*") if path.is_file()}
-
-
-def keys_in(server: S3, url: str) -> list[str]:
-    listed = server.client().list_objects_v2(Bucket=url.split("/")[2])
-    return [each["Key"] for each in listed.get("Contents", ())]
 
 
 @pytest.mark.parametrize("order", ["aba", "bab"])
@@ -142,7 +151,9 @@ def test_a_running_program_finds_what_others_push_meanwhile(url: str, tmp_path: 
     assert model.texts == ["mine"]
 
 
-def test_each_file_is_put_once_and_what_is_there_costs_one_list(server: S3, s3: str, tmp_path: Path) -> None:
+def test_each_file_is_put_once_and_what_is_there_costs_one_list(
+    server: ObjectServer, s3: str, tmp_path: Path
+) -> None:
     embed(tmp_path / "a", TEXTS[:2_000], chunk=100)
     files = len(segments(space_in(tmp_path / "a")))
     with open_cache(tmp_path / "a") as cache:
@@ -153,9 +164,16 @@ def test_each_file_is_put_once_and_what_is_there_costs_one_list(server: S3, s3: 
     assert dict(server.asked) == {"GET": 1}
 
 
-@pytest.mark.parametrize("conditions", ["kept", "ignored", "refused"])
+@pytest.mark.parametrize(
+    ("server", "conditions"),
+    [
+        *((FIRST, known) for known in ("kept", "ignored", "refused")),
+        *(pytest.param(name, "kept", marks=pytest.mark.long) for name in OTHERS),
+    ],
+    indirect=["server"],
+)
 def test_two_that_push_the_same_at_once_cannot_conflict_whatever_a_server_knows_of_conditions(
-    server: S3, s3: str, tmp_path: Path, conditions: str
+    server: ObjectServer, s3: str, tmp_path: Path, conditions: str
 ) -> None:
     server.conditions = conditions
     embed(tmp_path / "a", TEXTS[:1_000], chunk=100)
@@ -178,7 +196,7 @@ def test_two_that_push_the_same_at_once_cannot_conflict_whatever_a_server_knows_
 
 
 def test_what_is_new_comes_down_once_for_all_processes_of_a_machine(
-    server: S3, s3: str, tmp_path: Path
+    server: ObjectServer, s3: str, tmp_path: Path
 ) -> None:
     embed(tmp_path / "a", TEXTS[:500], chunk=100)
     embed(tmp_path / "b", ["mine"])
@@ -201,7 +219,7 @@ def test_what_is_new_comes_down_once_for_all_processes_of_a_machine(
 
 @pytest.mark.parametrize("command", ["push", "pull"])
 def test_a_sync_that_is_killed_goes_on_where_it_was(
-    server: S3, s3: str, tmp_path: Path, command: str
+    server: ObjectServer, s3: str, tmp_path: Path, command: str
 ) -> None:
     embed(tmp_path / "a", TEXTS[:6_000], dimension=256, chunk=2_000)
     mine = segments(space_in(tmp_path / "a"))
@@ -548,8 +566,9 @@ def test_each_format_of_single_files_has_mirrors_and_takes_only_its_own(
     assert embed([store(tmp_path / "b"), url], FEW) == 0
 
 
+@pytest.mark.parametrize("server", [FIRST], indirect=True)
 def test_what_is_not_what_its_name_says_is_refused_and_stays_outside(
-    server: S3, s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: ObjectServer, s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     embed(tmp_path / "a", FEW)
     embed(tmp_path / "a", TEXTS[100:140])
@@ -622,15 +641,15 @@ def test_what_a_power_cut_left_of_a_lineage_says_nothing_and_spoils_no_other(tmp
         assert lineage.parsed(lineage.read(tmp_path / "_lineage")) == {names[3]: (names[4],)}
 
 
+@pytest.mark.parametrize("server", [FIRST, LONG["azurite"], LONG["google"]], indirect=True)
 def test_forks_read_without_credentials_and_push_nothing(
-    server: S3, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ObjectServer, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed([tmp_path / "a", s3], FEW)
     assert server.signed
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    for key in keys_in(server, s3):
-        server.client().put_object_acl(Bucket=s3.split("/")[2], Key=key, ACL="public-read")
+    for name in server.environment.keys() - {"AZURE_STORAGE_ACCOUNT_NAME"}:
+        monkeypatch.delenv(name)
+    server.publish(s3.split("/")[2])
     server.reset()
     assert embed([tmp_path / "b", f"{s3}&anonymous=true&push=false"], TEXTS[:50]) == 10
     assert dict(server.asked) == {"GET": 3}  # a list, whose it is, and the vectors
@@ -796,7 +815,9 @@ def test_what_could_not_be_pushed_is_when_the_next_look_finds_the_store_well(
     assert [*there.rglob("*.arrow")]
 
 
-def test_missing_credentials_are_named(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_named(
+    server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     metadata = f"http://127.0.0.1:{server.port}/169.254.169.254"

@@ -64,4 +64,5 @@ def describe(error: BaseException) -> str:
         return f"{name}: {error}"
     if isinstance(error, OSError) and error.strerror:
         return f"{name}: {error.strerror}: {error.filename!r}"
-    return name
+    system = error.__context__  # its words, or those of TLS: a client says only that it could not connect
+    return f"{name}: {system.strerror}" if isinstance(system, OSError) and system.strerror else name

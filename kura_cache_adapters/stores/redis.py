@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta  # noqa: TC003 - read_options reads annotations
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet, finalize
 
@@ -27,6 +28,7 @@ _SAMPLE = b":sample"  # behind a space's name: the key of an entry, which tells 
 _GLOB = str.maketrans({sign: f"\\{sign}" for sign in "*?[]\\"})
 _DECODES = "vectors are no text: leave decode_responses off"
 _SET_ALL = "for at, key in ipairs(KEYS) do redis.call('SET', key, ARGV[at], 'PX', ARGV[#ARGV]) end"
+_FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _AGES = (
     "Its server drops what is old: open it with ttl=, or give the server a maxmemory and a policy such as "
     "allkeys-lru. Or `forget` keys, or `rm` the space."
@@ -256,6 +258,9 @@ def _store(kind: type[RedisStore], url: str, options: dict[str, Any]) -> RedisSt
 def _connected(url: str | None, *, cluster: bool, timeout: float, **_: object) -> Any:  # noqa: ANN401 - a class of redis
     redis = require("redis", extra="redis")
     once = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+    told = redis.connection.parse_url(url)
+    for name in _FILES & told.keys():
+        Path(told[name]).read_bytes()  # what cannot be read is named, which its client does not
     kind = redis.RedisCluster if cluster else redis.Redis
     return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=once)
 
@@ -267,7 +272,7 @@ def _check_url(url: str) -> None:
         refuse_torn(url)
         pool = redis.ConnectionPool.from_url(url)
         decodes = pool.connection_class(**pool.connection_kwargs).encoder.decode_responses
-    except TypeError as error:  # it names the option
+    except (TypeError, redis.RedisError) as error:  # it names the option
         message = f"redis-py cannot use an option of {plain_url(url)}: {error}"
         raise ValueError(message) from None
     except ValueError:  # it may quote a part of the password
