@@ -347,7 +347,8 @@ def test_prune_leaves_there_what_nobody_else_holds(tmp_path: Path) -> None:
         planned = cache.prune(remote=url, dry_run=True)
         assert objects(there) == before
         done = cache.prune(remote=url)
-        assert (done.parts, planned.dry_run, done.dry_run) == (planned.parts, True, False)
+        assert done.parts >= planned.parts > 0  # what came down was merged, too
+        assert (planned.dry_run, done.dry_run) == (True, False)
     assert len([name for name in objects(there) if name.endswith(".arrow")]) < len(before) - done.parts + 3
     assert embed([tmp_path / "c", url], TEXTS[:1_100]) == 0
 
@@ -387,13 +388,64 @@ def test_two_that_prune_at_once_leave_there_what_both_have(
     assert embed([tmp_path / "c", url], TEXTS[:1_000]) == 0
 
 
+def test_prune_deletes_nothing_that_only_a_lineage_of_somebody_says_to_be_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", FEW[:20])
+    embed(tmp_path / "b", FEW[20:])
+    for machine in "ab":
+        with open_cache(tmp_path / machine) as cache:
+            cache.push(url)
+    (mine,) = (name for name in segments(space_in(tmp_path / "a")) if "." in name)
+    (theirs,) = (name for name in segments(space_in(tmp_path / "b")) if "." in name)
+    for lie in (f"{theirs} {mine}\n", f"{theirs}\n"):  # made of what is here; all forgotten
+        (space_in(tmp_path / "there") / f"_lineage-{theirs}").write_text(lie)
+        (space_in(tmp_path / "a") / "_lineage").unlink()
+        with open_cache(tmp_path / "a") as cache:
+            assert cache.prune(remote=url).parts == 0
+        assert f"as {theirs}" in caplog.records[-1].getMessage()
+    assert theirs in segments(space_in(tmp_path / "there"))
+
+
+def test_prune_makes_few_objects_of_many(tmp_path: Path) -> None:
+    url, there = f"file://{tmp_path}/there", tmp_path / "there"
+    for machine in "ab":
+        texts = [f"{machine} {number}" for number in range(60)]
+        embed(tmp_path / machine, texts, chunk=10)
+        with open_cache(tmp_path / machine) as cache:
+            cache.push(url)
+    with open_cache(tmp_path / "c") as cache:
+        assert cache.prune(remote=url).parts == 12
+        assert cache.prune(remote=url).parts == 0
+    assert len([*there.rglob("0*.arrow")]) == 1
+
+
+def test_prune_holds_a_bucket_within_bytes_over_all_models_the_oldest_first(tmp_path: Path) -> None:
+    url, there = f"file://{tmp_path}/there", tmp_path / "there"
+    for name in ("one", "two", "three", "four"):
+        with CachedEmbeddingModel(FakeEmbeddingModel(name), tmp_path / "a") as cached:
+            cached.embed_sync(FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        for age, name in enumerate(("three", "one", "four", "two")):
+            (old,) = there.glob(f"{name}-*/*.arrow")
+            os.utime(old, (0, 1_000_000_000 + age))
+        most = 2 * old.stat().st_size + 100
+        with open_cache(tmp_path / "b") as other:  # which has none of them yet
+            assert other.prune(remote=url, max_bytes=most, dry_run=True).parts == 2
+        assert cache.prune(remote=url, max_bytes=most).parts == 2
+    assert {path.parent.name.partition("-")[0] for path in there.rglob("*.arrow")} == {"two", "four"}
+
+
 def test_prune_takes_bounds_and_what_went_is_not_pushed_again(tmp_path: Path) -> None:
     url, there = f"file://{tmp_path}/there", tmp_path / "there"
     embed(tmp_path / "a", FEW, chunk=20)
     with open_cache(tmp_path / "a") as cache:
         cache.push(url)
         old = min(there.rglob("*.arrow"))
-        os.utime(old, (0, 0))
+        for path in (old, space_in(tmp_path / "a") / old.name):
+            os.utime(path, (0, 0))
         assert cache.prune(remote=url, older_than=3600).parts == 1
         assert not old.exists()
         assert cache.sync(url).pushed == 0
@@ -438,8 +490,8 @@ def test_rows_that_are_damaged_here_are_taken_from_there_again_and_prune_keeps_t
         assert not cache.verify(repair=True).sound or list(space_in(tmp_path / "a").glob("*.damaged"))
         assert not cache.prune(remote=url, dry_run=True).parts
         assert (cache.pull(url).pulled, cache.pull(url).pulled) == (1, 0)
-        assert cache.prune(remote=url).parts == 0
-    assert embed(tmp_path / "a", FEW) == 0
+        cache.prune(remote=url)
+    assert [embed(cache, FEW) for cache in (tmp_path / "a", [tmp_path / "b", url])] == [0, 0]
 
 
 def test_what_is_damaged_after_a_merge_is_taken_from_there_by_its_parts(url: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from kura_cache_adapters._mirror.transfers import alone_with, each
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters._segments import lineage, marks
+from kura_cache_adapters._segments.beside import read_identity
 from kura_cache_adapters._segments.format import ending_of, row_count
 from kura_cache_adapters._segments.parts import parts_in
 from kura_cache_adapters._segments.space import SegmentSpace
@@ -87,6 +88,16 @@ class SpaceMirror:
         made_of = lineage.parsed(lineage.read(self.path / lineage.FILE)) if aside else {}
         damaged = {at for name in aside for at in lineage.ancestry(name, made_of)}
         return frozenset(lineage.read(self._ledger).split()) - damaged
+
+    def identity(self) -> ModelIdentity | None:
+        """Read whose space it is, here or else there; None where that does not tell the truth."""
+        if self.path.is_dir():
+            return read_identity(self.path)
+        with suppressed(ValueError, GoneError):
+            file = marks.IDENTITY_FILE
+            told = ModelIdentity.from_json(self.bucket.read(self.path.name, file, most=_BESIDE[file]))
+            return told if told.directory == self.path.name else None
+        return None
 
     def lacks(self) -> bool:
         """Tell whether a segment was here and there whose rows are here no more."""
@@ -185,7 +196,7 @@ class SpaceMirror:
     def _pulled(self, there: dict[str, Object], name: str) -> Moved:
         try:
             with atomic.published(self.path / name, durable=True) as temporary:
-                self._fetch(name, there[name], temporary)
+                self.fetch(name, there[name], temporary)
         except GoneError:  # it was pruned there since it was listed
             return Moved()
         except DamagedSegmentError as error:
@@ -193,8 +204,8 @@ class SpaceMirror:
             return Moved(0, Trouble(f"{self.bucket.url}/{self.path.name}/{name}", describe(error)))
         return Moved(there[name].nbytes)
 
-    def _fetch(self, name: str, found: Object, temporary: Path) -> None:
-        """Write an object to a file of its age, if it is what its name says."""
+    def fetch(self, name: str, found: Object, temporary: Path) -> None:
+        """Write an object to a file of its age; raise DamagedSegmentError if it is not what its name says."""
         with atomic.create(temporary, shared=self.format.shared) as file:
             self.bucket.fetch(self.path.name, name, found.nbytes, file)
         self._check(temporary, name)
