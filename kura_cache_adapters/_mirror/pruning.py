@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import reading
 from kura_cache_adapters._mirror.bucket import GoneError
+from kura_cache_adapters._mirror.checking import fetch
 from kura_cache_adapters._mirror.transfers import each
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
@@ -149,7 +150,7 @@ class _Held:
     def _keys(self, path: Path, found: Object) -> set[bytes] | None:
         """Read an object by way of a file, which goes; nothing where it is not what its name says."""
         try:
-            self._mirror.fetch(path.name, found, path)
+            fetch(self._mirror.bucket, self._mirror.path / path.name, found, path, self._mirror.format)
             if is_tombstone(path.name):
                 return {*Tombstones(path.parent, shared=True).standing(path.name)}
             return {*as_bytes(self._mirror.format.read(path))}
