@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ from kura_cache_adapters import (
     open_cache,
     open_store,
 )
-from kura_cache_adapters._mirror import keeper
+from kura_cache_adapters._mirror import keeper, ledger
 from kura_cache_adapters._mirror.bucket import Bucket
 from kura_cache_adapters._mirror.plan import Names
 from kura_cache_adapters._mirror.space import SpaceMirror
@@ -368,7 +370,8 @@ def test_prune_leaves_there_what_nobody_else_holds(tmp_path: Path) -> None:
         planned = cache.prune(remote=url, dry_run=True)
         assert objects(there) == before
         done = cache.prune(remote=url)
-        assert (done.parts, planned.dry_run, done.dry_run) == (planned.parts, True, False)
+        assert done.parts >= planned.parts > 0  # what came down was merged, too
+        assert (planned.dry_run, done.dry_run) == (True, False)
     assert len([name for name in objects(there) if name.endswith(".arrow")]) < len(before) - done.parts + 3
     assert embed([tmp_path / "c", url], TEXTS[:1_100]) == 0
 
@@ -408,13 +411,64 @@ def test_two_that_prune_at_once_leave_there_what_both_have(
     assert embed([tmp_path / "c", url], TEXTS[:1_000]) == 0
 
 
+def test_prune_deletes_nothing_that_only_a_lineage_of_somebody_says_to_be_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", FEW[:20])
+    embed(tmp_path / "b", FEW[20:])
+    for machine in "ab":
+        with open_cache(tmp_path / machine) as cache:
+            cache.push(url)
+    (mine,) = (name for name in segments(space_in(tmp_path / "a")) if "." in name)
+    (theirs,) = (name for name in segments(space_in(tmp_path / "b")) if "." in name)
+    for lie in (f"{theirs} {mine}\n", f"{theirs}\n"):  # made of what is here; all forgotten
+        (space_in(tmp_path / "there") / f"_lineage-{theirs}").write_text(lie)
+        (space_in(tmp_path / "a") / "_lineage").unlink()
+        with open_cache(tmp_path / "a") as cache:
+            assert cache.prune(remote=url).parts == 0
+        assert f"as {theirs}" in caplog.records[-1].getMessage()
+    assert theirs in segments(space_in(tmp_path / "there"))
+
+
+def test_prune_makes_few_objects_of_many(tmp_path: Path) -> None:
+    url, there = f"file://{tmp_path}/there", tmp_path / "there"
+    for machine in "ab":
+        texts = [f"{machine} {number}" for number in range(60)]
+        embed(tmp_path / machine, texts, chunk=10)
+        with open_cache(tmp_path / machine) as cache:
+            cache.push(url)
+    with open_cache(tmp_path / "c") as cache:
+        assert cache.prune(remote=url).parts == 12
+        assert cache.prune(remote=url).parts == 0
+    assert len([*there.rglob("0*.arrow")]) == 1
+
+
+def test_prune_holds_a_bucket_within_bytes_over_all_models_the_oldest_first(tmp_path: Path) -> None:
+    url, there = f"file://{tmp_path}/there", tmp_path / "there"
+    for name in ("one", "two", "three", "four"):
+        with CachedEmbeddingModel(FakeEmbeddingModel(name), tmp_path / "a") as cached:
+            cached.embed_sync(FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        for age, name in enumerate(("three", "one", "four", "two")):
+            (old,) = there.glob(f"{name}-*/*.arrow")
+            os.utime(old, (0, 1_000_000_000 + age))
+        most = 2 * old.stat().st_size + 100
+        with open_cache(tmp_path / "b") as other:  # which has none of them yet
+            assert other.prune(remote=url, max_bytes=most, dry_run=True).parts == 2
+        assert cache.prune(remote=url, max_bytes=most).parts == 2
+    assert {path.parent.name.partition("-")[0] for path in there.rglob("*.arrow")} == {"two", "four"}
+
+
 def test_prune_takes_bounds_and_what_went_is_not_pushed_again(tmp_path: Path) -> None:
     url, there = f"file://{tmp_path}/there", tmp_path / "there"
     embed(tmp_path / "a", FEW, chunk=20)
     with open_cache(tmp_path / "a") as cache:
         cache.push(url)
         old = min(there.rglob("*.arrow"))
-        os.utime(old, (0, 0))
+        for path in (old, space_in(tmp_path / "a") / old.name):
+            os.utime(path, (0, 0))
         assert cache.prune(remote=url, older_than=3600).parts == 1
         assert not old.exists()
         assert cache.sync(url).pushed == 0
@@ -459,8 +513,8 @@ def test_rows_that_are_damaged_here_are_taken_from_there_again_and_prune_keeps_t
         assert not cache.verify(repair=True).sound or list(space_in(tmp_path / "a").glob("*.damaged"))
         assert not cache.prune(remote=url, dry_run=True).parts
         assert (cache.pull(url).pulled, cache.pull(url).pulled) == (1, 0)
-        assert cache.prune(remote=url).parts == 0
-    assert embed(tmp_path / "a", FEW) == 0
+        cache.prune(remote=url)
+    assert [embed(cache, FEW) for cache in (tmp_path / "a", [tmp_path / "b", url])] == [0, 0]
 
 
 def test_what_is_damaged_after_a_merge_is_taken_from_there_by_its_parts(url: str, tmp_path: Path) -> None:
@@ -609,11 +663,91 @@ def test_what_is_not_what_its_name_says_is_refused_and_stays_outside(
     }
     assert held == {name for name in segments(space_in(tmp_path / "a")) if "." in name}
     assert embed([tmp_path / "c", s3], FEW) == 0
-    client.put_object(Bucket=bucket, Key=f"team/vectors/{space}/../../up", Body=b"")
-    with open_cache(tmp_path / "d") as cache, pytest.raises(UnreachableError, match="invalid path"):
+    for key in ("../../up", "/x", "./y"):
+        client.put_object(Bucket=bucket, Key=f"team/vectors/{space}/{key}", Body=b"")
+    with open_cache(tmp_path / "d") as cache:
+        assert cache.pull(s3).pulled == 2
+    client.put_object(Bucket=bucket, Key=f"team/vectors/{space}/5/../x", Body=b"")  # among ours
+    with open_cache(tmp_path / "d") as cache, pytest.raises(UnreachableError, match=r"invalid path.*/5/\.\."):
         cache.pull(s3)
     assert embed([tmp_path / "e", s3], FEW) == 40
-    assert [record.getMessage()[:19] for record in caplog.records] == ["Could not sync with"]
+    assert [record.getMessage()[:19] for record in caplog.records] == [
+        "Refused 5 files of ",
+        "Could not sync with",
+    ]
+
+
+def test_what_was_refused_is_not_taken_down_again_as_long_as_it_is_as_it_was(
+    server: S3, s3: str, tmp_path: Path
+) -> None:
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(s3)
+    space = space_in(tmp_path / "a").name
+    put = partial(server.client().put_object, Bucket=s3.split("/")[2])
+    false = f"team/vectors/{space}/000000040-{16 * '0'}.arrow"
+    put(Key=false, Body=b"garbage")
+
+    def pull() -> tuple[int, int]:
+        with open_cache(tmp_path / "b") as cache:
+            receipt = cache.pull(s3)
+            return len(receipt.refused), receipt.requests.get("get", 0)
+
+    assert [pull(), pull()] == [(1, 3), (0, 0)]
+    put(Key=false, Body=b"other garbage")
+    assert [pull(), pull()] == [(1, 1), (0, 0)]
+
+
+def test_vectors_of_another_dimension_do_not_come_between_those_that_are_here(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed([tmp_path / "a", url], TEXTS[:100], dimension=4)
+    embed(tmp_path / "b", FEW)
+    with open_cache(tmp_path / "b") as cache:
+        receipt = cache.sync(url)
+        assert (receipt.pulled, receipt.pushed, len(receipt.refused)) == (0, 1, 1)
+        assert "4 dimensions, and those here 8" in receipt.refused[0].why
+    assert embed(tmp_path / "b", FEW) == 0
+
+
+def test_an_object_that_claims_a_trillion_rows_is_refused(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed([tmp_path / "a", url], FEW)
+    real = next(space_in(tmp_path / "there").glob("0*.arrow"))
+    content = real.read_bytes().replace((40).to_bytes(8, "little"), (1 << 40).to_bytes(8, "little"))
+    (real.parent / f"000000040-{16 * '0'}.arrow").write_bytes(content)
+    with open_cache(tmp_path / "b") as cache:
+        receipt = cache.pull(url)
+    assert (receipt.pulled, len(receipt.refused)) == (1, 1)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_an_object_that_would_expand_beyond_a_gigabyte_is_refused(tmp_path: Path) -> None:
+    from tests.faults.crowd import start
+    from tests.faults.test_bombs import write_zeros
+
+    url = f"file://{tmp_path}/there"
+    embed([ParquetStore(tmp_path / "a"), url], FEW)
+    made = space_in(tmp_path / "there") / f"000000001-{16 * '0'}.parquet"
+    start(write_zeros, made, 3 << 27).join()  # elsewhere: making it takes gigabytes
+    with open_cache(ParquetStore(tmp_path / "b")) as cache:
+        receipt = cache.pull(url)
+    assert (receipt.pulled, len(receipt.refused)) == (1, 1)
+
+
+def test_what_there_is_no_room_for_is_not_asked_for_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/there"
+    embed([tmp_path / "a", url], FEW)
+    usage = shutil.disk_usage(tmp_path)
+    with open_cache(tmp_path / "b") as cache:
+        with monkeypatch.context() as full:
+            full.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+            full.setattr(Bucket, "fetch", None)
+            with pytest.raises(OSError, match="No space left"):
+                cache.pull(url)
+        assert cache.pull(url).pulled == 1
 
 
 def test_a_lineage_that_lies_costs_what_it_hides_and_nothing_else(tmp_path: Path) -> None:
@@ -630,6 +764,29 @@ def test_a_lineage_that_lies_costs_what_it_hides_and_nothing_else(tmp_path: Path
         cache.pull(url)
         cache.sync(url)
     assert embed(tmp_path / "b", FEW) in {0, 40}
+
+
+def test_what_is_noted_of_files_does_not_grow_with_all_that_there_ever_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_REMEMBERED", 10)
+    monkeypatch.setattr(ledger, "_LONG", 1_000)
+    url, sizes = f"file://{tmp_path}/there", list[int]()
+    with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
+        for turn in range(40):
+            embed(tmp_path / "a", [f"{turn}"])
+            one.sync(url)
+            assert other.sync(url).pulled <= 1  # and none that was merged
+            if turn % 4 == 3:
+                one.compact()
+                one.forget([*one.keys(one.spaces()[0])][:1])
+                one.prune(remote=url)
+                other.sync(url)
+                other.compact()
+            for path in tmp_path.glob("[ab]/*/_[lm]i*"):
+                sizes.append(len({line.partition(" ")[0] for line in path.read_text().splitlines()}))
+    assert max(sizes) < 2 * 10 + 20  # of more than a hundred files that there were
+    assert [embed([tmp_path / name, url], ["39"]) for name in "abc"] == [0, 0, 0]
 
 
 def test_what_a_power_cut_left_of_a_lineage_says_nothing_and_spoils_no_other(tmp_path: Path) -> None:

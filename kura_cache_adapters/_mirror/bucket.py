@@ -34,6 +34,7 @@ _MISSING = {  # in the environment, by what is said then: clients ask an address
 }
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _SPACE = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,64}-[0-9a-f]{16}")
+_FIRST = "0"  # no name of ours comes before, but `..`, which ends obstore's listing
 _used_by: set[int] = set()  # processes: a fork leaves obstore's threads behind
 
 
@@ -78,7 +79,7 @@ class Bucket:
         """List the objects of a space by their names."""
         found: dict[str, Object] = {}
         with self._asked("list") as (obstore, store):
-            for page in obstore.list(store, space):
+            for page in obstore.list(store, space, offset=f"{space}/{_FIRST}"):
                 found.update((each["path"], Object(each["size"], each["last_modified"])) for each in page)
         start = f"{space}/"
         inside = {path[len(start) :]: each for path, each in found.items() if path.startswith(start)}

@@ -104,12 +104,17 @@ class Keeper:
             wait([pushing], timeout=patience)
         self._hurry.clear()
 
+    @property
+    def _pause(self) -> float:
+        """Seconds between looks there: of many objects fewer, so that requests do not grow with them."""
+        return self._every * self._mirror.pages
+
     def _arrived(self) -> bool:
         return self._first is None or self._first.done() or not self._until
 
     def _start_pull(self) -> None:
         now = time.monotonic()
-        self._due = now + self._every
+        self._due = now + self._pause
         process, last = self._pulling
         if last is not None and not last.done() and process == os.getpid():
             return  # it has been waiting for a server, or for others, all the time
@@ -127,8 +132,13 @@ class Keeper:
     def _sync(self, *, push: bool) -> None:
         action: Literal["read", "write"] = "write" if push else "read"
         try:
-            self._counts.add(self._mirror.sync(push=push, pull=not push), action)
+            done = self._mirror.sync(push=push, pull=not push, age=self._pause if push else 0.0)
+            self._counts.add(done, action)
             self._log.over("sync")
+            if done.refused:
+                message, first = "Refused %d files of the mirror %s: %s, %s", done.refused[0]
+                told = len(done.refused), self._mirror.bucket.url, first.where, first.why
+                self._log.report("refused", message, *told)
             self._after = 0.0
             owed, self._owes = self._owes, False
             if owed and not push:
