@@ -132,8 +132,8 @@ def test_room_for_vectors_is_not_taken_for_numbers_before_they_come(
         return array
 
     space = make(tmp_path).space(IDENTITY)
-    space.put_many([key_of(1)], vectors_of([1], dtype=first))
-    space.put_many([key_of(2)], vectors_of([2], dtype=second))
+    for number, dtype in ((1, first), (2, second)):
+        space.put_many([key_of(number)], vectors_of([number], dtype=dtype) / np.array(3, dtype))
     monkeypatch.setattr("kura_cache_adapters.stores.key_value.chunk_rows", lambda _: 1)
     monkeypatch.setattr(np, "empty", used_before)
     assert len(space.get_many([key_of(number) for number in range(9)]).positions) == 2
