@@ -24,6 +24,7 @@ import pytest
 
 import kura_cache_adapters
 from kura_cache_adapters.stores import registry, url_options
+from tests import names_page
 
 if TYPE_CHECKING:
     from kura_cache_adapters.testing.openai_server import OpenAIServer
@@ -156,6 +157,16 @@ def test_a_package_index_shows_no_link_that_leads_nowhere() -> None:
     assert links
     assert all(link.startswith("https://") for link in links)
     assert "\n| docs/stores.md | " in readme
+
+
+def test_one_page_has_every_public_name() -> None:
+    for framework in ("kura", "langchain_core", "llama_index.core"):
+        pytest.importorskip(framework, reason=f"needs {framework}")
+    page = names_page.PAGE.read_text(encoding="utf-8")
+    assert page == names_page.written(page), "python -m tests.names_page writes it anew"
+    assert {name for name in dir(kura_cache_adapters) if name[0] != "_"} <= {
+        *re.findall(r"\b(\w+)` \|", page)
+    }
 
 
 def test_one_table_has_every_option_of_every_url_and_what_is_meant_without_it() -> None:
