@@ -71,9 +71,8 @@ def open_store(
             distribution is broken.
 
     """
-    text = os.fspath(path_or_url)
-    scheme, separator, _ = text.partition("://")
-    if not separator or "/" in scheme or not isinstance(path_or_url, str):
+    text, scheme = os.fspath(path_or_url), _scheme_of(path_or_url)
+    if scheme is None:
         path = os.path.expanduser(text)  # noqa: PTH111 - Path would drop what is in a name
         return _open(_scheme_at(path), path)
     if scheme in MIRRORS:
@@ -122,7 +121,7 @@ def _over(cache: object) -> EmbeddingStore:
 def _listed(caches: Sequence[object]) -> EmbeddingStore | None:
     tiers: list[object] = []
     for cache in caches:
-        mirrored = isinstance(cache, str) and _scheme_of(cache) in MIRRORS
+        mirrored = _scheme_of(cache) in MIRRORS
         tiers.append(_mirrored(tiers.pop() if tiers else None, str(cache)) if mirrored else cache)
     alone = len(tiers) == 1 and len(caches) > 1
     return as_store(tiers[0]) if alone else _tiered(tiers)
@@ -150,7 +149,8 @@ def _tiered(caches: Sequence[object]) -> EmbeddingStore | None:
 
 
 def _is_on_server(cache: object) -> TypeGuard[str]:
-    return isinstance(cache, str) and _is_remote(class_of(_scheme_of(cache)))
+    scheme = _scheme_of(cache)
+    return scheme is not None and _is_remote(class_of(scheme))
 
 
 def _lasts(store: object) -> bool:
@@ -161,9 +161,10 @@ def _lasts(store: object) -> bool:
     return inner is None or any(map(_lasts, inner))
 
 
-def _scheme_of(path_or_url: str | os.PathLike[str]) -> str:
-    scheme, separator, _ = os.fspath(path_or_url).partition("://")
-    return scheme if separator and "/" not in scheme and isinstance(path_or_url, str) else "arrow"
+def _scheme_of(cache: object) -> str | None:
+    """Return the scheme of a URL; None for a path, and for what else is a cache."""
+    scheme, separator, _ = cache.partition("://") if isinstance(cache, str) else ("", "", "")
+    return scheme if separator and "/" not in scheme else None
 
 
 def _open(scheme: str, path: str, query: str | None = None) -> EmbeddingStore:
