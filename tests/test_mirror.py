@@ -620,6 +620,7 @@ def test_each_format_of_single_files_has_mirrors_and_takes_only_its_own(
     assert embed([store(tmp_path / "b"), url], FEW) == 0
 
 
+@pytest.mark.parametrize("server", [FIRST], indirect=True)  # whose client here puts names as they are
 @pytest.mark.parametrize("server", [FIRST], indirect=True)
 def test_what_is_not_what_its_name_says_is_refused_and_stays_outside(
     server: ObjectServer, s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -677,8 +678,9 @@ def test_what_is_not_what_its_name_says_is_refused_and_stays_outside(
     ]
 
 
+@pytest.mark.parametrize("server", [FIRST], indirect=True)  # whose client here puts names as they are
 def test_what_was_refused_is_not_taken_down_again_as_long_as_it_is_as_it_was(
-    server: S3, s3: str, tmp_path: Path
+    server: ObjectServer, s3: str, tmp_path: Path
 ) -> None:
     embed(tmp_path / "a", FEW)
     with open_cache(tmp_path / "a") as cache:

@@ -15,10 +15,10 @@ _COLLAPSED = re.compile(f"({_SCHEME}):/")  # what pathlib makes of a URL; anothe
 _LIKE_ONE = re.compile(r"[^/\\]{2,}://|([^/\\]+//)?[^/\\@:]*:[^/\\@]+@")  # also user:password@host
 
 
-def scheme_of(path_or_url: str | os.PathLike[str]) -> str:
-    """Return the scheme of a URL; empty for a path."""
-    scheme, separator, _ = os.fspath(path_or_url).partition("://")
-    return scheme if separator and isinstance(path_or_url, str) and re.fullmatch(_SCHEME, scheme) else ""
+def scheme_of(cache: object) -> str:
+    """Return the scheme of a URL; empty for a path, and for what else is a cache."""
+    scheme, separator, _ = cache.partition("://") if isinstance(cache, str) else ("", "", "")
+    return scheme if separator and re.fullmatch(_SCHEME, scheme) else ""
 
 
 def refuse_mistyped(path: str | os.PathLike[str], is_scheme: Callable[[str], bool]) -> None:

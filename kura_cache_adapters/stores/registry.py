@@ -126,7 +126,7 @@ def _over(cache: object) -> EmbeddingStore:
 def _listed(caches: Sequence[object]) -> EmbeddingStore | None:
     tiers: list[object] = []
     for cache in caches:
-        mirrored = isinstance(cache, str) and scheme_of(cache) in MIRRORS
+        mirrored = scheme_of(cache) in MIRRORS
         tiers.append(_mirrored(tiers.pop() if tiers else None, str(cache)) if mirrored else cache)
     alone = len(tiers) == 1 and len(caches) > 1
     return as_store(tiers[0]) if alone else _tiered(tiers)
@@ -154,7 +154,8 @@ def _tiered(caches: Sequence[object]) -> EmbeddingStore | None:
 
 
 def _is_on_server(cache: object) -> TypeGuard[str]:
-    return isinstance(cache, str) and _is_remote(class_of(scheme_of(cache) or "arrow"))
+    scheme = scheme_of(cache)
+    return bool(scheme) and _is_remote(class_of(scheme))
 
 
 def _lasts(store: object) -> bool:
