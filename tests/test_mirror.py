@@ -621,7 +621,6 @@ def test_each_format_of_single_files_has_mirrors_and_takes_only_its_own(
 
 
 @pytest.mark.parametrize("server", [FIRST], indirect=True)  # whose client here puts names as they are
-@pytest.mark.parametrize("server", [FIRST], indirect=True)
 def test_what_is_not_what_its_name_says_is_refused_and_stays_outside(
     server: ObjectServer, s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
