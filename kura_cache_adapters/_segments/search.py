@@ -237,7 +237,8 @@ class Search:
         if self._vectors is None or self._vectors.shape[1] != segment.dimension:
             self._vectors = np.empty((len(self.wanted), segment.dimension), segment.dtype)
         elif self._vectors.dtype.itemsize < segment.dtype.itemsize:
-            self._vectors = self._vectors.astype(np.float64)
+            narrow, self._vectors = self._vectors, np.empty(self._vectors.shape)
+            self._vectors[self.found] = narrow[self.found]  # the rest is whatever was in memory: no numbers
         return self._vectors
 
 

@@ -62,7 +62,9 @@ class _Answer:
             self._invalid, new = self._invalid + new, 0
         if not new:
             return
-        self._vectors = self._vectors.astype(np.result_type(self._vectors, vectors), copy=False)
+        if (wide := np.result_type(self._vectors, vectors)) != self._vectors.dtype:
+            filled, self._vectors = self._vectors[: self._count], np.empty(self._vectors.shape, wide)
+            self._vectors[: self._count] = filled  # the rest is whatever was in memory: no numbers
         part = slice(self._count, self._count + new)
         self._positions[part], self._vectors[part] = start + hits.positions, vectors
         self._count += new
