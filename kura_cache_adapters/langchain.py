@@ -14,7 +14,6 @@ from kura_cache_adapters.stores.byte_values import ByteValues
 from kura_cache_adapters.stores.spaces import tiers_of
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
     from langchain_core.embeddings import Embeddings
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kura_cache_adapters._observe.counters import CacheStats
-    from kura_cache_adapters.options import CacheLike
-    from kura_cache_adapters.protocols import BaseEmbeddingModel, EmbeddingStore, SupportsCheckpoints
+    from kura_cache_adapters.options import CacheLike, OneCache
+    from kura_cache_adapters.protocols import BaseEmbeddingModel, EmbeddingStore
 else:
     Embeddings = require("langchain_core.embeddings", extra="langchain").Embeddings
     ByteStore = require("langchain_core.stores", extra="langchain").ByteStore
@@ -122,14 +121,14 @@ class LangChainByteStore(ByteStore):
 
     def __init__(
         self,
-        cache: SupportsCheckpoints | EmbeddingStore | str | os.PathLike[str] = DEFAULT,
+        cache: OneCache | Sequence[OneCache] = DEFAULT,
         *,
         namespace: str = "",
     ) -> None:
         """Keep values in a cache; takes and raises what `open_cache` does.
 
         Args:
-            cache: a directory or URL, a store, or a checkpoint manager.
+            cache: a directory or URL, a store, a checkpoint manager, or a list of these.
             namespace: values of another one are apart.
 
         """

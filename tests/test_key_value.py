@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from kura_cache_adapters import CachedEmbeddingModel
 from kura_cache_adapters.identity import ModelIdentity
-from kura_cache_adapters.stores import entry
+from kura_cache_adapters.stores import ArrowStore, entry
 from kura_cache_adapters.stores.key_value import KeyValueSpace
 from kura_cache_adapters.stores.signing import Signed
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
@@ -21,6 +21,7 @@ from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from kura_cache_adapters.protocols import EmbeddingStore
 
@@ -124,6 +125,34 @@ def test_many_keys_are_answered_as_if_each_were_asked_for(kinds: list[str]) -> N
     assert hits.positions.tolist() == [at for at, each in enumerate(single) if len(each.positions)]
     assert hits.invalid == sum(each.invalid for each in single)
     assert hits.vectors.tolist() == [row for each in single for row in each.vectors.tolist()]
+
+
+@pytest.mark.parametrize("kept", ["by key", "in segments"])
+def test_what_was_in_memory_before_is_not_taken_for_numbers(
+    kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cast of it would warn, as of a signalling NaN."""
+    wanted, wide = [*map(key_of, range(300))], vectors_of([*range(300)], 1000, np.float64) / 3
+    narrow = wide[:200].astype(np.float32)
+    values = [*entry.encode_many(wanted[:200], narrow), *entry.encode_many(wanted[200:], wide[200:])]
+    held = dict(zip(wanted, values, strict=True))
+    space: Any = KeyValueSpace(lambda asked: map(held.get, asked), dict, len, codec=entry, where="a dict")
+    if kept == "in segments":
+        space = ArrowStore(tmp_path).space(IDENTITY)
+        space.put_many(wanted[200:], wide[200:])
+        space.put_many(wanted[:200], narrow)
+    empty = np.empty
+
+    def used_before(shape: Any, dtype: Any = float) -> Any:
+        made = empty(shape, dtype)
+        made.reshape(-1).view(np.uint8)[3::4] = 0x7F
+        made.reshape(-1).view(np.uint8)[2::4] = 0xA0
+        return made
+
+    monkeypatch.setattr(np, "empty", used_before)
+    hits = space.get_many(wanted)
+    assert hits.vectors[200:].tobytes() == wide[200:].tobytes()
+    assert hits.vectors[:200].astype(np.float32).tobytes() == narrow.tobytes()
 
 
 @pytest.mark.parametrize("dtype", VECTORS)

@@ -16,7 +16,9 @@ class EmbeddingStore(Protocol):
     """Where vectors live: one space per model identity.
 
     A store in memory may have the attribute `remembered_keys`, as a `MemoryStore` has and others may
-    hand on: there its models keep texts with their keys, so as not to hash them again.
+    hand on: there its models keep texts with their keys, so as not to hash them again. A store on a server
+    says so by `remote = True` in its class: opened by its URL it is within a `Remote`. One with
+    `takes_url = True` is handed the URL, with the options in it that are not its own, instead of the path.
     """
 
     def space(self, identity: ModelIdentity) -> VectorSpace:

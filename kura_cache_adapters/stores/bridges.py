@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._observe.log import OnceLog
@@ -124,8 +125,8 @@ class KeyValueStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the store, never what is open."""
-        options = {"namespace": self.namespace, "batch": self.batch, "sign": self._sign}
-        return _again, (type(self), self.store, options)
+        opened = partial(type(self), namespace=self.namespace, batch=self.batch, sign=self._sign)
+        return opened, (self.store,)
 
     def __repr__(self) -> str:
         """Name the class of the store, which may show a password in its own repr, and the namespace."""
@@ -136,10 +137,6 @@ class KeyValueStore:
 
     def _entries(self, name: str) -> _Entries:
         return _Entries(self._place, name, self.batch)
-
-
-def _again(kind: type[KeyValueStore], store: KeepsBytes, options: dict[str, Any]) -> KeyValueStore:
-    return kind(store, **options)
 
 
 class KeptSpace(KeyValueSpace[bytes]):

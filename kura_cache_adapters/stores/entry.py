@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kura_cache_adapters._segments.rows import checksum_of, checksums_of
+from kura_cache_adapters._segments.rows import checksums_of
 from kura_cache_adapters.checks import check_shapes, key_matrix
 from kura_cache_adapters.protocols import Hits
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _START = struct.Struct("<BBHI")  # version, bytes of a number, zero, D
-_HEAD = struct.Struct("<BBHIQ")  # ... and the checksum
+_HEAD = _START.size + 8  # bytes, with the checksum
 _ITEMSIZES = (4, 8)  # float32, float64
 
 
@@ -40,22 +40,15 @@ def encode_many(keys: Sequence[bytes], vectors: Vectors, /) -> list[bytes]:
 
 
 def decode(key: bytes, value: bytes, /) -> Vectors:
-    """Return the vector, shape (D,), read-only, that `encode` made these bytes of, bit for bit.
+    """Return the vector, shape (D,), that `encode` made these bytes of, bit for bit.
 
     Raises ValueError for bytes that are damaged, another key's, of another version, or something else.
     """
-    if len(value) <= _HEAD.size:
-        message = f"{len(value)} bytes are too few for an entry"
+    vectors = decode_many([key], [value]).vectors
+    if not len(vectors):
+        message = f"the entry of {len(value)} bytes is damaged, another key's, or not of version {_VERSION}"
         raise ValueError(message)
-    version, itemsize, zero, dimension, checksum = _HEAD.unpack_from(value)
-    if (version, zero) != (_VERSION, 0) or itemsize not in _ITEMSIZES:
-        message = f"an entry of version {_VERSION} does not begin with {value[:4]!r}"
-        raise ValueError(message)
-    content = value[_HEAD.size :]
-    if len(content) != dimension * itemsize or checksum_of(key, content, itemsize) != checksum:
-        message = "the entry is damaged, or that of another key"
-        raise ValueError(message)
-    vector: Vectors = np.frombuffer(content, f"<f{itemsize}").astype(f"f{itemsize}", copy=False)
+    vector: Vectors = vectors[0]
     return vector
 
 
@@ -72,9 +65,9 @@ def decode_many(keys: Sequence[bytes], values: Sequence[bytes], /, *, dimension:
 
     """
     parts = []
-    for at, itemsize, rows in alike(_VERSION, _HEAD.size, values):
-        vectors = vectors_in(rows, _HEAD.size, itemsize)
-        checksums = np.ascontiguousarray(rows[:, _START.size : _HEAD.size]).view("<u8")[:, 0]
+    for at, itemsize, rows in alike(_VERSION, _HEAD, values):
+        vectors = vectors_in(rows, _HEAD, itemsize)
+        checksums = np.ascontiguousarray(rows[:, _START.size : _HEAD]).view("<u8")[:, 0]
         asked = keys if len(at) == len(keys) else [keys[each] for each in at.tolist()]
         intact = checksums_of(key_matrix(asked), vectors) == checksums
         parts.append((at, vectors) if intact.all() else (at[intact], vectors[intact]))

@@ -77,7 +77,7 @@ class MemoryStore:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the limit, not the vectors: memory belongs to one process."""
-        return _memory_store, (self.max_bytes,)
+        return partial(type(self), max_bytes=self.max_bytes), ()
 
     def locked(self) -> ForkLock:
         """Return the one lock of the store and its spaces, for `with`.
@@ -114,10 +114,6 @@ class MemoryStore:
         ends = np.cumsum([len(at) for at in live])
         for space, at, end in zip(spaces, live, ends, strict=True):
             space.forget(at[gone[end - len(at) : end]])
-
-
-def _memory_store(max_bytes: int) -> MemoryStore:
-    return MemoryStore(max_bytes=max_bytes)
 
 
 class MemorySpace:

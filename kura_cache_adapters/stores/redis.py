@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta  # noqa: TC003 - read_options reads annotations
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet, finalize
@@ -150,7 +151,7 @@ class RedisStore:
         if self._url is None:
             message = f"{self!r} cannot be pickled with a client: open it by URL"
             raise TypeError(message)
-        return _store, (type(self), self._url, self._options)
+        return partial(type(self), **self._options), (self._url,)
 
 
 class RedisSpace(KeyValueSpace[bytes]):
@@ -254,10 +255,6 @@ def _start_anew() -> None:
 
 
 forget_in_child(_start_anew)
-
-
-def _store(kind: type[RedisStore], url: str, options: dict[str, Any]) -> RedisStore:
-    return kind(url, **options)
 
 
 def _identity(name: bytes, text: bytes) -> ModelIdentity | None:

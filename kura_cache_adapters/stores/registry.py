@@ -61,9 +61,10 @@ def open_store(
 
     Args:
         path_or_url: a plain path, or `scheme://path?option=value&...`. Schemes: arrow, parquet, jsonl,
-            hf, memory (`memory://`, without a path), and those that other distributions register.
-            Options: the keyword-only parameters of the store's class. A path is taken as it is, but
-            for a `~` or `~user` at its start; names and values of options may be percent-encoded.
+            hf, memory (`memory://`, without a path), redis, rediss, postgresql, and those that other
+            distributions register. Options: the keyword-only parameters of the store's class, all in
+            one table of docs/stores.md. A path is taken as it is, but for a `~` or `~user` at its start;
+            names and values of options may be percent-encoded.
             A store on a server is opened within a `Remote`, whose options may be there, too; both get
             one that both have.
         write: how such a store is written to, where its URL does not say.
