@@ -168,7 +168,7 @@ def proxy(server: ObjectServer) -> Iterator[Proxy]:
     between.close()
 
 
-@pytest.mark.parametrize("mode", ["cut", "garble", "refuse", "delay"])
+@pytest.mark.parametrize("mode", ["cut", "garble", "refuse", pytest.param("delay", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "server",
     ["moto", *(pytest.param(each, marks=pytest.mark.long) for each in ("rclone", "google", "azurite"))],

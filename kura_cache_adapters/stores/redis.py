@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta  # noqa: TC003 - read_options reads annotations
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet, finalize
 
-from kura_cache_adapters._identity.secrets import plain_url, refuse_torn
+from kura_cache_adapters._identity.secrets import plain_url
 from kura_cache_adapters._runtime.fork import forget_in_child
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters.checks import KEY_BYTES
-from kura_cache_adapters.errors import require
 from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.stores import redis_clients as clients
 from kura_cache_adapters.stores.key_value import KeyValueSpace
 from kura_cache_adapters.stores.signing import codec_for
 
@@ -26,9 +25,7 @@ _LISTED = 10_000  # keys that a server looks at in one step of a listing
 _TOGETHER = 2  # commands that are sent before the first answer is read
 _SAMPLE = b":sample"  # behind a space's name: the key of an entry, which tells the dimension
 _GLOB = str.maketrans({sign: f"\\{sign}" for sign in "*?[]\\"})
-_DECODES = "vectors are no text: leave decode_responses off"
 _SET_ALL = "for at, key in ipairs(KEYS) do redis.call('SET', key, ARGV[at], 'PX', ARGV[#ARGV]) end"
-_FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _AGES = (
     "Its server drops what is old: open it with ttl=, or give the server a maxmemory and a policy such as "
     "allkeys-lru. Or `forget` keys, or `rm` the space."
@@ -90,12 +87,13 @@ class RedisStore:
         }
         self.prefix = prefix
         self.batch = batch
+        self.timeout = timeout
         self.ttl: float | None = Bounds.of_store(max_bytes=None, ttl=ttl).older_than
         self.codec: Codec[bytes] = codec_for(sign)
         self._url = url_or_client if isinstance(url_or_client, str) else None
-        self._client = None if self._url is not None else _checked(url_or_client)
+        self._client = None if self._url is not None else clients.checked(url_or_client)
         if self._url is not None:
-            _check_url(self._url)
+            clients.check_url(self._url)
         self._spaces: dict[ModelIdentity, RedisSpace] = {}
 
     @property
@@ -103,7 +101,7 @@ class RedisStore:
         """The client: the one that was passed in, or one of its own, made when it is needed."""
         client = self._client
         if client is None:  # two threads may make one each: the store keeps one, and closes both in the end
-            client = self._client = _connected(self._url, **self._options)
+            client = self._client = clients.connected(self._url, **self._options)
             self._closing = finalize(self, client.close)
             _open.add(self)
         return client
@@ -184,9 +182,17 @@ class RedisSpace(KeyValueSpace[bytes]):
             self._store.client.hset(self._store.noted, mapping=self._note(left))
 
     def _read_values(self, keys: list[bytes]) -> Iterable[bytes | None]:
-        read = self._store.client.mget_nonatomic if self._store.clustered else None
         batches = self._batches(keys)
-        return chain.from_iterable(map(read, batches) if read else self._pipelined(batches))
+        read = map(self._of_cluster, batches) if self._store.clustered else self._pipelined(batches)
+        return chain.from_iterable(read)
+
+    def _of_cluster(self, names: list[bytes]) -> list[bytes | None]:
+        found = clients.of_each(self._pipeline(), "MGET", names)  # which has no error for what is no string
+        return [value for (value,) in found]
+
+    def _pipeline(self) -> Any:  # noqa: ANN401 - a class of redis
+        client = self._store.client
+        return clients.of_cluster(client, self._store.timeout) if self._store.clustered else client.pipeline()
 
     def _pipelined(self, batches: Iterator[list[bytes]]) -> Iterator[list[bytes | None]]:
         """Read a few batches in one round trip, when wanted: the server goes on meanwhile."""
@@ -209,10 +215,9 @@ class RedisSpace(KeyValueSpace[bytes]):
     def _write_batch(self, names: list[bytes], values: list[bytes], note: dict[bytes, bytes | str]) -> None:
         """Write a batch, and whose it is: as one, but for a cluster, where each server has its part of it."""
         ttl = None if self._store.ttl is None else max(1, int(1000 * self._store.ttl))
-        clustered = self._store.clustered
-        with self._store.client.pipeline(transaction=not clustered) as pipeline:
+        with self._pipeline() as pipeline:
             pipeline.hset(self._store.noted, mapping=note)
-            if clustered:
+            if self._store.clustered:
                 for name, value in zip(names, values, strict=True):
                     pipeline.set(name, value, px=ttl)
             elif ttl is None:
@@ -222,6 +227,10 @@ class RedisSpace(KeyValueSpace[bytes]):
             pipeline.execute()
 
     def _unlink(self, keys: list[bytes]) -> int:
+        if self._store.clustered:
+            return sum(
+                sum(clients.of_each(self._pipeline(), "UNLINK", names)) for names in self._batches(keys)
+            )
         return sum(self._store.client.unlink(*names) for names in self._batches(keys))
 
     def _listed(self) -> Iterator[bytes]:
@@ -253,46 +262,6 @@ forget_in_child(_start_anew)
 
 def _store(kind: type[RedisStore], url: str, options: dict[str, Any]) -> RedisStore:
     return kind(url, **options)
-
-
-def _connected(url: str | None, *, cluster: bool, timeout: float, **_: object) -> Any:  # noqa: ANN401 - a class of redis
-    redis = require("redis", extra="redis")
-    once = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
-    told = redis.connection.parse_url(url)
-    for name in _FILES & told.keys():
-        Path(told[name]).read_bytes()  # what cannot be read is named, which its client does not
-    kind = redis.RedisCluster if cluster else redis.Redis
-    return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=once)
-
-
-def _check_url(url: str) -> None:
-    """Raise ValueError, which shows no more of a URL than the names of options, for one that is none."""
-    redis = require("redis", extra="redis")
-    try:
-        refuse_torn(url)
-        pool = redis.ConnectionPool.from_url(url)
-        decodes = pool.connection_class(**pool.connection_kwargs).encoder.decode_responses
-    except (TypeError, redis.RedisError) as error:  # it names the option
-        message = f"redis-py cannot use an option of {plain_url(url)}: {error}"
-        raise ValueError(message) from None
-    except ValueError:  # it may quote a part of the password
-        message = "the URL of a Redis server cannot be read: percent-encode what is special in its password"
-        raise ValueError(message) from None
-    if decodes:
-        raise ValueError(_DECODES)
-
-
-def _checked(client: object) -> Any:  # noqa: ANN401 - a class of redis
-    redis = require("redis", extra="redis")
-    if not isinstance(client, (redis.Redis, redis.RedisCluster)):
-        message = (
-            f"a {type(client).__module__}.{type(client).__qualname__} is no synchronous client of redis-py: "
-            'pass a redis.Redis, a redis.RedisCluster or a URL, as in "redis://localhost:6379/0"'
-        )
-        raise TypeError(message)
-    if client.get_encoder().decode_responses:
-        raise ValueError(_DECODES)
-    return client
 
 
 def _identity(name: bytes, text: bytes) -> ModelIdentity | None:

@@ -1,0 +1,89 @@
+"""Clients of Redis servers: made of a URL, checked, and bounded in what they try again."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from kura_cache_adapters._identity.secrets import plain_url, refuse_torn
+from kura_cache_adapters.errors import require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_DECODES = "vectors are no text: leave decode_responses off"
+_FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
+
+
+def connected(url: str | None, *, cluster: bool, timeout: float, **_: object) -> Any:  # noqa: ANN401 - a class of redis
+    """Make a client, which connects when it is used; a cluster's asks once more, whoever has taken over.
+
+    Raises OSError for a file of certificates that cannot be read.
+    """
+    redis = require("redis", extra="redis")
+    tries = redis.retry.Retry(redis.backoff.NoBackoff(), int(cluster))
+    told = redis.connection.parse_url(url)
+    for name in _FILES & told.keys():
+        Path(told[name]).read_bytes()  # what cannot be read is named, which its client does not
+    kind = redis.RedisCluster if cluster else redis.Redis
+    return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=tries)
+
+
+def of_cluster(client: Any, seconds: float) -> Any:  # noqa: ANN401 - classes of redis
+    """Return a pipeline of a cluster that waits no longer for what it sends again.
+
+    Its client would send what has failed command by command, and wait for a silent server at each.
+    """
+    pipeline = client.pipeline(transaction=False)
+    again, end = pipeline.parent_execute_command, monotonic() + seconds
+    pipeline.parent_execute_command = partial(_before, end, again)
+    return pipeline
+
+
+def of_each(pipeline: Any, command: str, names: list[bytes]) -> list[Any]:  # noqa: ANN401 - a class of redis
+    """Execute a command of one key for each name, where in the cluster that is."""
+    with pipeline:
+        for name in names:
+            pipeline.execute_command(command, name, target_nodes=pipeline.get_node_from_key(name))
+        answers: list[Any] = pipeline.execute()
+        return answers
+
+
+def _before(end: float, call: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as it is
+    if monotonic() > end:
+        message = "a server of the cluster has not answered in time"
+        raise require("redis", extra="redis").TimeoutError(message)
+    return call(*args, **options)
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError, which shows no more of a URL than the names of options, for one that is none."""
+    redis = require("redis", extra="redis")
+    try:
+        refuse_torn(url)
+        pool = redis.ConnectionPool.from_url(url)
+        decodes = pool.connection_class(**pool.connection_kwargs).encoder.decode_responses
+    except (TypeError, redis.RedisError) as error:  # it names the option
+        message = f"redis-py cannot use an option of {plain_url(url)}: {error}"
+        raise ValueError(message) from None
+    except ValueError:  # it may quote a part of the password
+        message = "the URL of a Redis server cannot be read: percent-encode what is special in its password"
+        raise ValueError(message) from None
+    if decodes:
+        raise ValueError(_DECODES)
+
+
+def checked(client: object) -> Any:  # noqa: ANN401 - a class of redis
+    """Return a client that fits; raise TypeError or ValueError for one that does not."""
+    redis = require("redis", extra="redis")
+    if not isinstance(client, (redis.Redis, redis.RedisCluster)):
+        message = (
+            f"a {type(client).__module__}.{type(client).__qualname__} is no synchronous client of redis-py: "
+            'pass a redis.Redis, a redis.RedisCluster or a URL, as in "redis://localhost:6379/0"'
+        )
+        raise TypeError(message)
+    if client.get_encoder().decode_responses:
+        raise ValueError(_DECODES)
+    return client
