@@ -112,7 +112,7 @@ def accepts(port: int) -> bool:
 
 def program(name: str, *elsewhere: str, before: str = "") -> str:
     """Return the path of a server's program; skip the test, with the reason, where there is none."""
-    places = os.pathsep.join([before, os.environ.get("PATH", ""), *elsewhere])
+    places = os.pathsep.join(filter(None, [before, os.environ.get("PATH", ""), *elsewhere]))
     found = shutil.which(name, path=places)
     if found is None:
         pytest.skip(f"needs the program {name}")
