@@ -21,6 +21,7 @@ from tests.servers import accepts, program, served
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+    from ssl import SSLContext
 
 FIRST = "moto"
 OTHERS = ("rclone", "azurite", "google")
@@ -157,19 +158,19 @@ def object_servers() -> Iterator[Callable[[str], ObjectServer]]:
 
 
 @contextmanager
-def object_server(name: str) -> Iterator[ObjectServer]:
-    """Serve `moto`, `rclone`, `azurite` or `google` on loopback."""
+def object_server(name: str, context: SSLContext | None = None) -> Iterator[ObjectServer]:
+    """Serve `moto`, `rclone`, `azurite` or `google` on loopback, over TLS if it is said how."""
     with ExitStack() as stack:
         kind, application = stack.enter_context(_BACKENDS[name]())
-        yield stack.enter_context(_fronted(kind(application)))
+        yield stack.enter_context(_fronted(kind(application), context))
 
 
 @contextmanager
-def _fronted(front: ObjectServer) -> Iterator[ObjectServer]:
+def _fronted(front: ObjectServer, context: SSLContext | None) -> Iterator[ObjectServer]:
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = make_server("127.0.0.1", 0, front, threaded=True)
+    server = make_server("127.0.0.1", 0, front, threaded=True, ssl_context=context)
     front.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -197,6 +198,12 @@ def _google() -> Iterator[tuple[type[ObjectServer], Any]]:
             environ["HTTP_AUTHORIZATION"] = _SIGNED  # what Google's client says of itself is nothing to moto
             if environ.pop(_CONDITIONS[1], None) == "0":
                 environ[_CONDITIONS[0]] = "*"
+            if environ["REQUEST_METHOD"] == "DELETE":
+                seen: list[str] = []
+                moto({**environ, "REQUEST_METHOD": "HEAD"}, lambda status, *_: seen.append(status))
+                if seen[0].startswith("404"):  # where S3 says that it has deleted it
+                    start_response("404 Not Found", [])
+                    return [b""]
             return moto(environ, start_response)
 
         yield GoogleServer, translated

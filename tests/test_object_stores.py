@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 AZURITE = pytest.param("azurite", marks=pytest.mark.long)
 SERVERS = ["moto", "rclone", "google", AZURITE]
 TEXTS = [f"text {number}" for number in range(60)]
+SLOW = ("delay", "drip", "short", "hang")
 SPACE = f"space-{16 * '0'}"
 
 running = pytest.fixture(scope="module")(object_servers)
@@ -95,10 +96,9 @@ def test_a_file_of_several_parts_goes_up_and_comes_down(url: str, tmp_path: Path
 
 
 def test_one_that_is_gone_already_leaves_no_other_there(url: str) -> None:
-    bucket, names = bucket_at(url), [f"{number:09d}-{number:016x}.arrow" for number in range(1, 5)]
-    for name in names:
+    bucket, names = bucket_at(url), [f"{number:09d}-{number:016x}.arrow" for number in range(40)]
+    for name in names[1:]:
         bucket.put(SPACE, name, b"x")
-    bucket.delete(SPACE, names[1:2])
     bucket.delete(SPACE, names)
     assert not bucket.list(SPACE)
 
@@ -168,7 +168,9 @@ def proxy(server: ObjectServer) -> Iterator[Proxy]:
     between.close()
 
 
-@pytest.mark.parametrize("mode", ["cut", "garble", "refuse", "delay"])
+@pytest.mark.parametrize(
+    "mode", ["cut", "garble", "refuse", *(pytest.param(each, marks=pytest.mark.long) for each in SLOW)]
+)
 @pytest.mark.parametrize(
     "server",
     ["moto", *(pytest.param(each, marks=pytest.mark.long) for each in ("rclone", "google", "azurite"))],
@@ -183,7 +185,7 @@ def test_a_connection_that_breaks_or_is_slow_leaves_nothing_half_and_is_made_up_
     late = mode == "delay"
     begun = time.monotonic()
     assert embed([tmp_path / "b", f"{through}&wait=10"], TEXTS, dimension=4_096) == (20 if late else 60)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 15
     if not late:
         for command in ("push", "pull"):
             with open_cache(tmp_path / "b") as cache, pytest.raises(UnreachableError):

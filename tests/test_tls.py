@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import threading
 from contextlib import suppress
 from datetime import datetime, timezone
 from secrets import token_hex
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel, PostgresStore, RedisStore, open_cache
+from kura_cache_adapters import (
+    CachedEmbeddingModel,
+    PostgresStore,
+    RedisStore,
+    UnreachableError,
+    open_cache,
+)
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
+from tests.object_stores import object_server
 from tests.servers import (
     POSTGRES_PASSWORD,
     Authority,
@@ -278,6 +286,41 @@ def test_a_postgres_that_is_not_ours_or_not_for_us_is_an_error(
         "a mode that is none": pg_url(postgres, authority, "verify-ful"),
     }
     assert says in goes_on_without(urls[wrong], tmp_path, caplog)
+
+
+# Object stores
+
+
+@pytest.mark.parametrize(
+    ("trusted", "host", "says"),
+    [
+        ("authority", "localhost", "NoSuchBucket"),
+        ("authority", "127.0.0.1", "SSL_CERT_FILE"),
+        ("stranger", "localhost", "SSL_CERT_FILE"),
+    ],
+)
+def test_an_object_store_is_believed_by_its_certificate_alone(
+    request: pytest.FixtureRequest,
+    authority: Authority,
+    stranger: Authority,
+    trusted: str,
+    host: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("obstore", reason="needs the extra `object-store`")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("localhost"))
+    monkeypatch.setenv("SSL_CERT_FILE", request.getfixturevalue(trusted).file)
+    with object_server("moto", context) as server:
+        server.introduce(monkeypatch)
+        secure = {"endpoint": f"https://{host}:{server.port}", "region": "us-east-1"}
+        url = f"s3://bucket/prefix?{urlencode(secure)}"
+        with open_cache(tmp_path) as cache:
+            CachedEmbeddingModel(FakeEmbeddingModel(), cache.store).embed_sync(TEXTS)
+            with pytest.raises(UnreachableError, match=says):
+                cache.push(url)
 
 
 # Whoever listens

@@ -26,11 +26,14 @@ _SECONDS = {"list": 5, "get": 60, "put": 60, "delete": 60}  # a request: a page,
 _PART = 5 << 20  # bytes that a request carries, at most; S3 takes no smaller parts
 _LONGEST = 300  # characters of a server's answer in an error
 _NO_PART = "non-partial"  # what obstore says of an answer to a range that is not called one
-_MISSING = {  # in the environment, by what is said then: clients ask an address of clouds for credentials
+_CURES = {  # by what is said then: where there are no credentials, an address of clouds is asked for them
     "169.254.169.254": (
         "there are no credentials in the environment; a public bucket is read with ?anonymous=true"
     ),
     "Account must be specified": "the environment names no account: set AZURE_STORAGE_ACCOUNT_NAME",
+    "InvalidCertificate": (
+        "the certificate is not this host's, or of nobody trusted: SSL_CERT_FILE names a private authority's"
+    ),
 }
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _SPACE = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,64}-[0-9a-f]{16}")
@@ -233,7 +236,8 @@ def _unknown_condition(error: BaseException) -> bool:
 def _told(error: BaseException) -> str:
     """Say what went wrong in a line: obstore quotes whole answers, and its own insides."""
     told = str(error)
-    if missing := next((cure for said, cure in _MISSING.items() if said in told), ""):
-        return missing
+    for said, cure in _CURES.items():
+        if said in told:
+            return cure
     line = " ".join(told.partition("\n\nDebug source")[0].split())[:_LONGEST]
     return f"{code[1]}: {line}" if (code := _CODE.search(told)) else line

@@ -83,7 +83,7 @@ class Keeper:
             refuse_to_wait()
             wait([self._first] if self._first else [], timeout=max(0.0, self._until - time.monotonic()))
             if not self._arrived():
-                message = "Still pulling from %s after %.0f s: going on without"
+                message = "Still pulling from %s after %.3g s: going on without"
                 self._log.report("wait", message, self._mirror.bucket.url, self._wait)
                 self._until = 0.0
 

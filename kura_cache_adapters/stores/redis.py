@@ -13,8 +13,8 @@ from kura_cache_adapters._runtime.fork import forget_in_child
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.identity import ModelIdentity
+from kura_cache_adapters.stores import redis_clients as clients
 from kura_cache_adapters.stores.key_value import KeyValueSpace
-from kura_cache_adapters.stores.redis_connections import check_client, check_url, connected, told
 from kura_cache_adapters.stores.signing import codec_for
 
 if TYPE_CHECKING:
@@ -88,11 +88,13 @@ class RedisStore:
         }
         self.prefix = prefix
         self.batch = batch
+        self.timeout = timeout
         self.ttl: float | None = Bounds.of_store(max_bytes=None, ttl=ttl).older_than
         self.codec: Codec[bytes] = codec_for(sign)
         self._url = url_or_client if isinstance(url_or_client, str) else None
-        self._client = None if self._url is not None else url_or_client
-        (check_client if self._url is None else check_url)(url_or_client)
+        self._client = None if self._url is not None else clients.checked(url_or_client)
+        if self._url is not None:
+            clients.check_url(self._url)
         self._spaces: dict[ModelIdentity, RedisSpace] = {}
 
     @property
@@ -100,7 +102,7 @@ class RedisStore:
         """The client: the one that was passed in, or one of its own, made when it is needed."""
         client = self._client
         if client is None:  # two threads may make one each: the store keeps one, and closes both in the end
-            client = self._client = connected(self._url, **self._options)
+            client = self._client = clients.connected(self._url, **self._options)
             self._closing = finalize(self, client.close)
             _open.add(self)
         return client
@@ -125,7 +127,7 @@ class RedisStore:
 
     def spaces(self) -> list[ModelIdentity]:
         """List the identities that were written here and not removed; what they held may have expired."""
-        with told(self):
+        with clients.told(self):
             noted = self.client.hgetall(self.noted)
         read = (_identity(name, noted[name]) for name in sorted(noted) if not name.endswith(_SAMPLE))
         return [identity for identity in read if identity is not None]
@@ -177,7 +179,7 @@ class RedisSpace(KeyValueSpace[bytes]):
 
     def unlist(self) -> None:
         """Take a space without entries off the list; what was written meanwhile lists it again."""
-        with told(self._store):
+        with clients.told(self._store):
             self._store.client.hdel(self._store.noted, self._name, self._name + _SAMPLE)
             if left := next(self._listed(), None):
                 self._store.client.hset(self._store.noted, mapping=self._note(left))
@@ -186,9 +188,16 @@ class RedisSpace(KeyValueSpace[bytes]):
         return chain.from_iterable(self._answers(self._batches(keys)))
 
     def _answers(self, batches: Iterator[list[bytes]]) -> Iterator[list[bytes | None]]:
-        with told(self._store):
-            read = self._store.client.mget_nonatomic if self._store.clustered else None
-            yield from map(read, batches) if read else self._pipelined(batches)
+        with clients.told(self._store):
+            yield from map(self._of_cluster, batches) if self._store.clustered else self._pipelined(batches)
+
+    def _of_cluster(self, names: list[bytes]) -> list[bytes | None]:
+        found = clients.of_each(self._pipeline(), "MGET", names)  # which has no error for what is no string
+        return [value for (value,) in found]
+
+    def _pipeline(self) -> Any:  # noqa: ANN401 - a class of redis
+        client = self._store.client
+        return clients.of_cluster(client, self._store.timeout) if self._store.clustered else client.pipeline()
 
     def _pipelined(self, batches: Iterator[list[bytes]]) -> Iterator[list[bytes | None]]:
         """Read a few batches in one round trip, when wanted: the server goes on meanwhile."""
@@ -204,7 +213,7 @@ class RedisSpace(KeyValueSpace[bytes]):
 
     def _write_values(self, entries: dict[bytes, bytes]) -> None:
         keys = list(entries)
-        with told(self._store):
+        with clients.told(self._store):
             for names in self._batches(keys):
                 own = [name[len(self._start) :] for name in names]
                 self._write_batch(names, [entries[key] for key in own], self._note(own[0]))
@@ -212,10 +221,9 @@ class RedisSpace(KeyValueSpace[bytes]):
     def _write_batch(self, names: list[bytes], values: list[bytes], note: dict[bytes, bytes | str]) -> None:
         """Write a batch, and whose it is: as one, but for a cluster, where each server has its part of it."""
         ttl = None if self._store.ttl is None else max(1, int(1000 * self._store.ttl))
-        clustered = self._store.clustered
-        with self._store.client.pipeline(transaction=not clustered) as pipeline:
+        with self._pipeline() as pipeline:
             pipeline.hset(self._store.noted, mapping=note)
-            if clustered:
+            if self._store.clustered:
                 for name, value in zip(names, values, strict=True):
                     pipeline.set(name, value, px=ttl)
             elif ttl is None:
@@ -225,18 +233,21 @@ class RedisSpace(KeyValueSpace[bytes]):
             pipeline.execute()
 
     def _unlink(self, keys: list[bytes]) -> int:
-        with told(self._store):
+        with clients.told(self._store):
+            if self._store.clustered:
+                unlinked = (clients.of_each(self._pipeline(), "UNLINK", each) for each in self._batches(keys))
+                return sum(map(sum, unlinked))
             return sum(self._store.client.unlink(*names) for names in self._batches(keys))
 
     def _listed(self) -> Iterator[bytes]:
         pattern = f"{self._store.prefix.translate(_GLOB)}:".encode() + self._name + b":*"
-        with told(self._store):
+        with clients.told(self._store):
             names = self._store.client.scan_iter(match=pattern, count=_LISTED)
             own = len(self._start) + KEY_BYTES
             yield from (name[len(self._start) :] for name in names if len(name) == own)
 
     def _noted_key(self) -> list[bytes]:
-        with told(self._store):
+        with clients.told(self._store):
             key = self._store.client.hget(self._store.noted, self._name + _SAMPLE)
         return [key] if key is not None and len(key) == KEY_BYTES else []
 

@@ -1,17 +1,19 @@
-"""How a Redis server is reached: by which client, at what address, and how it is told what goes wrong."""
+"""Clients of Redis servers: how they are made, checked and bounded, and what goes wrong told."""
 
 from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from kura_cache_adapters._identity.secrets import plain_url, refuse_torn
 from kura_cache_adapters.errors import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _DECODES = "vectors are no text: leave decode_responses off"
 _FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
@@ -48,13 +50,44 @@ def _said(error: Exception) -> str:
 
 
 def connected(url: str | None, *, cluster: bool, timeout: float, **_: object) -> Any:  # noqa: ANN401 - a class of redis
-    """Return a client that tries nothing twice."""
+    """Make a client, which connects when it is used; a cluster's asks once more, whoever has taken over.
+
+    Raises OSError for a file of certificates that cannot be read.
+    """
     redis = require("redis", extra="redis")
-    for name in _FILES & (options := redis.connection.parse_url(url)).keys():
+    tries = redis.retry.Retry(redis.backoff.NoBackoff(), int(cluster))
+    options = redis.connection.parse_url(url)
+    for name in _FILES & options.keys():
         Path(options[name]).read_bytes()  # what cannot be read is named, which its client does not
-    once = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
     kind = redis.RedisCluster if cluster else redis.Redis
-    return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=once)
+    return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=tries)
+
+
+def of_cluster(client: Any, seconds: float) -> Any:  # noqa: ANN401 - classes of redis
+    """Return a pipeline of a cluster that waits no longer for what it sends again.
+
+    Its client would send what has failed command by command, and wait for a silent server at each.
+    """
+    pipeline = client.pipeline(transaction=False)
+    again, end = pipeline.parent_execute_command, monotonic() + seconds
+    pipeline.parent_execute_command = partial(_before, end, again)
+    return pipeline
+
+
+def of_each(pipeline: Any, command: str, names: list[bytes]) -> list[Any]:  # noqa: ANN401 - a class of redis
+    """Execute a command of one key for each name, where in the cluster that is."""
+    with pipeline:
+        for name in names:
+            pipeline.execute_command(command, name, target_nodes=pipeline.get_node_from_key(name))
+        answers: list[Any] = pipeline.execute()
+        return answers
+
+
+def _before(end: float, call: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as it is
+    if monotonic() > end:
+        message = "a server of the cluster has not answered in time"
+        raise require("redis", extra="redis").TimeoutError(message)
+    return call(*args, **options)
 
 
 def check_url(url: str) -> None:
@@ -74,8 +107,8 @@ def check_url(url: str) -> None:
         raise ValueError(_DECODES)
 
 
-def check_client(client: Any) -> None:  # noqa: ANN401 - a class of redis, or anything
-    """Raise TypeError for what is no synchronous client, ValueError for one that decodes what it reads."""
+def checked(client: object) -> Any:  # noqa: ANN401 - a class of redis
+    """Return a client that fits; raise TypeError or ValueError for one that does not."""
     redis = require("redis", extra="redis")
     if not isinstance(client, (redis.Redis, redis.RedisCluster)):
         message = (
@@ -85,3 +118,4 @@ def check_client(client: Any) -> None:  # noqa: ANN401 - a class of redis, or an
         raise TypeError(message)
     if client.get_encoder().decode_responses:
         raise ValueError(_DECODES)
+    return client
