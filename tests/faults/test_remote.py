@@ -77,8 +77,9 @@ def struck(lab: RemoteLab) -> int:
     return stats.errors + stats.timeouts
 
 
+PATIENT = {"read_timeout": 5.0}  # where nothing may fail, on a machine that has other things to do
 networks = count()
-QUICK = [("redis", mode, "behind") for mode in MODES]
+QUICK = [("redis", mode, "behind") for mode in MODES if mode != "forget"]
 QUICK += [("postgres", mode, "behind") for mode in ("hang", "cut", "garble", "forget")]
 LONG = [
     pytest.param(*each, marks=pytest.mark.long)
@@ -173,7 +174,7 @@ def test_connections_that_were_cut_between_two_calls_cost_nothing(
 ) -> None:
     proxy = Proxy(own.port)
     keeps = way.outlives or not fault.startswith("restarted")
-    lab = RemoteLab(fault, way.name, tmp_path, lambda: way.open(proxy.port), keeps=keeps)
+    lab = RemoteLab(fault, way.name, tmp_path, lambda: way.open(proxy.port), keeps, PATIENT)
     for _ in range(3):
         lab.ask()
         lab.recover()
@@ -194,7 +195,11 @@ def test_connections_that_the_server_cuts_when_they_are_idle_cost_nothing(
 ) -> None:
     options = "options=-c%20idle_session_timeout%3D20ms"
     lab = RemoteLab(
-        "idle_session_timeout", way.name, tmp_path, lambda: way.open(server.port, options=options)
+        "idle_session_timeout",
+        way.name,
+        tmp_path,
+        lambda: way.open(server.port, options=options),
+        options=PATIENT,
     )
     for _ in range(5):
         lab.ask()
@@ -278,7 +283,7 @@ def test_a_server_that_was_never_there_is_missed_once(way: Any, tmp_path: Path) 
     indirect=["way"],
 )
 def test_a_flushed_server_is_a_miss(flush: str, way: Any, server: Server, tmp_path: Path) -> None:
-    lab = RemoteLab(flush, way.name, tmp_path, lambda: way.open(server.port), keeps=False)
+    lab = RemoteLab(flush, way.name, tmp_path, lambda: way.open(server.port), keeps=False, options=PATIENT)
     for _ in range(3):
         lab.ask()
         lab.remote.backlog.flush(5.0)
@@ -400,7 +405,7 @@ def test_who_may_only_read_reads_and_writes_to_this_machine(way: Any, server: Se
     way.drop_reader(server.port)
 
 
-@only("redis", long=("postgres",))
+@pytest.mark.long
 def test_a_replica_is_read_and_not_written_to(way: Any, own: Server, tmp_path: Path) -> None:
     fill(way, own, tmp_path / "before")
     with way.replica(own) as replica:
@@ -472,6 +477,7 @@ def test_a_server_that_takes_nobody_any_more_is_left_alone(way: Any, tmp_path: P
         assert lab.judge().good
 
 
+@only("postgres", long=("redis",))
 def test_a_server_that_answers_nobody_for_a_while_costs_one_deadline(
     way: Any, server: Server, tmp_path: Path
 ) -> None:
