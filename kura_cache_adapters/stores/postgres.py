@@ -116,7 +116,14 @@ class PostgresStore:
         """Close the connections; the next use opens others."""
         self.connections.close()
 
-    drop_idle = close  # where one has not answered, see `Remote`
+    def disconnect(self) -> None:
+        """Close the connections that lie idle: they may lead nowhere any more."""
+        self.connections.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection lies idle, so that a call need not make one first."""
+        return self.connections.ready
 
     def __repr__(self) -> str:
         """Name the server, the database and the tables; never a password."""

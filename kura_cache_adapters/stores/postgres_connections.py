@@ -58,6 +58,11 @@ class Connections:
         self._idle: list[_Timed] = []
         self._owner = os.getpid()
 
+    @property
+    def ready(self) -> bool:
+        """Whether one lies idle; a pool's are its owner's matter."""
+        return bool(self._idle) or self._pool is not None
+
     def rows(
         self, query: str, parameters: Mapping[str, Any] | None = None, *, seconds: float | None = None
     ) -> list[tuple[Any, ...]]:
