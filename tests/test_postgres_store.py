@@ -355,6 +355,19 @@ def test_a_guarded_call_that_has_to_connect_has_the_time_for_that(
     proxy.close()
 
 
+def test_a_connection_that_has_answered_meanwhile_is_not_closed(store: PostgresStore) -> None:
+    put(store, [1])
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(store.connections.rows, ["SELECT pg_sleep(0.2)"] * 3))
+    asked = time.monotonic()
+    assert found(store, [1]) == [1]
+    store.disconnect(before=asked)
+    assert len(store.connections._idle) == 1
+    assert found(store, [1]) == [1]
+    store.disconnect(before=time.monotonic())
+    assert not store.connected
+
+
 _HUNG = """
 import sys, time
 from kura_cache_adapters import PostgresStore, Remote

@@ -46,8 +46,8 @@ class KeepsConnections(Protocol):
         """Whether a connection lies idle."""
         ...
 
-    def disconnect(self) -> object:
-        """Close those that lie idle."""
+    def disconnect(self, before: float) -> object:
+        """Close those that lie idle, and have not answered since a moment of `time.monotonic`."""
         ...
 
 
@@ -168,7 +168,7 @@ class Guard:
         self.count(**{"timeouts" if late else "errors": 1})
         if late and self._connections is not None:  # the others may lead nowhere, too
             with suppressed(Exception):
-                self._connections.disconnect()
+                self._connections.disconnect(monotonic() - took)
         reason = str(error) if type(error) is TimeoutError else describe(error)
         self._log.report(action, "%s: could not %s: %s; going on without", self.name, action, reason)
         _logger.debug("That was because of this", exc_info=error)

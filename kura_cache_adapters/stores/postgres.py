@@ -116,9 +116,9 @@ class PostgresStore:
         """Close the connections; the next use opens others."""
         self.connections.close()
 
-    def disconnect(self) -> None:
-        """Close the connections that lie idle: they may lead nowhere any more."""
-        self.connections.close()
+    def disconnect(self, before: float) -> None:
+        """Close idle connections that have not answered since, by `time.monotonic`: they may lead nowhere."""
+        self.connections.close(before=before)
 
     @property
     def connected(self) -> bool:

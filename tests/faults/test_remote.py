@@ -23,7 +23,7 @@ from tests.faults.remote_ways import BACKENDS, READER, REDIS, TABLES, WAYS, way_
 from tests.servers import a_postgres, a_redis, free_port, pgbouncer, postgres_url, said, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.servers import Server
@@ -243,7 +243,19 @@ def test_a_replica_that_takes_over_is_written_to(way: Any, own: Server, tmp_path
         proxy.close()
 
 
-@pytest.mark.parametrize("strike", ["kill", pytest.param("freeze", marks=pytest.mark.long)])
+READ_ONLY = "ALTER SYSTEM {} default_transaction_read_only"
+STRIKES: dict[str, Callable[[Any, Server], object]] = {
+    "kill": lambda _, server: server.kill(),
+    "freeze": lambda _, server: server.signal_all(signal.SIGSTOP),
+    "read-only": lambda way, server: way.says(
+        server.port, f"{READ_ONLY.format('SET')} = on", "SELECT pg_reload_conf()"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "strike", ["kill", *(pytest.param(s, marks=pytest.mark.long) for s in STRIKES if s != "kill")]
+)
 @only("postgres")
 def test_a_list_of_hosts_finds_the_one_that_takes_over(
     strike: str, way: Any, own: Server, tmp_path: Path
@@ -255,11 +267,13 @@ def test_a_list_of_hosts_finds_the_one_that_takes_over(
         lab.ask()
         lab.recover()
         until(lambda: way.size(replica.port) == way.size(own.port), "no replication")
-        own.kill() if strike == "kill" else own.signal_all(signal.SIGSTOP)
+        STRIKES[strike](way, own)
         lab.ask_for(0.5)
         assert struck(lab)
         way.promote(replica.port)
         lab.recover()
+        if strike == "read-only":
+            way.says(own.port, READ_ONLY.format("RESET"))
         own.kill()  # else, well again, it would take writes, too
         assert lab.judge().good
 
