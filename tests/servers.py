@@ -7,12 +7,16 @@ import pwd
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -133,13 +137,44 @@ def accepts(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def program(name: str, *elsewhere: str) -> str:
+def program(name: str, *elsewhere: str, before: str = "") -> str:
     """Return the path of a server's program; skip the test, with the reason, where there is none."""
-    places = os.pathsep.join([os.environ.get("PATH", ""), *elsewhere])
+    places = os.pathsep.join([before, os.environ.get("PATH", ""), *elsewhere])
     found = shutil.which(name, path=places)
     if found is None:
         pytest.skip(f"needs the program {name}")
     return found
+
+
+class Authority:
+    """An authority of a test's own, which makes certificates, and files of them that others may read."""
+
+    def __init__(self, directory: Path) -> None:
+        trustme = pytest.importorskip("trustme", reason="needs trustme, which makes certificates")
+        self.directory = directory
+        self._issuer = trustme.CA()
+        self._number = count()
+        self.file = str(directory / f"authority-{token_hex(4)}.pem")
+        self._issuer.cert_pem.write_to_path(self.file)
+
+    def issue(self, *names: str, **options: Any) -> tuple[str, str]:
+        """Return the paths of a new certificate for such names, and of its key."""
+        made = self._issuer.issue_cert(*names, **options)
+        certificate, key = (f"{self.file}-{next(self._number)}.{kind}" for kind in ("pem", "key"))
+        made.cert_chain_pems[0].write_to_path(certificate)
+        made.private_key_pem.write_to_path(key)
+        Path(key).chmod(0o600)
+        if not os.getuid():
+            shutil.chown(key, "nobody")
+        return certificate, key
+
+
+def an_authority() -> Iterator[Authority]:
+    """Make certificates for a module: `authority = pytest.fixture(scope="module")(an_authority)`."""
+    directory = Path(tempfile.mkdtemp(prefix="kura-certificates-"))
+    directory.chmod(0o755)  # a database server is nobody, and reads its own
+    yield Authority(directory)
+    shutil.rmtree(directory)
 
 
 @contextmanager
@@ -156,30 +191,60 @@ def redis_server(*options: str, host: str = LOOPBACK, within: Sequence[str] = ()
 
 
 @contextmanager
-def redis_cluster(count: int = 3) -> Iterator[list[Server]]:
-    """Serve Redis as a cluster of a few nodes, with the slots divided between them."""
+def tls_redis(
+    authority: Authority, *options: str, names: tuple[str, ...] = ("localhost",), **issued: Any
+) -> Iterator[Server]:
+    """Serve Redis over TLS alone, under some names, with options of its own and of its certificate."""
+    binary = program("redis-server", before="/usr/bin")  # one in a wheel has no TLS
+    certificate, key = authority.issue(*names, **issued)
+    files = ("--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", authority.file)
+    usual = ("--bind", "127.0.0.1", "--save", "", "--tls-auth-clients", "no", "--port", "0", *files)
+
+    def command(port: int, directory: Path) -> list[str]:
+        return [binary, "--tls-port", str(port), "--dir", str(directory), *usual, *options]
+
+    with served(command, accepts) as server:
+        yield server
+
+
+@contextmanager
+def redis_cluster(
+    count: int = 3, *options: str, authority: Authority | None = None
+) -> Iterator[list[Server]]:
+    """Serve Redis as a cluster of a few nodes, with the slots divided between them, over TLS if said."""
+
+    def ask(node: Server, command: str) -> bytes:
+        return said(node.port, command, authority=authority)
+
+    def is_whole(node: Server) -> bool:
+        told = ask(node, "CLUSTER INFO")
+        return b"cluster_state:ok" in told and b"cluster_known_nodes:%d" % count in told
+
+    over, how = redis_server, ("--cluster-enabled", "yes", *options)
+    if authority is not None:
+        over, how = (
+            partial(tls_redis, authority, names=("localhost", "127.0.0.1")),
+            (*how, "--tls-cluster", "yes"),
+        )
     with ExitStack() as stack:
-        nodes = [stack.enter_context(redis_server("--cluster-enabled", "yes")) for _ in range(count)]
+        nodes = [stack.enter_context(over(*how)) for _ in range(count)]
         for at, node in enumerate(nodes):
-            said(node.port, f"CLUSTER SET-CONFIG-EPOCH {at + 1}")
+            ask(node, f"CLUSTER SET-CONFIG-EPOCH {at + 1}")
             slots = range(at * _SLOTS // count, (at + 1) * _SLOTS // count)
             for part in (slots[0::2], slots[1::2]):  # a command's line is at most 64 kB long
-                said(node.port, f"CLUSTER ADDSLOTS {' '.join(map(str, part))}")
-            said(node.port, f"CLUSTER MEET 127.0.0.1 {nodes[0].port}")
-        until(lambda: all(_is_whole(node.port, count) for node in nodes), "the cluster did not come together")
+                ask(node, f"CLUSTER ADDSLOTS {' '.join(map(str, part))}")
+            ask(node, f"CLUSTER MEET 127.0.0.1 {nodes[0].port}")
+        until(lambda: all(map(is_whole, nodes)), "the cluster did not come together")
         yield nodes
 
 
-def _is_whole(port: int, count: int) -> bool:
-    told = said(port, "CLUSTER INFO")
-    return b"cluster_state:ok" in told and b"cluster_known_nodes:%d" % count in told
-
-
-def said(port: int, command: str, host: str = LOOPBACK) -> bytes:
+def said(port: int, command: str, host: str = LOOPBACK, authority: Authority | None = None) -> bytes:
     """Return what a Redis answers; nothing where none does."""
-    with suppress(OSError), socket.create_connection((host, port), 1) as client:
-        client.sendall(command.encode() + b"\r\n")
-        return client.recv(1 << 16)
+    with suppress(OSError), socket.create_connection((host, port), 1) as plain:
+        context = ssl.create_default_context(cafile=authority.file) if authority else None
+        with context.wrap_socket(plain, server_hostname="localhost") if context else plain as client:
+            client.sendall(command.encode() + b"\r\n")
+            return client.recv(1 << 16)
     return b""
 
 

@@ -35,7 +35,7 @@ def plain(vectors: Any) -> list[Any]:
     return [None if vector is None else [*map(float, vector)] for vector in vectors]
 
 
-@pytest.mark.parametrize("column", [list, np.array, partial(np.array, dtype=object)])
+@pytest.mark.parametrize("column", [list, np.array, partial(np.array, dtype=object), pa.array])
 def test_a_dict_of_columns_gets_a_matrix(embed: Embed, column: Any) -> None:
     batch = {"text": column(["one", "two"]), "more": [1, 2]}
     done = embed(batch)
@@ -45,10 +45,18 @@ def test_a_dict_of_columns_gets_a_matrix(embed: Embed, column: Any) -> None:
     assert "vector" not in batch
 
 
-@pytest.mark.parametrize("nothing", [None, float("nan")])
+@pytest.mark.parametrize("nothing", [None, float("nan"), np.float32("nan")])
 def test_in_a_dict_no_text_has_no_vector(embed: Embed, nothing: Any) -> None:
     assert plain(embed({"text": ["one", nothing, "two", "one"]})["vector"]) == RIGHT
     assert plain(embed({"text": [nothing]})["vector"]) == [None]
+
+
+def test_marks_of_pandas_and_columns_of_one_name_are_no_texts(embed: Embed) -> None:
+    pd = pytest.importorskip("pandas", reason="needs pandas")
+    marked = np.array(["one", pd.NA, "two", "one", pd.NaT], object)  # as Ray makes them
+    assert plain(embed({"text": marked})["vector"]) == [*RIGHT, None]
+    with pytest.raises(TypeError, match="one DataFrame is in the place of a column"):
+        embed(pd.DataFrame([["one", "two"]] * 2, columns=["text", "text"]))
 
 
 def test_a_frame_gets_a_column_of_rows(embed: Embed) -> None:
@@ -60,6 +68,15 @@ def test_a_frame_gets_a_column_of_rows(embed: Embed) -> None:
         assert done.index.tolist() == [7, 7, 1, 0]
         assert "vector" not in frame
     assert [*embed(frame[:0])] == ["text", "more", "vector"]
+
+
+def test_a_frame_of_polars_gets_arrays(embed: Embed) -> None:
+    pl = pytest.importorskip("polars", reason="needs polars")
+    done = embed(pl.DataFrame({"text": TEXTS, "more": 1}))
+    assert plain(done["vector"]) == RIGHT
+    assert done.schema["vector"] == pl.Array(pl.Float32, 3)
+    with pytest.raises(ValueError, match="a column 'vector' already"):
+        embed(done)
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
@@ -106,6 +123,8 @@ def test_columns_roles_types_and_keys_are_chosen(tmp_path: Path) -> None:
         ({"text": ["one"], "vector": [1]}, ValueError, "a column 'vector' already: pass out="),
         ({"text": [1]}, TypeError, "must be a string, not int"),
         (["one"], TypeError, "not a list"),
+        ({"text": "a row's"}, TypeError, "one str is in the place of a column: give batches"),
+        ({"text": None}, TypeError, "one NoneType is in the place of a column"),
     ],
 )
 def test_what_is_no_batch_of_texts_is_refused(embed: Embed, batch: Any, error: type, says: str) -> None:

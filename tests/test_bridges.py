@@ -297,6 +297,8 @@ def test_a_store_that_loses_or_garbles_values_costs_misses(
     again = CachedEmbeddingModel(model, store)
     assert again.embed_sync(TEXTS) == model.lists(TEXTS)
     assert sum(map(len, model.calls[1:])) == (3 if spoil == "short answer" else 1)
+    says = {"text": "the value is a str, not bytes", "other": "1 of them are damaged, another key's"}
+    assert says.get(spoil, "") in caplog.text
 
 
 def test_garbled_dicts_cost_misses() -> None:
@@ -416,14 +418,15 @@ def test_namespaces_are_apart() -> None:
         assert (one.spaces(), two.spaces()) == ([IDENTITY], [])
 
 
-def test_what_is_not_signed_is_a_miss_and_the_secret_is_not_shown() -> None:
+def test_what_is_not_signed_is_a_miss_and_the_secret_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     store, model = Plain(), FakeEmbeddingModel()
     CachedEmbeddingModel(model, store).embed_sync(TEXTS)
     signed = KeyValueStore(store, sign="a secret of some length")
     for _ in range(2):
         assert CachedEmbeddingModel(model, signed).embed_sync(TEXTS) == model.lists(TEXTS)
     assert len(model.calls) == 2
-    assert "secret" not in repr(signed)
+    assert f"{len(TEXTS)} of them are damaged, another key's, of another signature" in caplog.text
+    assert "secret" not in repr(signed) + caplog.text
     copy = pickle.loads(pickle.dumps(signed))
     assert len([*copy.space(copy.spaces()[0]).keys()]) == len(TEXTS)
     assert CachedEmbeddingModel(model, copy).missing(TEXTS) == []

@@ -134,6 +134,15 @@ def test_a_new_space_beside_the_same_model_is_logged_once_at_its_first_write(
     assert "parameters.batch_size 50 here, 100 there: 324 entries" in record.getMessage()
 
 
+def test_a_space_that_is_being_made_beside_is_no_news(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    new, other = cached(tmp_path, batch_size=50), cached(tmp_path, batch_size=100)
+    (tmp_path / other.identity().directory).mkdir(parents=True)
+    new.embed_sync(["a"])
+    assert "Ignored" not in caplog.text
+
+
 def test_another_process_that_goes_on_in_a_space_says_nothing(tmp_path: Path) -> None:
     code = (
         "import logging; logging.basicConfig(level='INFO')\n"

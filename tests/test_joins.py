@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel
+from kura_cache_adapters import CachedEmbeddingModel, CallableEmbeddingModel
 from kura_cache_adapters.integrations.joins import intact
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
@@ -49,6 +49,25 @@ def test_a_changed_bit_another_key_and_no_vector_are_told_row_by_row(rows: pa.Ta
     vectors[0] = None
     assert intact(replaced(rows, "vector", vectors)).tolist() == [False, False, True, True]
     assert intact(replaced(rows, "key", [*keys[:3], None])).tolist() == [True, True, True, False]
+
+
+def test_rows_that_an_engine_has_made_float64_beside_others_are_intact(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="needs duckdb")
+
+    def thirds(texts: list[str]) -> list[list[float]]:
+        return [[len(text) / 3, 1.0] for text in texts]
+
+    model = CachedEmbeddingModel(CallableEmbeddingModel(thirds, model_name="thirds"), f"parquet://{tmp_path}")
+    for text in ("aaa", "b"):  # a segment in float32, and one in float64
+        model.embed_sync([text])
+    files = [f"FROM '{path}'" for path in tmp_path.glob("*/[0-9]*.parquet")]
+    rows = duckdb.sql(" UNION ALL ".join(files)).to_arrow_table()
+    vectors = rows["vector"].to_pylist()
+    assert sorted(vectors) == sorted(thirds(["aaa", "b"]))
+    assert intact(rows).all()
+    at = vectors.index([1.0, 1.0])
+    vectors[at][0] = float(np.nextafter(1.0, 2.0))
+    assert intact(replaced(rows, "vector", vectors)).tolist() == [each != at for each in range(2)]
 
 
 @pytest.mark.parametrize("vectors", [[[1.0], [1.0, 2.0], [1.0], [1.0]], [[]] * 4])

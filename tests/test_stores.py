@@ -112,6 +112,33 @@ def test_what_is_let_go_while_it_is_read_is_read_right(
         assert np.array_equal(hits.vectors, vectors_of(numbers))
 
 
+@pytest.mark.parametrize(("first", "second"), [("f4", "f8"), ("f8", "f4")])
+@pytest.mark.parametrize(
+    "make", [ArrowStore, ParquetStore, lambda path: CheckpointStore(JSONLCheckpointManager(path))]
+)
+def test_room_for_vectors_is_not_taken_for_numbers_before_they_come(
+    make: Callable[[Path], EmbeddingStore],
+    first: str,
+    second: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    empty = np.empty
+
+    def used_before(shape: Any, dtype: Any = float) -> Any:
+        array = empty(shape, dtype)
+        if array.dtype == np.float32:
+            array.view(np.uint32).fill(0x7FA00000)  # a NaN that a cast to float64 warns of
+        return array
+
+    space = make(tmp_path).space(IDENTITY)
+    for number, dtype in ((1, first), (2, second)):
+        space.put_many([key_of(number)], vectors_of([number], dtype=dtype) / np.array(3, dtype))
+    monkeypatch.setattr("kura_cache_adapters.stores.key_value.chunk_rows", lambda _: 1)
+    monkeypatch.setattr(np, "empty", used_before)
+    assert len(space.get_many([key_of(number) for number in range(9)]).positions) == 2
+
+
 class Refusing(MemoryStore):
     """A store that refuses to be written to, for a while."""
 

@@ -7,7 +7,7 @@ from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 from weakref import WeakSet
 
 from kura_cache_adapters._guard.breaker import Circuit
@@ -63,7 +63,7 @@ class Guard:
         self.circuits: dict[str, Circuit] = {"read": Circuit(breaker), "write": Circuit(breaker)}
         self.watchers: WeakSet[Observer] = WeakSet()
         self._read_timeout, self._connect_timeout = read_timeout, connect_timeout
-        self._counts = dict.fromkeys(("hits", "misses", "errors", "timeouts", "dropped"), 0)
+        self._counts: dict[str, Any] = dict.fromkeys(("hits", "misses", "errors", "timeouts", "dropped"), 0)
         self.backlog = 0  # entries that wait to be written
         self._log = OnceLog(_logger)
         self._lock = ForkLock()

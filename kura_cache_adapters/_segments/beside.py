@@ -28,10 +28,12 @@ _told: set[tuple[str, str]] = set()
 
 
 def read_identity(space: Path) -> ModelIdentity | None:
-    """Read whose space a directory is; None, with a warning, where it does not tell the truth."""
+    """Read whose space a directory is; None where it does not say so, or, with a warning, not the truth."""
     try:
         reading.refuse_link(space)
         identity = marks.identity_in(space)
+    except FileNotFoundError:  # it is being made
+        return None
     except (OSError, ValueError) as error:
         logger.warning("Ignored %s: %s", space / marks.IDENTITY_FILE, describe(error))
         return None

@@ -237,7 +237,8 @@ class Search:
         if self._vectors is None or self._vectors.shape[1] != segment.dimension:
             self._vectors = np.empty((len(self.wanted), segment.dimension), segment.dtype)
         elif self._vectors.dtype.itemsize < segment.dtype.itemsize:
-            self._vectors = self._vectors.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # where nothing is yet there may be any bits
+                self._vectors = self._vectors.astype(np.float64)
         return self._vectors
 
 

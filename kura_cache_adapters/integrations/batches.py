@@ -17,6 +17,8 @@ import pyarrow as pa
 
 from kura_cache_adapters._runtime.fork import ModelLock
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
+from kura_cache_adapters.stores.addresses import scheme_of
+from kura_cache_adapters.stores.registry import refuse_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -32,15 +34,20 @@ if TYPE_CHECKING:
 
 _ON_DISK = {"", "arrow", "parquet", "jsonl", "hf"}  # schemes with a path of this machine behind them
 _MODELS = 4  # that a worker keeps, of those that came to it with its tasks
+_MARKS = {"NAType", "NaTType"}
+_NO_COLUMN = (
+    "one {} is in the place of a column: give batches, as `map_batches` or `map(batched=True)` do, and the "
+    "column a name of its own"
+)
 _making = ModelLock()
 
 
 class Embed:
     """Add the vectors of a column of texts to a batch; the model is made in the worker, once a process.
 
-    It is called with a dict of columns, a pandas DataFrame, or an Arrow table or record batch, and answers
-    in kind; with an iterator of these it answers with one, and closes the store at its end; with a column
-    of Daft's it answers with an Arrow array. It can be pickled, and `datasets` finds it equal in each run.
+    It is called with a dict of columns, a pandas or polars DataFrame, or an Arrow table or record batch, and
+    answers in kind; with an iterator of these it answers with one, and closes the store at its end; with
+    a column of Daft's with an Arrow array. It can be pickled; `datasets` finds it equal in each run.
     """
 
     def __init__(  # noqa: PLR0913 - each may matter
@@ -62,8 +69,8 @@ class Embed:
                 A path is made absolute: workers may stand elsewhere.
             column: the column of the texts. One without a text (None, NaN, null) gets no vector.
             out: the new column. In a dict it is an array, shape (N, D), or, beside texts that are none, an
-                array of N rows and None; in a DataFrame N rows; in Arrow a list of the fixed size D (of any
-                size where a batch has no text and D is not known yet).
+                array of N rows and None; in pandas N rows; in Arrow and polars a list of the fixed size D (of
+                any size where a batch has no text and D is not known yet).
             role: as `embed` takes it.
             dtype: of the vectors; None leaves them float32, and float64 in batches that need it.
             **keywords: what else `CachedEmbeddingModel` takes.
@@ -91,7 +98,7 @@ class Embed:
 
         Raises:
             ValueError: there is no such column, or one that is called like the new one.
-            TypeError: no batch of these kinds, or something else than texts in the column.
+            TypeError: no batch of these kinds, a single row, or something else than texts in the column.
 
         """
         if isinstance(batch, Iterator):
@@ -99,6 +106,10 @@ class Embed:
         if isinstance(batch, (pa.Table, pa.RecordBatch)):
             self._check(batch.schema.names)
             return batch.append_column(self._out, self._arrow(batch[self._column]))
+        if hasattr(batch, "with_columns"):  # of polars
+            self._check(batch.columns)
+            texts = batch[self._column]
+            return batch.with_columns(type(texts)(self._out, self._arrow(texts.to_arrow())))
         if isinstance(batch, Mapping) or hasattr(batch, "columns"):
             return self._beside(batch)
         if hasattr(batch, "to_arrow"):
@@ -183,10 +194,14 @@ def reached_from_anywhere(store: CacheLike) -> CacheLike:
 def _from_anywhere(store: OneCache) -> OneCache:
     if not isinstance(store, (str, os.PathLike)):
         return store
-    scheme, separator, path = os.fspath(store).rpartition("://")
+    scheme = scheme_of(store)
     if scheme not in _ON_DISK:
         return store
-    return f"{scheme}{separator}{os.path.abspath(os.path.expanduser(path))}"  # noqa: PTH100, PTH111 - with a query
+    if not scheme:
+        refuse_path(store)
+    start = f"{scheme}://" if scheme else ""
+    path = os.path.expanduser(os.fspath(store).removeprefix(start))  # noqa: PTH111 - with a query
+    return f"{start}{os.path.abspath(path)}"  # noqa: PTH100
 
 
 def _check_maker(make_model: object) -> None:
@@ -230,9 +245,20 @@ def _pickled(recipe: object) -> bytes:
 
 def _texts(column: Any) -> list[str | None]:  # noqa: ANN401 - of any library
     """Return a column's texts, None for NaN and other marks of no text."""
+    if column is None or isinstance(column, str) or hasattr(column, "columns"):
+        raise TypeError(_NO_COLUMN.format(type(column).__name__))
+    if hasattr(column, "to_pylist"):  # Arrow's
+        column = column.to_pylist()
     if hasattr(column, "notna"):  # pandas has several
         column = column.astype(object).where(column.notna(), None)
-    return [None if isinstance(text, float) and np.isnan(text) else text for text in column]
+    return [None if _is_none(text) else text for text in column]
+
+
+def _is_none(text: object) -> bool:
+    """Tell whether it is NaN or a mark of pandas', which Ray puts into arrays too."""
+    if isinstance(text, (float, np.floating)):
+        return bool(np.isnan(text))
+    return type(text).__name__ in _MARKS
 
 
 def _rows(matrix: Iterable[Any], there: NDArray[np.bool_]) -> NDArray[np.object_]:

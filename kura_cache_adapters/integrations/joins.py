@@ -34,9 +34,24 @@ def intact(rows: Any, *, vector: str = "vector") -> NDArray[np.bool_]:  # noqa: 
     found = rows if sound.all() else rows.filter(pa.array(sound))
     if not len(found):
         return sound
-    sums = checksums_of(key_matrix(found["key"].to_pylist()), _matrix(found[vector]))
-    sound[sound] = sums == np.asarray(found["checksum"].to_numpy(zero_copy_only=False), np.uint64)
+    keys, vectors = key_matrix(found["key"].to_pylist()), _matrix(found[vector])
+    sums = np.asarray(found["checksum"].to_numpy(zero_copy_only=False), np.uint64)
+    right = checksums_of(keys, vectors) == sums
+    if vectors.dtype == np.float64 and not right.all():
+        right |= _right_as_float32(keys, vectors, sums)
+    sound[sound] = right
     return sound
+
+
+def _right_as_float32(
+    keys: NDArray[np.uint8], vectors: Vectors, sums: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Tell which rows are of a segment in float32, which an engine has made float64 beside others."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        narrow = vectors.astype(np.float32)
+    right: NDArray[np.bool_] = (narrow == vectors).all(axis=1)
+    right &= checksums_of(keys, narrow) == sums
+    return right
 
 
 def _matrix(vectors: Any) -> Vectors:  # noqa: ANN401 - as above

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kura_cache_adapters._runtime.loop import run
 from kura_cache_adapters._runtime.signals import pass_on_signals
+from kura_cache_adapters.errors import KuraCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -141,4 +142,4 @@ def _as_bytes(value: object) -> bytes | Exception | None:
         return value
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
-    return ValueError(f"the value is a {type(value).__name__}, not bytes")
+    return KuraCacheError(f"the value is a {type(value).__name__}, not bytes")

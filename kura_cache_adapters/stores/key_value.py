@@ -24,7 +24,7 @@ _ASKED = 8  # entries that are read before the first write, to know the dimensio
 
 _LARGE = 1536  # a dimension, where it is not known yet
 _MISCOUNTED = "not as many values were read as keys were asked for"
-_UNFIT = "of its entries are damaged, another key's, or of another version or dimension"
+_UNFIT = "of them are damaged, another key's, of another signature, version or dimension"
 
 _logger = logger_of("store")
 
@@ -62,7 +62,8 @@ class _Answer:
             self._invalid, new = self._invalid + new, 0
         if not new:
             return
-        self._vectors = self._vectors.astype(np.result_type(self._vectors, vectors), copy=False)
+        with np.errstate(invalid="ignore"):  # where nothing is yet there may be any bits
+            self._vectors = self._vectors.astype(np.result_type(self._vectors, vectors), copy=False)
         part = slice(self._count, self._count + new)
         self._positions[part], self._vectors[part] = start + hits.positions, vectors
         self._count += new
@@ -175,7 +176,8 @@ class KeyValueSpace(Generic[ValueT]):
             return self._fitting(keys, cast("list[ValueT]", values))
         broken = [value for value in values if isinstance(value, Exception)]
         for error in broken[:1]:
-            self._report(error)
+            self._report(describe(error))
+            _logger.debug("They could not be read because of this", exc_info=error)
         whole = [at for at, each in enumerate(values) if not (each is None or isinstance(each, Exception))]
         hits = self._fitting([keys[at] for at in whole], [cast("ValueT", values[at]) for at in whole])
         positions = np.array(whole, np.intp)[hits.positions]
@@ -189,11 +191,10 @@ class KeyValueSpace(Generic[ValueT]):
             lost = len(finite) - int(finite.sum())
             hits = Hits(hits.positions[finite], hits.vectors[finite], hits.invalid + lost)
         if hits.invalid:
-            self._report(ValueError(f"{hits.invalid} {_UNFIT}"))
+            self._report(f"{hits.invalid} {_UNFIT}")
         if len(hits.positions):
             self._dimension = hits.vectors.shape[1]
         return hits
 
-    def _report(self, error: Exception) -> None:
-        self._log.report("read", "Could not read entries from %r: %s", self._where, describe(error))
-        _logger.debug("They could not be read because of this", exc_info=error)
+    def _report(self, reason: str) -> None:
+        self._log.report("read", "Could not read entries from %r: %s", self._where, reason)
