@@ -337,6 +337,37 @@ def test_a_server_that_is_far_away_has_its_time_for_each_query(
     proxy.close()
 
 
+def test_a_guarded_call_that_has_to_connect_has_the_time_for_that(
+    postgres: Server, store: PostgresStore, table: str
+) -> None:
+    put(store, [1])
+    proxy = Proxy(postgres.port, delay=0.12)
+    far = patient_store(postgres_url(proxy.port), table=table)
+    remote = Remote(far, read_timeout=0.45, connect_timeout=20)
+    space = remote.space(IDENTITY)
+    assert len(space.get_many([key_of(1)]).positions) == 1
+    proxy.set("delay")
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(far.connections.rows, "SELECT pg_sleep(1)")
+        until(lambda: not far.connected, "the connection is not in use")
+        assert len(space.get_many([key_of(1)]).positions) == 1
+    assert remote.tier_stats()[0].timeouts == 0
+    proxy.close()
+
+
+def test_a_connection_that_has_answered_meanwhile_is_not_closed(store: PostgresStore) -> None:
+    put(store, [1])
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(store.connections.rows, ["SELECT pg_sleep(0.2)"] * 3))
+    asked = time.monotonic()
+    assert found(store, [1]) == [1]
+    store.disconnect(before=asked)
+    assert len(store.connections._idle) == 1
+    assert found(store, [1]) == [1]
+    store.disconnect(before=time.monotonic())
+    assert not store.connected
+
+
 _HUNG = """
 import sys, time
 from kura_cache_adapters import PostgresStore, Remote

@@ -7,7 +7,7 @@ from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 from weakref import WeakSet
 
 from kura_cache_adapters._guard.breaker import Circuit
@@ -37,6 +37,20 @@ IDLE = 2.0  # seconds that a thread waits for its next call
 _all: WeakSet[Guard] = WeakSet()
 
 
+@runtime_checkable
+class KeepsConnections(Protocol):
+    """A store that knows whether its next call has to connect first."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection lies idle."""
+        ...
+
+    def disconnect(self, before: float) -> object:
+        """Close those that lie idle, and have not answered since a moment of `time.monotonic`."""
+        ...
+
+
 class Guard:
     """What calls one store, for all its spaces."""
 
@@ -44,8 +58,8 @@ class Guard:
         self, store: EmbeddingStore, breaker: Breaker, *, read_timeout: float, connect_timeout: float
     ) -> None:
         """Name the store in messages; nothing is asked yet. The time-outs are in seconds."""
-        self.name = repr(store)
-        self._drop_idle: Callable[[], object] | None = getattr(store, "drop_idle", None)
+        self.name: str = repr(store)
+        self._connections = store if isinstance(store, KeepsConnections) else None
         self.circuits: dict[str, Circuit] = {"read": Circuit(breaker), "write": Circuit(breaker)}
         self.watchers: WeakSet[Observer] = WeakSet()
         self._read_timeout, self._connect_timeout = read_timeout, connect_timeout
@@ -121,7 +135,8 @@ class Guard:
             observer(Guarded(action, change, reason, self.stats()))
 
     def _seconds(self, count: int) -> float:
-        connecting = 0.0 if self._connected else self._connect_timeout
+        connects = self._connections is not None and not self._connections.connected
+        connecting = 0.0 if self._connected and not connects else self._connect_timeout
         return self._read_timeout + _A_KEY * count + connecting
 
     def _try(
@@ -151,9 +166,9 @@ class Guard:
         self._connected = False
         late = isinstance(error, TimeoutError) or took >= seconds
         self.count(**{"timeouts" if late else "errors": 1})
-        if late and self._drop_idle is not None:  # the other connections may lead nowhere, too
+        if late and self._connections is not None:  # the others may lead nowhere, too
             with suppressed(Exception):
-                self._drop_idle()
+                self._connections.disconnect(monotonic() - took)
         reason = str(error) if type(error) is TimeoutError else describe(error)
         self._log.report(action, "%s: could not %s: %s; going on without", self.name, action, reason)
         _logger.debug("That was because of this", exc_info=error)

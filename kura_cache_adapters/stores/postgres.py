@@ -116,7 +116,14 @@ class PostgresStore:
         """Close the connections; the next use opens others."""
         self.connections.close()
 
-    drop_idle = close  # where one has not answered, see `Remote`
+    def disconnect(self, before: float) -> None:
+        """Close idle connections that have not answered since, by `time.monotonic`: they may lead nowhere."""
+        self.connections.close(before=before)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection lies idle, so that a call need not make one first."""
+        return self.connections.ready
 
     def __repr__(self) -> str:
         """Name the server, the database and the tables; never a password."""

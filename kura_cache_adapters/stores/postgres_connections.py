@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
-from math import ceil
+from math import ceil, inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,6 +58,11 @@ class Connections:
         self._idle: list[_Timed] = []
         self._owner = os.getpid()
 
+    @property
+    def ready(self) -> bool:
+        """Whether one lies idle; a pool's are its owner's matter."""
+        return bool(self._idle) or self._pool is not None
+
     def rows(
         self, query: str, parameters: Mapping[str, Any] | None = None, *, seconds: float | None = None
     ) -> list[tuple[Any, ...]]:
@@ -91,10 +96,13 @@ class Connections:
 
         return self._run(change, seconds)
 
-    def close(self) -> None:
-        """Close what is idle."""
-        for connection in self._lent():
-            connection.close()
+    def close(self, *, before: float = inf) -> None:
+        """Close what is idle, and has not answered since a moment of `time.monotonic`."""
+        idle = [*self._lent()][::-1]
+        for connection in idle:
+            if connection.answered < before:
+                connection.close()
+        self._idle += [each for each in idle if not each.closed]
 
     def __repr__(self) -> str:
         """Say which server, database and user; never a password."""
@@ -131,6 +139,7 @@ class Connections:
                 connection.give_up()
             connection.close()
             raise
+        connection.answered = monotonic()
         if len(self._idle) < _IDLE:
             self._idle.append(connection)
         else:
@@ -167,7 +176,8 @@ def _is_of_connection(error: psycopg.Error) -> bool:
 class _Timed(psycopg.Connection[Any]):
     """A connection that waits no longer than until a deadline, be the server stopped or its host gone."""
 
-    deadline = float("inf")
+    deadline = inf
+    answered = 0.0
 
     def __del__(self, _: object = None, /) -> None:
         """Let libpq close it, unless it is the parent's: a store that nobody closes is no trouble."""

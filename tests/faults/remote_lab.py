@@ -52,7 +52,9 @@ class WatchedRemote(Remote):
     def late(self) -> int:
         """Count the calls over the deadline; one more if they waited for a server that was left alone."""
         alone = sorted(took for left_alone, took in self.calls if left_alone)
-        usual = alone[len(alone) * 9 // 10] if alone else 0.0  # in the others, other tests had the cores
+        usual = (
+            alone[(len(alone) - 1) * 9 // 10] if alone else 0.0
+        )  # in the others, other tests had the cores
         return sum(took > READ + CONNECT + SLACK for _, took in self.calls) + (usual > OPEN)
 
 

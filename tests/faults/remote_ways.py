@@ -139,8 +139,12 @@ class PostgresWay:
         self.says(port, f"DROP TABLE IF EXISTS {TABLES}")
 
     def size(self, port: int) -> int:
-        """Count what is there."""
-        return int(self.says(port, "SELECT count(*) FROM kura_cache")[0][0])
+        """Count what is there, if a table is."""
+        import psycopg
+
+        with suppress(psycopg.errors.UndefinedTable):
+            return int(self.says(port, "SELECT count(*) FROM kura_cache")[0][0])
+        return 0
 
     def restart(self, server: Server) -> None:
         """Stop it in good order, and start it again."""
