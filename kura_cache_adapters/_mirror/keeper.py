@@ -14,6 +14,7 @@ from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.members import members
 from kura_cache_adapters._runtime.signals import pass_on_signals, refuse_to_wait
 from kura_cache_adapters._runtime.threads import submit_mirroring
 
@@ -149,7 +150,7 @@ def _settle_at_exit(keeper: Keeper) -> None:
 
 
 def _settle_all() -> None:
-    settle([*_known])
+    settle(members(_known))
 
 
 def settle(keepers: Iterable[Keeper]) -> None:

@@ -14,6 +14,7 @@ from kura_cache_adapters._guard.breaker import Breaker
 from kura_cache_adapters._guard.guard import Guard
 from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.members import members
 from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.errors import UnreachableError
@@ -290,7 +291,7 @@ class RemoteSpace:
 
 
 def _flush_all() -> None:
-    _flush(list(_open))
+    _flush(members(_open))
 
 
 def _flush(remotes: list[Remote]) -> None:
