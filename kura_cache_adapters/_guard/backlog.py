@@ -39,7 +39,8 @@ _ENTRY_BYTES = 200  # of an entry beside its vector
 _MOST_OWED = 1_000_000  # keys remembered that were dropped
 _CLOSED = (
     "it took none of them until the cache was closed. A directory in front, as in "
-    '["./cache", "redis://..."], keeps what a server does not take'
+    '["./cache", "redis://..."], keeps what a server does not take; for one that is only read, say '
+    'write="never"'
 )
 AGAIN = 0.2  # seconds after a failure that has not opened the circuit
 _logger = logger_of("store")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from kura_cache_adapters import PostgresStore, RedisStore
+from kura_cache_adapters.stores import remote
 from tests.faults.crowd import WRONG, processes, start
 from tests.faults.proxy import Proxy
 from tests.faults.remote_lab import CONNECT, READ, SLACK, RemoteLab
@@ -80,6 +81,12 @@ def postgres_at(port: int) -> Any:
 
 
 postgres = pytest.fixture(scope="module")(a_postgres)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try for a moment alone, when a cache is closed, to write what waits."""
+    monkeypatch.setattr(remote, "_FLUSH", 0.2)
 
 
 WAYS: dict[str, Callable[[int], Any]] = {"redis": redis_at, "postgres": postgres_at}
@@ -154,6 +161,7 @@ def test_a_replica_that_takes_over_is_written_to(own_redis: Server, tmp_path: Pa
         proxy.close()
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_server_that_was_never_there_is_missed_once(tmp_path: Path) -> None:
     pytest.importorskip("redis", reason="needs the extra `redis`")
     lab = RemoteLab("nobody listens", "redis", tmp_path, lambda: redis_at(free_port()), keeps=False)
@@ -208,6 +216,7 @@ def test_a_server_whose_disk_is_full_gets_the_rest_when_it_has_room(tmp_path: Pa
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.usefixtures("hurried")
 def test_who_may_not_read_is_told_of_errors_and_has_no_misses(tmp_path: Path) -> None:
     pytest.importorskip("redis", reason="needs the extra `redis`")
     with redis_server("--requirepass", "right") as server:
@@ -220,6 +229,7 @@ def test_who_may_not_read_is_told_of_errors_and_has_no_misses(tmp_path: Path) ->
         assert lab.judge().good
 
 
+@pytest.mark.usefixtures("hurried")
 def test_who_may_only_read_reads_and_writes_to_this_machine(redis: Server, tmp_path: Path) -> None:
     said(redis.port, "FLUSHALL")
     said(redis.port, "ACL SETUSER reader on >secret ~* +@read +client +hello")
