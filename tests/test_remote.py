@@ -412,7 +412,7 @@ def test_closing_writes_what_waits_to_a_server_that_is_well_again_in_time(server
     for at, store in enumerate(stores):
         store.space(IDENTITY).put_many(KEYS[3 * at + 2 :][:3], VECTORS[3 * at + 2 :][:3])
     threading.Timer(0.6, server.recover).start()
-    remote._flush(stores)
+    backlog.empty([each.backlog for each in stores], remote._FLUSH)
     assert [store.tier_stats()[0].dropped for store in stores] == [0, 0]
     assert np.array_equal(server.inner.space(IDENTITY).get_many(KEYS[:8]).vectors, VECTORS[:8])
 

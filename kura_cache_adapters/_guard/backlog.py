@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice, takewhile
 from queue import Empty, SimpleQueue
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -42,7 +43,7 @@ _CLOSED = (
     '["./cache", "redis://..."], keeps what a server does not take; for one that is only read, say '
     'write="never"'
 )
-AGAIN = 0.2  # seconds after a failure that has not opened the circuit
+_AGAIN = 0.2  # seconds after a failure that has not opened the circuit
 _logger = logger_of("store")
 _all: WeakSet[Backlog] = WeakSet()
 
@@ -159,7 +160,7 @@ class Backlog:
                 self._tell_flushing()
                 if threading.get_ident() == starter:
                     return
-                self._wake.wait(self._guard.circuits["write"].waits or AGAIN)
+                self._wake.wait(self._guard.circuits["write"].waits or _AGAIN)
                 self._wake.clear()
 
     def _next(self) -> tuple[Waiting, dict[bytes, NDArray[Any]]] | None:
@@ -224,6 +225,17 @@ class Backlog:
     def _locked(self) -> ForkLock:
         self._lock.refuse_reentry()
         return self._lock
+
+
+def empty(backlogs: list[Backlog], seconds: float) -> None:
+    """Write what waits, at once and as often as there is time: a server may be restarting. Drop the rest."""
+    end = monotonic() + seconds
+    while (left := end - monotonic()) > 0:
+        if all([each.flush(min(_AGAIN, left)) for each in backlogs]):  # noqa: C419 - each is to begin
+            return
+        sleep(min(_AGAIN, left))
+    for each in backlogs:
+        each.give_up()
 
 
 def _write(write: Write, rows: dict[bytes, NDArray[Any]]) -> bool:

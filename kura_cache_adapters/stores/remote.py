@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakSet
 
 import numpy as np
 
-from kura_cache_adapters._guard.backlog import AGAIN, BATCH, Backlog
+from kura_cache_adapters._guard.backlog import BATCH, Backlog, empty
 from kura_cache_adapters._guard.breaker import Breaker
 from kura_cache_adapters._guard.guard import Guard
 from kura_cache_adapters._runtime.ending import at_end
@@ -119,7 +118,7 @@ class Remote:
 
     def flush(self) -> None:
         """Write what waits, for 5 seconds at most; what is left is dropped, and owed by a tier in front."""
-        _flush([self])
+        empty([self.backlog], _FLUSH)
 
     def settle(self) -> None:
         """Write what waits; raise UnreachableError where that fails."""
@@ -291,15 +290,4 @@ class RemoteSpace:
 
 
 def _flush_all() -> None:
-    _flush(members(_open))
-
-
-def _flush(remotes: list[Remote]) -> None:
-    """Write what waits, at once and as often as there is time: a server may be restarting."""
-    end = monotonic() + _FLUSH
-    while (left := end - monotonic()) > 0:
-        if all([each.backlog.flush(min(AGAIN, left)) for each in remotes]):  # noqa: C419 - each is to begin
-            return
-        sleep(min(AGAIN, left))
-    for each in remotes:
-        each.backlog.give_up()
+    empty([each.backlog for each in members(_open)], _FLUSH)
