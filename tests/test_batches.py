@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import sys
 from copy import deepcopy
@@ -13,12 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kura_cache_adapters import MissingExtraError
+from kura_cache_adapters import (
+    ArrowStore,
+    MirroredStore,
+    MissingExtraError,
+    Remote,
+    TieredStore,
+    open_cache,
+)
 from kura_cache_adapters.integrations.batches import Embed
 from kura_cache_adapters.integrations.ray import embed_dataset
 from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 MAKE = partial(FakeEmbeddingModel, dimension=3)
@@ -177,6 +187,71 @@ def test_datasets_finds_it_equal_in_each_run_and_after_each_use(tmp_path: Path) 
     one({"text": ["one"]})
     assert fingerprint.Hasher.hash(one) == before == fingerprint.Hasher.hash(other)
     assert fingerprint.Hasher.hash(third) != before
+
+
+def stores(kind: str, path: Path) -> Any:
+    """Return a cache that keeps all in `here`, if anywhere, and in `there`, which others reach."""
+    there = path / "there"
+    if kind.startswith("mirror"):
+        pytest.importorskip("obstore", reason="needs the extra `object-store`")
+    ways: dict[str, Callable[[], Any]] = {
+        "tiers": lambda: ["memory://", str(path / "here"), f"parquet://{there}"],
+        "remote": lambda: Remote(ArrowStore(there)),
+        "tiers with a remote": lambda: [path / "here", Remote(ArrowStore(there))],
+        "tiers in tiers": lambda: [["memory://", "./here"], [None, "./there"]],
+        "a tiered store": lambda: TieredStore(ArrowStore(path / "here"), Remote(ArrowStore(there))),
+        "mirrored": lambda: MirroredStore(ArrowStore(path / "here"), "file://./there"),
+        "mirror in tiers": lambda: ["./here", "file://./there"],
+    }
+    return ways[kind]()
+
+
+KINDS = ["tiers", "remote", "tiers with a remote", "tiers in tiers", "a tiered store", "mirrored"]
+
+
+def worker(pickled: bytes, path: Path) -> None:
+    """Embed elsewhere, and end as a worker that is killed when its batches are done."""
+    os.chdir(path)
+    embed = pickle.loads(pickled)
+    found = [plain(batch["vector"]) for batch in embed(iter([{"text": ["one"]}, {"text": ["two"]}]))]
+    os._exit(found != [RIGHT[:1], RIGHT[2:3]])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mirror in tiers"])
+def test_what_a_worker_embeds_is_where_others_reach_it_when_its_batches_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    cloudpickle = pytest.importorskip("cloudpickle", reason="needs cloudpickle")
+    monkeypatch.chdir(tmp_path)
+    embed = Embed(MAKE, stores(kind, tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    started = multiprocessing.get_context("spawn").Process(
+        target=worker,
+        args=(cloudpickle.dumps(embed), tmp_path / "elsewhere"),
+    )
+    started.start()
+    started.join(30)
+    assert started.exitcode == 0
+    assert [*(tmp_path / "elsewhere").iterdir()] == []
+    (there,) = {each.parent for each in (tmp_path / "there").glob("*/*.*") if each.suffix != ".json"}
+    with open_cache(there.parent) as cache:
+        assert cache.stats().rows == 2
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mirror in tiers"])
+def test_any_store_is_pickled_alike_in_each_run_and_after_each_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cloudpickle = pytest.importorskip("cloudpickle", reason="needs cloudpickle")
+    embed = Embed(MAKE, stores(kind, tmp_path))
+    before = cloudpickle.dumps(embed)
+    embed({"text": ["one"]})
+    embed.close()
+    assert cloudpickle.dumps(embed) == before
+    assert cloudpickle.dumps(Embed(MAKE, stores(kind, tmp_path))) == before
+    first, second = pickle.loads(before), pickle.loads(before)
+    assert first.model is second.model
 
 
 def test_dask_embeds_its_partitions_by_it(embed: Embed) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from kura_cache_adapters import ArrowStore, CachedEmbeddingModel, Remote, open_cache
+from kura_cache_adapters._runtime import ending
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
@@ -67,6 +68,30 @@ def in_a_pool(method: str, path: Path) -> None:
 def in_an_executor(method: str, path: Path) -> None:
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context(method)) as executor:
         [*executor.map(work, [path] * WORKERS, range(WORKERS))]
+
+
+def test_all_that_is_due_is_done_whatever_some_of_it_raises_or_brings_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ending, "_due", {})
+    done: list[str] = []
+
+    def first() -> None:
+        done.append("first")
+
+    def second() -> None:
+        done.append("second")
+        raise KeyboardInterrupt
+
+    def third() -> None:
+        done.append("third")
+        ending.at_end(second)
+
+    for call in (first, second, third, first):
+        ending.at_end(call)
+    with pytest.raises(KeyboardInterrupt):
+        ending._end()
+    assert done == ["third", "second", "first", "second"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -63,6 +63,15 @@ VECTORS: dict[str, Callable[[NDArray[Any]], Any]] = {
 }
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_what_a_killed_export_has_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    cached = of(tmp_path / "cache")
+    cached.embed_sync(["a"])
+    (tmp_path / ".out.npz.7-abc.tmp").write_text("half")
+    assert cached.export_file(tmp_path / "out.npz", ["a"]) == 1
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["cache", "out.npz"]
+
+
 @pytest.mark.parametrize("kind", VECTORS)
 @pytest.mark.parametrize("write", [pq.write_table, feather.write_feather])
 def test_vectors_of_any_list_type_are_imported(kind: str, write: Any, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,59 @@ from kura_cache_adapters.testing import FakeEmbeddingModel
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+KEYING = """
+import sys
+from kura_cache_adapters import CachedEmbeddingModel
+from kura_cache_adapters.testing import FakeEmbeddingModel
+
+CachedEmbeddingModel(FakeEmbeddingModel()).keys_file("in.txt", "out.parquet", overwrite=True)
+status = open("/proc/self/status").read()  # getrusage tells of the process that has started this one, too
+print(status.split("VmHWM:")[1].split()[0])
+"""
+
+
+def keying(directory: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", KEYING]
+    return subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no kill -9 here")
+def test_a_killed_run_over_a_file_of_keys_leaves_that_and_the_next_one_nothing_else(tmp_path: Path) -> None:
+    target, model = tmp_path / "out.parquet", CachedEmbeddingModel(FakeEmbeddingModel())
+    (tmp_path / "in.txt").write_text("old\n")
+    model.keys_file(tmp_path / "in.txt", target)
+    with pytest.raises(FileExistsError, match="overwrite=True, or another name"):
+        model.keys_file(tmp_path / "in.txt", target)
+    before = target.read_bytes()
+    (tmp_path / "in.txt").write_text("".join(f"text {at}\n" for at in range(150_000)))
+    running = keying(tmp_path)
+    while not [*tmp_path.glob(".out.parquet.*")]:
+        assert running.poll() is None
+    running.kill()
+    running.communicate()
+    assert target.read_bytes() == before
+    assert [*tmp_path.glob(".out.parquet.*")]
+    (tmp_path / "in.txt").write_text("new\n")
+    assert model.keys_file(tmp_path / "in.txt", target, overwrite=True) == 1
+    assert pq.read_table(target)["text"].to_pylist() == ["new"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["in.txt", "out.parquet"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux counts it")
+def test_keys_of_millions_of_texts_take_no_more_memory_than_those_of_a_few_batches(tmp_path: Path) -> None:
+    megabytes = []
+    for count in (200_000, 4_000_000):
+        with (tmp_path / "in.txt").open("w") as file:
+            file.writelines(f"text {at} {'.' * (at % 200)}\n" for at in range(count))
+        told, _ = keying(tmp_path).communicate()
+        megabytes.append(int(told) / 1024)
+        assert pq.read_metadata(tmp_path / "out.parquet").num_rows == count
+    assert megabytes[1] < megabytes[0] + 50
+    assert megabytes[1] < 400
 
 
 @pytest.fixture(params=[np.float32, np.float64])

@@ -41,9 +41,11 @@ from kura_cache_adapters._mirror.bucket import Bucket
 from kura_cache_adapters._mirror.plan import Names
 from kura_cache_adapters._mirror.space import SpaceMirror
 from kura_cache_adapters._segments import lineage
+from kura_cache_adapters.receipts import SpaceSync
 from kura_cache_adapters.stores.mirror import mirrored_at
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
 from tests.object_stores import FIRST, OTHERS, object_servers
+from tests.test_concurrency import in_child
 from tests.test_remote import until
 
 if TYPE_CHECKING:
@@ -887,6 +889,35 @@ def test_a_server_that_never_answers_is_waited_for_no_longer_than_said(tmp_path:
         start = time.monotonic()
         subprocess.run([sys.executable, "-c", code, str(tmp_path / "b"), mute], check=True)
         assert time.monotonic() - start < 10  # it does not wait for an answer
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_waits_for_no_pull_or_push_of_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulling = threading.Event()
+    monkeypatch.setattr(SpaceMirror, "sync", lambda *_, **__: pulling.wait(20))
+    model = CachedEmbeddingModel(
+        FakeEmbeddingModel(), [tmp_path / "here", f"file://{tmp_path}/there?wait=20"]
+    )
+    store: Any = model.cache.store if model.cache else None
+    parent = threading.Thread(target=model.embed_sync, args=(["a"],))
+    parent.start()
+    until(lambda: [each for each in store._spaces.values() if each.keeper._first])
+    (space,) = store._spaces.values()
+
+    def child() -> None:
+        monkeypatch.setattr(SpaceMirror, "sync", lambda *_, **__: SpaceSync(""))
+        begun = time.monotonic()
+        model.embed_sync(["b"])
+        model.close()
+        assert time.monotonic() - begun < 5
+
+    with space.keeper._hurry._cond:  # as the thread that pushes does for a moment
+        in_child(child)
+    pulling.set()
+    parent.join()
 
 
 def test_a_program_that_ends_has_pushed_what_it_wrote(url: str, tmp_path: Path) -> None:

@@ -412,7 +412,7 @@ def test_closing_writes_what_waits_to_a_server_that_is_well_again_in_time(server
     for at, store in enumerate(stores):
         store.space(IDENTITY).put_many(KEYS[3 * at + 2 :][:3], VECTORS[3 * at + 2 :][:3])
     threading.Timer(0.6, server.recover).start()
-    remote._flush(stores)
+    backlog.empty([each.backlog for each in stores], remote._FLUSH)
     assert [store.tier_stats()[0].dropped for store in stores] == [0, 0]
     assert np.array_equal(server.inner.space(IDENTITY).get_many(KEYS[:8]).vectors, VECTORS[:8])
 
@@ -540,6 +540,45 @@ def test_a_process_that_ends_writes_what_waits_and_does_not_wait_for_a_dead_serv
     assert ended.returncode == 0, ended.stderr
     assert ArrowStore(tmp_path).space(IDENTITY).stats().rows == (50 if server == "well" else 1)
     assert ("were not written" in ended.stderr) == (server == "hangs")
+
+
+def test_without_threads_what_waits_is_written_by_those_who_come(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    store = Remote(server, **QUICK)
+    space = store.space(IDENTITY)
+    space.put_many(KEYS[:1], VECTORS[:1])
+    space.put_many(KEYS[1:2], VECTORS[1:2])
+    assert server.inner.space(IDENTITY).stats().rows == 2
+    server.error = ConnectionError()
+    space.put_many(KEYS[2:4], VECTORS[2:4])
+    assert store.tier_stats()[0].backlog == 2
+    server.error = None
+    store.close()
+    assert server.inner.space(IDENTITY).stats().rows == 4
+
+
+def test_ctrl_c_in_the_midst_of_a_put_leaves_no_count_of_what_does_not_wait(server: Server) -> None:
+    class Interrupted(dict[bytes, Any]):
+        def update(self, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    store = Remote(server, **QUICK)
+    space = store.space(IDENTITY)
+    space.put_many(KEYS[:1], VECTORS[:1])
+    space._waiting.rows = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        space.put_many(KEYS[1:3], VECTORS[1:3])
+    space._waiting.rows = {}
+    space.put_many(KEYS[3:5], VECTORS[3:5])
+    assert store.backlog.flush(5.0)
+    until(lambda: (store.tier_stats()[0].backlog, store.backlog.nbytes) == (0, 0))
+    assert server.inner.space(IDENTITY).stats().rows == 3
 
 
 def test_an_exception_of_a_signal_handler_ends_the_waiting(server: Server) -> None:

@@ -33,7 +33,10 @@ def write(path: Path, rows: Callable[[], Iterator[Rows]], about: str) -> int:
     if next(rows(), None) is None:
         message = f"there is nothing to write to {path}: none of this is in the cache"
         raise ValueError(message)
-    with atomic.published(path, durable=True) as temporary, atomic.create(temporary, shared=True) as file:
+    with (
+        atomic.published(path, durable=True) as temporary,
+        atomic.create_over_leftovers(temporary, path) as file,
+    ):
         return writer(file, rows, about)
 
 

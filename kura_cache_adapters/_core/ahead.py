@@ -15,6 +15,7 @@ from weakref import WeakSet
 from kura_cache_adapters._core.lookup import checked_texts, iterator_of
 from kura_cache_adapters._core.vectors import as_matrix
 from kura_cache_adapters._runtime import loop
+from kura_cache_adapters._runtime.members import members
 from kura_cache_adapters._runtime.series import Series
 from kura_cache_adapters.errors import RefusedTextsError
 from kura_cache_adapters.protocols import StreamsBatches
@@ -155,7 +156,7 @@ class _OnALoop(Ahead):
 
     def stop(self) -> None:
         self._stopped = True
-        for future in list(self._begun):
+        for future in members(self._begun):
             future.cancel()
 
 

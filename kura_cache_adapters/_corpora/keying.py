@@ -39,7 +39,10 @@ def keys_file(  # noqa: PLR0913 - each may matter
     refuse_present(target, overwrite=overwrite)
     count, schema = checked(source, column, batch, KEY)
     keyed = (_with_keys(rows, keys_of(texts_of(rows, column))) for rows in read_rows(source, batch, schema))
-    with atomic.published(target, durable=True) as temporary, atomic.create(temporary, shared=True) as file:
+    with (
+        atomic.published(target, durable=True) as temporary,
+        atomic.create_over_leftovers(temporary, target) as file,
+    ):
         _write(keyed, file)
     return count
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice, takewhile
 from queue import Empty, SimpleQueue
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -39,9 +40,10 @@ _ENTRY_BYTES = 200  # of an entry beside its vector
 _MOST_OWED = 1_000_000  # keys remembered that were dropped
 _CLOSED = (
     "it took none of them until the cache was closed. A directory in front, as in "
-    '["./cache", "redis://..."], keeps what a server does not take'
+    '["./cache", "redis://..."], keeps what a server does not take; for one that is only read, say '
+    'write="never"'
 )
-AGAIN = 0.2  # seconds after a failure that has not opened the circuit
+_AGAIN = 0.2  # seconds after a failure that has not opened the circuit
 _logger = logger_of("store")
 _all: WeakSet[Backlog] = WeakSet()
 
@@ -97,14 +99,13 @@ class Backlog:
     def add(self, place: Waiting, keys: list[bytes], vectors: Vectors) -> None:
         """Have entries written later; those for which there is no room are dropped."""
         each = _bytes_of(vectors[0])
-        room = 0 if patched() else max(0, (self.most - self.nbytes) // each)
         with self._locked():
+            room = 0 if patched() else max(0, (self.most - self.nbytes) // each)
             rows = dict(zip(keys[:room], np.array(vectors[:room]), strict=True))
             old = [row for key in rows if (row := place.rows.get(key)) is not None]
-            place.rows.update(rows)
             self._account(len(rows) - len(old), len(rows) * each - sum(map(_bytes_of, old)))
-            if place.rows and (self._writer is None or self._writer.done()):
-                self._writer = self._threads.submit(self._drain)
+            place.rows.update(rows)
+        self._write_on()
         self._drop({place: keys[room:]}, "there is no room for more")
 
     def unwritten(self, place: Waiting, keys: Collection[bytes], tell: Tell) -> set[bytes]:
@@ -119,37 +120,47 @@ class Backlog:
     def withdraw(self, place: Waiting, keys: Collection[bytes]) -> None:
         """Write these no more."""
         with self._locked():
-            for key in keys:
-                place.tellers.pop(key, None)
-            gone = [row for key in keys if (row := place.rows.pop(key, None)) is not None]
-            self._account(-len(gone), -sum(map(_bytes_of, gone)))
+            self._let_go(place, keys)
 
     def flush(self, seconds: float) -> bool:
         """Write what waits, for so many seconds or until that fails once; tell whether nothing waits."""
         told: SimpleQueue[None] = SimpleQueue()
         with self._locked():
-            if not self.nbytes:
+            if not self.waits:
                 return True
             self._flushing.append(told)
+        self._write_on()
         self._wake.set()
         with suppress(Empty):
             told.get(timeout=seconds)
-        return not self.nbytes
+        return not self.waits
 
     def give_up(self) -> None:
         """Drop all that waits."""
         with self._locked():
             left = {place: [*place.rows] for place in self._spaces}
             for place, keys in left.items():
-                self.withdraw(place, keys)
+                self._let_go(place, keys)
         self._drop(left, _CLOSED)
 
-    def _drain(self) -> None:
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits."""
+        return any(each.rows for each in self._spaces)
+
+    def _write_on(self) -> None:
+        """Have a thread write what waits, unless one does; where none can be started, this one tries once."""
+        if self.waits and (self._writer is None or self._writer.done()):
+            self._writer = self._threads.submit(partial(self._drain, threading.get_ident()))
+
+    def _drain(self, starter: int) -> None:
         """Write until nothing waits; where that fails, try again when the circuit says so."""
         while (batch := self._next()) is not None:
             if not self._written(*batch):
                 self._tell_flushing()
-                self._wake.wait(self._guard.circuits["write"].waits or AGAIN)
+                if threading.get_ident() == starter:
+                    return
+                self._wake.wait(self._guard.circuits["write"].waits or _AGAIN)
                 self._wake.clear()
 
     def _next(self) -> tuple[Waiting, dict[bytes, NDArray[Any]]] | None:
@@ -185,7 +196,7 @@ class Backlog:
             done = [key for key, row in rows.items() if place.rows.get(key) is row]
             told = Counter(tell for key in done if (tell := place.tellers.get(key)))
             place.dropped.difference_update(done)
-            self.withdraw(place, done)
+            self._let_go(place, done)
         return told
 
     def _drop(self, dropped: dict[Waiting, list[bytes]], why: str) -> None:
@@ -198,15 +209,33 @@ class Backlog:
         self._log.report("drop", "%s: %d entries were not written: %s", self._guard.name, count, why)
         self._guard.tell("write", "dropped", why)
 
+    def _let_go(self, place: Waiting, keys: Collection[bytes]) -> None:
+        for key in keys:
+            place.tellers.pop(key, None)
+        gone = [row for key in keys if (row := place.rows.pop(key, None)) is not None]
+        self._account(-len(gone), -sum(map(_bytes_of, gone)))
+        if not self.waits:
+            self._account(-self._guard.backlog, -self.nbytes)  # a signal may have come between
+            self._log.over("drop")
+
     def _account(self, entries: int, nbytes: int) -> None:
         self.nbytes += nbytes
         self._guard.backlog += entries
-        if not self.nbytes:
-            self._log.over("drop")
 
     def _locked(self) -> ForkLock:
         self._lock.refuse_reentry()
         return self._lock
+
+
+def empty(backlogs: list[Backlog], seconds: float) -> None:
+    """Write what waits, at once and as often as there is time: a server may be restarting. Drop the rest."""
+    end = monotonic() + seconds
+    while (left := end - monotonic()) > 0:
+        if all([each.flush(min(_AGAIN, left)) for each in backlogs]):  # noqa: C419 - each is to begin
+            return
+        sleep(min(_AGAIN, left))
+    for each in backlogs:
+        each.give_up()
 
 
 def _write(write: Write, rows: dict[bytes, NDArray[Any]]) -> bool:

@@ -17,6 +17,7 @@ from kura_cache_adapters._observe.tiers import TierStats
 from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.greenlets import patched
 from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.members import members
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters._runtime.threads import DaemonThreads
 from kura_cache_adapters.errors import DimensionMismatchError, UnreachableError
@@ -131,7 +132,7 @@ class Guard:
     ) -> None:
         """Tell who watches of a change."""
         _logger.info("%s: %s for %s %s", self.name, change, action, reason)
-        for observer in list(self.watchers):
+        for observer in members(self.watchers):
             observer(Guarded(action, change, reason, self.stats()))
 
     def _seconds(self, count: int) -> float:

@@ -187,7 +187,7 @@ class Bucket:
         stores = require("obstore.store", extra="object-store")
         scheme, _, path = self.url.partition("://")
         if scheme == "file":
-            return stores.LocalStore(os.path.abspath(os.path.expanduser(path)), mkdir=True)  # noqa: PTH100, PTH111
+            return stores.LocalStore(path, mkdir=True)
         client = {**_CLIENT, "timeout": timedelta(seconds=seconds)}
         retries = {"max_retries": 1, "retry_timeout": timedelta(seconds=seconds / 2)}
         return stores.from_url(
@@ -195,8 +195,8 @@ class Bucket:
         )
 
     def __getstate__(self) -> dict[str, object]:
-        """Pickle where it is, never what is open."""
-        return {**self.__dict__, "_stores": {}}
+        """Pickle where it is, never what is open or was asked."""
+        return {**self.__dict__, "_stores": {}, "requests": Counter()}
 
     def __repr__(self) -> str:
         """Name the class and the place."""
@@ -222,7 +222,9 @@ def _checked(url: str, endpoint: str | None, region: str | None) -> str:
     if "?" in path:
         message = f"{scheme}:// takes its options by name here, not behind a ?"
         raise ValueError(message)
-    return url.rstrip("/")
+    if scheme == "file":  # a worker may stand elsewhere
+        path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+    return f"{scheme}://{path}".rstrip("/")
 
 
 def _size(file: BinaryIO) -> int:

@@ -9,6 +9,7 @@ from weakref import WeakSet
 from kura_cache_adapters._observe.events import Guarded
 from kura_cache_adapters._observe.tiers import MirrorStats, TierStats
 from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.members import members
 
 if TYPE_CHECKING:
     from kura_cache_adapters._observe.events import Observer
@@ -57,5 +58,5 @@ class Counts:
         return type(self), (self._name,)
 
     def _tell(self, event: Guarded) -> None:
-        for observer in list(self.watchers):
+        for observer in members(self.watchers):
             observer(event)

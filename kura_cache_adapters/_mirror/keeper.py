@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from concurrent.futures import wait
@@ -12,8 +11,9 @@ from weakref import WeakSet
 
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.ending import at_end
-from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.logs import logger_of
+from kura_cache_adapters._runtime.members import members
 from kura_cache_adapters._runtime.signals import pass_on_signals, refuse_to_wait
 from kura_cache_adapters._runtime.threads import submit_mirroring
 
@@ -30,7 +30,7 @@ _GATHERING = 0.5  # seconds in which what is written comes together before it is
 _PAUSE = 30.0  # seconds without a try after a failed one
 _LAST_WAIT = 5.0  # seconds that closing, and a process that ends, waits for a push
 
-_known: WeakSet[Keeper] = WeakSet()
+_all: WeakSet[Keeper] = WeakSet()
 
 
 class Keeper:
@@ -52,14 +52,18 @@ class Keeper:
         self._owes = True  # what an earlier process has left, or a push that has failed
         self._lock = ForkLock()
         self._log = OnceLog(_logger)
-        self._due = 0.0  # when to look there again
         self._after = 0.0  # no push before
+        self.begin_anew()
+        _all.add(self)
+
+    def begin_anew(self) -> None:
+        """Forget the pulls and pushes that a fork has left behind."""
+        self._due = 0.0  # when to look there again
         self._first: Future[None] | None = None
-        self._pulling: tuple[int, Future[None] | None] = (0, None)  # in which process, and the last pull
         self._until = 0.0  # for the first pull is waited no longer
+        self._pulling: Future[None] | None = None  # the last one
         self._pushing: Future[None] | None = None  # the last one
         self._gathers = False  # it has not begun: what is written now is in it
-        self._process = os.getpid()
         self._hurry = threading.Event()  # somebody waits for a push
 
     @property
@@ -91,18 +95,18 @@ class Keeper:
         """Push soon what was written here."""
         if not self._pushes:
             return
-        _settle_at_exit(self)
+        at_end(_settle_all)
         with self._lock:
-            if not self._gathers or self._process != os.getpid():
-                self._gathers, self._process = True, os.getpid()
+            if not self._gathers:
+                self._gathers = True
                 self._pushing = submit_mirroring(self._push_soon)
 
     def settle(self, patience: float) -> None:
         """Wait a moment for what is to be pushed."""
-        self._hurry.set()
-        if (pushing := self._pushing) is not None and self._process == os.getpid():
-            wait([pushing], timeout=patience)
-        self._hurry.clear()
+        if self._pushing is not None:
+            self._hurry.set()
+            wait([self._pushing], timeout=patience)
+            self._hurry.clear()
 
     @property
     def _pause(self) -> float:
@@ -115,13 +119,11 @@ class Keeper:
     def _start_pull(self) -> None:
         now = time.monotonic()
         self._due = now + self._pause
-        process, last = self._pulling
-        if last is not None and not last.done() and process == os.getpid():
+        if self._pulling is not None and not self._pulling.done():
             return  # it has been waiting for a server, or for others, all the time
-        running = submit_mirroring(partial(self._sync, push=False))
-        self._pulling = os.getpid(), running
+        self._pulling = submit_mirroring(partial(self._sync, push=False))
         if self._first is None:
-            self._first, self._until = running, now + self._wait
+            self._first, self._until = self._pulling, now + self._wait
 
     def _push_soon(self) -> None:
         self._hurry.wait(_GATHERING)
@@ -153,13 +155,8 @@ class Keeper:
             self._log.report("sync", message, self._mirror.bucket.url, describe(error))
 
 
-def _settle_at_exit(keeper: Keeper) -> None:
-    _known.add(keeper)
-    at_end(_settle_all)
-
-
 def _settle_all() -> None:
-    settle([*_known])
+    settle(members(_all))
 
 
 def settle(keepers: Iterable[Keeper]) -> None:
@@ -167,3 +164,11 @@ def settle(keepers: Iterable[Keeper]) -> None:
     end = time.monotonic() + _LAST_WAIT
     for keeper in keepers:
         keeper.settle(max(0.0, end - time.monotonic()))
+
+
+def _begin_anew() -> None:
+    for keeper in list(_all):
+        keeper.begin_anew()
+
+
+forget_in_child(_begin_anew)

@@ -35,9 +35,9 @@ def _end(**_: object) -> None:
     with ExitStack() as stack:
         if _due:
             stack.callback(_end)  # what these bring about
-        for call in _due:
+        for call in [*_due]:  # threads are at work still
+            del _due[call]
             stack.callback(call)
-        _due.clear()
 
 
 forget_in_child(_due.clear)

@@ -11,6 +11,7 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 from weakref import WeakSet
 
+from kura_cache_adapters._runtime.members import members
 from kura_cache_adapters.errors import ReentryError
 
 if TYPE_CHECKING:
@@ -87,20 +88,12 @@ def forget_in_child(forget: Callable[[], object]) -> None:
     _forgetting.append(forget)
 
 
-def _known_locks() -> list[ForkLock]:
-    while True:
-        try:
-            return list(_known)
-        except RuntimeError:  # another thread has just made one
-            continue
-
-
 # Each of these takes, or frees, in one call of C's: Ctrl-C may end the waiting, and the fork goes on, but
 # what was taken is known to be, and is freed.
 
 
 def _take() -> None:
-    _taken.extend(filter(RLock.acquire, [lock for lock in _known_locks() if lock.waited_for]))
+    _taken.extend(filter(RLock.acquire, [lock for lock in members(_known) if lock.waited_for]))
 
 
 def _free() -> None:
@@ -109,7 +102,7 @@ def _free() -> None:
 
 def _start_anew() -> None:
     _taken.clear()
-    for lock in _known_locks():
+    for lock in members(_known):
         lock._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001 - as threading's own locks
     for forget in _forgetting:
         forget()

@@ -106,6 +106,10 @@ class Upkeep:
             pass_on_signals(error)
             self._log.report("drop", "Could not keep %s within bounds: %s", self._path, describe(error))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle what it was made of: it grows anew elsewhere, where another clock goes."""
+        return type(self), (self._path, self._suffix, self.bounds)
+
     def _drop(self) -> None:
         held = [(space, part) for space in spaces_in(self._path) for part in parts_in(space, self._suffix)]
         doomed: defaultdict[Path, list[Part]] = defaultdict(list)

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from kura_cache_adapters._disk import locks, reading
 from kura_cache_adapters._runtime.fork import forget_in_child
+from kura_cache_adapters._runtime.members import members
 from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters._segments import marks
 
@@ -165,7 +166,7 @@ class Claims:
 
     def _keys_of(self, name: str) -> bytes | None:
         """Read a claim; None if it is dead, released by now, or not ours to read."""
-        if name in _held and name not in {claim.name for claim in list(_alive)}:
+        if name in _held and name not in {claim.name for claim in members(_alive)}:
             _let_go(self._path / name, _held[name])  # its call has ended halfway
             return None
         with suppressed(OSError):

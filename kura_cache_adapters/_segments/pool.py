@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
+from kura_cache_adapters._runtime.members import members
+
 if TYPE_CHECKING:
     from collections.abc import Sized
 
@@ -46,7 +48,7 @@ def make_room(keep: Holder, *, most: int | None = None) -> bool:
 
     They are opened again by the next look-up there. One holder alone may have more than the bound.
     """
-    others = sorted((each for each in list(_holders) if each.open and each is not keep), key=_last_used)
+    others = sorted((each for each in members(_holders) if each.open and each is not keep), key=_last_used)
     excess = len(keep.open) + sum(len(each.open) for each in others) - (_bound() if most is None else most)
     closed = False
     for holder in others:

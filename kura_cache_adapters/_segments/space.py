@@ -10,12 +10,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from kura_cache_adapters._disk import locks, reading
-from kura_cache_adapters._observe.log import OnceLog, describe
-from kura_cache_adapters._runtime.logs import logger_of
-from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
+from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters._segments import cleaning, marks
 from kura_cache_adapters._segments.beside import announce, endings_in
 from kura_cache_adapters._segments.bounds import Bounds
@@ -26,8 +22,8 @@ from kura_cache_adapters._segments.gathering import as_bytes
 from kura_cache_adapters._segments.listing import Listing
 from kura_cache_adapters._segments.merge import Merger
 from kura_cache_adapters._segments.parts import parts_in
+from kura_cache_adapters._segments.reader import Reader
 from kura_cache_adapters._segments.rows import Rows
-from kura_cache_adapters._segments.search import Search, find_one
 from kura_cache_adapters._segments.uses import uses_of
 from kura_cache_adapters._segments.verify import verify
 from kura_cache_adapters._segments.writer import Writer
@@ -42,13 +38,11 @@ if TYPE_CHECKING:
     from kura_cache_adapters._observe.uses import UseRecord
     from kura_cache_adapters._segments.bounds import Upkeep
     from kura_cache_adapters._segments.claims import FileClaim
-    from kura_cache_adapters._segments.format import Segment, SegmentFormat
+    from kura_cache_adapters._segments.format import SegmentFormat
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import Vectors
     from kura_cache_adapters.receipts import Forgotten, SpaceReport
     from kura_cache_adapters.spaces import Part
-
-logger = logger_of("store")
 
 
 class SegmentSpace:
@@ -73,33 +67,23 @@ class SegmentSpace:
         self._suffix = segment_format.suffix
         self._upkeep = upkeep
         self._listing = Listing(path, segment_format, quiet=quiet)
+        self._reader = Reader(path, self._listing)
         self._as_quiet = partial(SegmentSpace, path, identity, segment_format, upkeep, quiet=True)
         self._quiet: SegmentSpace | None = None
         self._writer = Writer(path, identity, segment_format)
         self._merger = Merger(self._listing, self._writer, Bounds() if upkeep is None else upkeep.bounds)
         self.use_record: UseRecord | None = None if quiet else uses_of(path, shared=segment_format.shared)
         self._claims = Claims(path, shared=segment_format.shared)
-        self._log = OnceLog(logger)
         self._announced = False
         self.merges: bool = True  # as segments come together
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up: first in the open segments, then in those that have appeared since."""
-        return self._found(list(keys), once_more=True)
+        return self._reader.get_many(list(keys))
 
     def glance(self, keys: list[bytes]) -> Hits | None:
         """Find all keys in the open segments, if these are at hand; None otherwise."""
-        listing = self._listing
-        known, forgotten = listing.open, listing.tombstones.keys
-        if not listing.fresh or not all(segment.at_hand for segment in known.values()):
-            return None
-        if forgotten and not forgotten.isdisjoint(keys):
-            return None
-        if len(keys) == 1:
-            return self._one(keys[0], known)
-        search = Search(key_matrix(keys))
-        search.visit(known.values())
-        return None if search.invalid or search.failed or not search.finished else self._hits(search)
+        return self._reader.glance(keys)
 
     def put_many(self, keys: Iterable[bytes], vectors: Vectors, *, durable: bool = True) -> None:
         """Write one new segment; merge segments when enough have come together."""
@@ -174,7 +158,7 @@ class SegmentSpace:
 
     def forgotten(self) -> frozenset[bytes]:
         """Return the keys that are forgotten, as known a second ago or later."""
-        self._recheck()
+        self._reader.recheck()
         return self._listing.tombstones.keys
 
     def keys(self) -> Iterator[bytes]:
@@ -246,63 +230,6 @@ class SegmentSpace:
         """Name the directory."""
         return f"<the space {str(self.path)!r}>"
 
-    def _found(self, wanted: list[bytes], *, once_more: bool) -> Hits:
-        listed = self._recheck()
-        listing = self._listing
-        known, forgotten = listing.open, listing.tombstones.keys  # once: another thread may replace them
-        if len(wanted) == 1 and wanted[0] not in forgotten and (one := self._one(wanted[0], known)):
-            return one
-        search = Search(key_matrix(wanted))
-        if forgotten:
-            search.leave_out([key in forgotten for key in wanted])
-        search.visit(known.values())
-        if not listed and not search.found.all():
-            self._look_further(search, known)
-            if listing.tombstones.keys is not forgotten:
-                return self._found(wanted, once_more=once_more)
-        if search.failed and self._failed(search, once_more=once_more):
-            return self._found(wanted, once_more=False)
-        if search.invalid:
-            self._log.report("rows", "Ignored %d damaged entries in %s", search.invalid, self.path)
-        return self._hits(search)
-
-    def _one(self, key: bytes, known: dict[str, Segment]) -> Hits | None:
-        try:
-            found = find_one(key, known.values())
-        except OSError as error:  # a batch of one goes on without the segment, and tells
-            pass_on_signals(error)
-            return None
-        if found is None:
-            return None
-        segment, row = found
-        self._listing.note_use(segment)
-        self._listing.dimension = row.shape[1]
-        return Hits(np.zeros(1, np.intp), row)
-
-    def _failed(self, search: Search, *, once_more: bool) -> bool:
-        """Tell whether to look again, with files that are opened anew; if not, say what cannot be read."""
-        if once_more and self._listing.let_go([segment for segment, _ in search.failed]):
-            return True
-        error = search.failed[0][1]
-        self._log.report("read", "Could not read segments in %s: %s", self.path, describe(error))
-        return False
-
-    def _hits(self, search: Search) -> Hits:
-        for segment in search.used:
-            self._listing.note_use(segment)
-        hits = search.hits()
-        if len(hits.positions):
-            self._listing.dimension = hits.vectors.shape[1]
-        return hits
-
-    def _recheck(self) -> bool:
-        try:
-            return self._listing.recheck()
-        except OSError as error:  # what is open still answers; a miss tries again, and raises
-            pass_on_signals(error)
-            self._log.report("list", "Could not list %s: %s", self.path, error)
-            return False
-
     def _lift(self, keys: set[bytes]) -> None:
         """Take keys off the tombstones; what another process has forgotten meanwhile stays so."""
         if anew := keys & self._listing.tombstones.keys:
@@ -310,14 +237,3 @@ class SegmentSpace:
                 self._listing.refresh()
                 self._listing.tombstones.lift(anew)
             self._listing.refresh()
-
-    def _look_further(self, search: Search, known: dict[str, Segment]) -> None:
-        try:
-            opened = self._listing.refresh()
-        except OSError as error:
-            pass_on_signals(error)
-            if not search.found.any():
-                raise
-            logger.warning("Could not look for new segments in %s: %s", self.path, error)
-            return
-        search.visit(segment for name, segment in opened.items() if name not in known)

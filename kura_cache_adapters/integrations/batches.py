@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kura_cache_adapters.identity import Role
-    from kura_cache_adapters.options import CacheLike, OneCache
+    from kura_cache_adapters.options import CacheLike
     from kura_cache_adapters.protocols import Vectors
 
     _Recipe = tuple[Callable[[], Any], CacheLike, dict[str, Any]]
 
-_ON_DISK = {"", "arrow", "parquet", "jsonl", "hf"}  # schemes with a path of this machine behind them
+_ON_DISK = {"", "arrow", "parquet", "jsonl", "hf", "file"}  # schemes with a path of this machine behind them
 _MODELS = 4  # that a worker keeps, of those that came to it with its tasks
 _MARKS = {"NAType", "NaTType"}
 _NO_COLUMN = (
@@ -119,8 +119,13 @@ class Embed:
 
     def close(self) -> None:
         """Close the store of this process, which waits for what is being written; the next use opens it."""
-        if self._model is not None:
-            self._model.close()
+        if self._model is None:
+            return
+        self._model.close()
+        if self._arrived and self._model.cache is not None:  # what was handed in came with it, and is its own
+            store = self._model.cache.store
+            for each in (store, *getattr(store, "lent", ())):
+                each.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -184,14 +189,10 @@ class Embed:
             raise ValueError(message)
 
 
-def reached_from_anywhere(store: CacheLike) -> CacheLike:
+def reached_from_anywhere(store: Any) -> Any:  # noqa: ANN401 - a CacheLike
     """Return a cache with its paths made absolute: a worker may stand in another directory."""
-    if isinstance(store, Sequence) and not isinstance(store, str):  # tiers
-        return [*map(_from_anywhere, store)]
-    return None if store is None else _from_anywhere(store)
-
-
-def _from_anywhere(store: OneCache) -> OneCache:
+    if isinstance(store, (list, tuple)):  # tiers
+        return [*map(reached_from_anywhere, store)]
     if not isinstance(store, (str, os.PathLike)):
         return store
     scheme = scheme_of(store)

@@ -26,10 +26,11 @@ def refuse_mistyped(path: str | os.PathLike[str], is_scheme: Callable[[str], boo
     text, typed = os.fspath(path), isinstance(path, str)
     slip = (_SLIP if typed else _COLLAPSED).match(text)
     if slip and is_scheme(slip[1].lower()):
-        raise ValueError(_refusal(f"what begins with {slip[0]} is no URL", slip[1].lower()))
+        how = "" if typed else " as a str, for a path keeps no //"
+        raise ValueError(_refusal(f"what begins with {slip[0]} is no URL", f"{slip[1].lower()}://...{how}"))
     if typed and _LIKE_ONE.match(text):
-        raise ValueError(_refusal("this looks like a URL, and is none", "redis"))
+        raise ValueError(_refusal("this looks like a URL, and is none", "redis://user:password@host/0"))
 
 
-def _refusal(why: str, scheme: str) -> str:
-    return f"{why}: write {scheme}://..., as a str; a directory of such a name needs its absolute path"
+def _refusal(why: str, cure: str) -> str:
+    return f"{why}: write {cure}; a directory of such a name needs its absolute path"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakSet
 
 import numpy as np
 
-from kura_cache_adapters._guard.backlog import AGAIN, BATCH, Backlog
+from kura_cache_adapters._guard.backlog import BATCH, Backlog, empty
 from kura_cache_adapters._guard.breaker import Breaker
 from kura_cache_adapters._guard.guard import Guard
 from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock
+from kura_cache_adapters._runtime.members import members
 from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.errors import UnreachableError
@@ -58,7 +58,7 @@ class Remote:
         Args:
             store: on a server; it is closed with the guard.
             read_timeout: seconds for a look-up or a write, and 50 microseconds for each of its keys.
-            connect_timeout: more of them for the first call, after a failure, and where PostgreSQL is connected.
+            connect_timeout: more of them for the first call, after a failure, and to connect to PostgreSQL.
             write: "behind" writes in a thread: at most 64 MiB wait, and what has not been written 5 seconds
                 after `close`, or the end of the process, is dropped. "through" waits for each write, and
                 does the rest behind only when that fails. "never" writes nothing.
@@ -116,7 +116,7 @@ class Remote:
 
     def flush(self) -> None:
         """Write what waits, for 5 seconds at most; what is left is dropped, and owed by a tier in front."""
-        _flush([self])
+        empty([self.backlog], _FLUSH)
 
     def settle(self) -> None:
         """Write what waits; raise UnreachableError where that fails."""
@@ -288,15 +288,4 @@ class RemoteSpace:
 
 
 def _flush_all() -> None:
-    _flush(list(_open))
-
-
-def _flush(remotes: list[Remote]) -> None:
-    """Write what waits, at once and as often as there is time: a server may be restarting."""
-    end = monotonic() + _FLUSH
-    while (left := end - monotonic()) > 0:
-        if all([each.backlog.flush(min(AGAIN, left)) for each in remotes]):  # noqa: C419 - each is to begin
-            return
-        sleep(min(AGAIN, left))
-    for each in remotes:
-        each.backlog.give_up()
+    empty([each.backlog for each in members(_open)], _FLUSH)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from kura_cache_adapters import Breaker, PostgresStore
+from kura_cache_adapters.stores import remote
 from tests.faults.crowd import WRONG, processes, start
 from tests.faults.proxy import Proxy
 from tests.faults.remote_lab import CONNECT, READ, SLACK, RemoteLab
@@ -75,6 +76,12 @@ def struck(lab: RemoteLab) -> int:
     """Return how many calls the guard has given up or seen fail."""
     (stats,) = lab.remote.tier_stats()
     return stats.errors + stats.timeouts
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try for a moment alone, when a cache is closed, to write what waits."""
+    monkeypatch.setattr(remote, "_FLUSH", 0.2)
 
 
 PATIENT = {"read_timeout": 5.0}  # where nothing may fail, on a machine that has other things to do
@@ -278,6 +285,7 @@ def test_a_list_of_hosts_finds_the_one_that_takes_over(
         assert lab.judge().good
 
 
+@pytest.mark.usefixtures("hurried")
 def test_a_server_that_was_never_there_is_missed_once(way: Any, tmp_path: Path) -> None:
     lab = RemoteLab("nobody listens", way.name, tmp_path, lambda: way.open(free_port()), keeps=False)
     lab.ask_for(0.5)
@@ -379,6 +387,7 @@ def test_a_server_that_has_no_room_for_its_log_ends_and_is_found_well_again(way:
         own.kill()
 
 
+@pytest.mark.usefixtures("hurried")
 def test_who_may_not_read_is_told_of_errors_and_has_no_misses(
     way: Any, server: Server, tmp_path: Path
 ) -> None:
@@ -408,6 +417,7 @@ def read_alone(lab: RemoteLab) -> None:
     assert lab.remote.tier_stats()[0].hits >= 20
 
 
+@pytest.mark.usefixtures("hurried")
 def test_who_may_only_read_reads_and_writes_to_this_machine(way: Any, server: Server, tmp_path: Path) -> None:
     fill(way, server, tmp_path / "before")
     way.add_reader(server.port)
@@ -419,6 +429,7 @@ def test_who_may_only_read_reads_and_writes_to_this_machine(way: Any, server: Se
     way.drop_reader(server.port)
 
 
+@pytest.mark.usefixtures("hurried")
 @pytest.mark.long
 def test_a_replica_is_read_and_not_written_to(way: Any, own: Server, tmp_path: Path) -> None:
     fill(way, own, tmp_path / "before")
@@ -443,6 +454,7 @@ def test_a_database_that_is_read_only_for_a_while_gets_the_rest_afterwards(
     assert lab.judge().good
 
 
+@pytest.mark.usefixtures("hurried")
 @only("postgres")
 def test_a_table_of_another_program_is_left_alone(way: Any, server: Server, tmp_path: Path) -> None:
     way.says(server.port, "CREATE TABLE kura_cache (id int)")
