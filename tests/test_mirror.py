@@ -417,10 +417,13 @@ def test_prune_makes_few_objects_of_many(tmp_path: Path) -> None:
         embed(tmp_path / machine, texts, chunk=10)
         with open_cache(tmp_path / machine) as cache:
             cache.push(url)
+    for path in there.rglob("0*.arrow"):
+        os.utime(path, (0, time.time() - 4_000))
+    embed([tmp_path / "a", url], ["young"])  # others would take all again for it
     with open_cache(tmp_path / "c") as cache:
         assert cache.prune(remote=url).parts == 12
         assert cache.prune(remote=url).parts == 0
-    assert len([*there.rglob("0*.arrow")]) == 1
+    assert sorted(path.name[:9] for path in there.rglob("0*.arrow")) == ["000000001", "000000120"]
 
 
 def test_prune_holds_a_bucket_within_bytes_over_all_models_the_oldest_first(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import tempfile
 import traceback
 from collections import Counter
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -145,6 +145,7 @@ class Machine:
             (forgetting, "_WRITING", 0.0),
             (ledger, "_REMEMBERED", 1),
             (ledger, "_LONG", 0),
+            (pruning, "_YOUNG", timedelta(0)),
         ]
         for module, name, value in changed:
             setattr(module, name, value)

@@ -63,10 +63,13 @@ class SpaceMirror:
         """How many requests a listing takes, as of the last one."""
         return 1 + len(self._listed) // _PAGE
 
-    def sync(self, *, push: bool, pull: bool, dry_run: bool = False, age: float = 0.0) -> SpaceSync:
+    def sync(
+        self, *, push: bool, pull: bool, dry_run: bool = False, age: float = 0.0, merged: bool = True
+    ) -> SpaceSync:
         """Pull what is new there, push what is new here, and tell what that was.
 
-        The listing may be of so many seconds ago: what has a new name is put there, whatever else is.
+        The listing may be of so many seconds ago: what is new here goes there, whatever else is. What was
+        merged of what is there goes only with a listing that is new: others merge the same.
 
         Raises UnreachableError where the store cannot be reached, OSError where the directory takes nothing.
         """
@@ -78,7 +81,7 @@ class SpaceMirror:
             self._refused.update(self._ledger.refused())
             pulled = self._pull(there) if pull else {}
             names = self._names(there)
-            pushed = self._push(names, names.to_push(), there) if push else {}
+            pushed = self._push(names, names.to_push(merged=merged), there) if push else {}
             self._note_shared(names, [name for name, one in {**pushed, **pulled}.items() if one.nbytes])
             now = datetime.now(timezone.utc)
             there.update((name, Object(one.nbytes, now)) for name, one in pushed.items() if one.nbytes)
