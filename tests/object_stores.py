@@ -16,7 +16,8 @@ class S3:
     """A server that has one new bucket for each test.
 
     `asked` counts requests by method, `signed` those that told who asks. `conditions` says what becomes of
-    "only if it is not there": kept, ignored, or refused as servers do that know nothing of it.
+    "only if it is not there": kept, ignored, or refused as servers do that know nothing of it. `denied`
+    are methods that the credentials are not good for.
     """
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
@@ -29,6 +30,7 @@ class S3:
         self.asked: Counter[str] = Counter()
         self.signed = 0
         self.conditions = "kept"
+        self.denied: set[str] = set()
         self.before: Callable[[dict[str, Any]], object] | None = None
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -36,6 +38,10 @@ class S3:
         self.signed += "HTTP_AUTHORIZATION" in environ
         if self.before is not None:
             self.before(environ)
+        if environ["REQUEST_METHOD"] in self.denied:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response("403 Forbidden", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
         if (
             self.conditions != "kept"
             and environ.pop("HTTP_IF_NONE_MATCH", None)
@@ -59,6 +65,7 @@ class S3:
         return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
 
     def new_bucket(self) -> str:
+        self.reset()
         self._buckets += 1
         name = f"bucket-{self._buckets}"
         self.client().create_bucket(Bucket=name)

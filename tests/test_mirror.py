@@ -794,6 +794,36 @@ def test_forks_read_without_credentials_and_push_nothing(
     assert not server.signed
 
 
+def test_credentials_that_only_read_pull_and_one_warning_says_how_not_to_push(
+    server: S3, s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    embed([tmp_path / "a", s3], FEW)
+    server.denied = {"PUT", "POST", "DELETE"}
+    with CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path / "b", f"{s3}&every=0.05"]) as cached:
+        for turn in range(6):
+            cached.embed_sync([*FEW[:turn], f"new {turn}"])
+            time.sleep(0.2)
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert "AccessDenied" in warning
+    assert "?push=false" in warning
+    with open_cache(tmp_path / "b") as cache, pytest.raises(UnreachableError, match=r"\?push=false"):
+        cache.push(s3)
+
+
+def test_in_a_bucket_that_keeps_versions_what_was_pruned_is_not_found_again(
+    server: S3, s3: str, tmp_path: Path
+) -> None:
+    client, bucket = server.client(), s3.split("/")[2]
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(s3)
+        cache.forget([*cache.keys(cache.spaces()[0])][:1])
+        assert cache.prune(remote=s3).parts == 1
+    assert len(client.list_object_versions(Bucket=bucket)["DeleteMarkers"]) == 1
+    assert embed([tmp_path / "b", s3], FEW) == 1
+
+
 def test_a_store_that_refuses_connections_costs_no_second_one_warning_and_no_answer(
     s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

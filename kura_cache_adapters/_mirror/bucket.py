@@ -26,6 +26,7 @@ _SECONDS = {"list": 5, "get": 60, "put": 60, "delete": 60}  # a request: a page,
 _PART = 5 << 20  # bytes that a request carries, at most; S3 takes no smaller parts
 _LONGEST = 300  # characters of a server's answer in an error
 _NOBODY = "169.254.169.254"  # whom S3's client asks for credentials where there are none
+_READ_ONLY = "; where credentials may only read, say ?push=false"
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _SPACE = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,64}-[0-9a-f]{16}")
 _FIRST = "0"  # no name of ours comes before, but `..`, which ends obstore's listing
@@ -139,7 +140,9 @@ class Bucket:
             if isinstance(error, UnreachableError):
                 raise
             gone = kind == "get" and isinstance(error, FileNotFoundError)
-            message = f"Could not {kind} in {self.url}: {_told(error)}"
+            denied = kind == "put" and isinstance(error, obstore.exceptions.PermissionDeniedError)
+            cure = _READ_ONLY if denied else ""
+            message = f"Could not {kind} in {self.url}: {_told(error)}{cure}"
             raise (GoneError if gone else UnreachableError)(message) from None
 
     def _opened(self, seconds: int) -> Any:  # noqa: ANN401 - obstore's stores have no common class

@@ -133,9 +133,9 @@ class Keeper:
 
     def _sync(self, *, push: bool) -> None:
         owed, self._owes = self._owes, self._owes and not push
-        age = (_JUST_NOW if owed else self._pause) if push else 0.0
+        kind, age = ("push", _JUST_NOW if owed else self._pause) if push else ("pull", 0.0)
         try:
-            self._tell(self._mirror.sync(push=push, pull=not push, age=age, merged=owed))
+            self._tell(self._mirror.sync(push=push, pull=not push, age=age, merged=owed), kind)
             self._after = 0.0
             if not push and (self._merged() or owed):
                 self._owes = True
@@ -145,16 +145,16 @@ class Keeper:
             self._after, self._owes = time.monotonic() + _PAUSE, True
             self._counts.failed(describe(error))
             message = "Could not sync with %s: %s; going on without"
-            self._log.report("sync", message, self._mirror.bucket.url, describe(error))
+            self._log.report(kind, message, self._mirror.bucket.url, describe(error))
 
     def _merged(self) -> bool:
         """Merge what is there, too; the rest goes there as it is: others lack just that."""
         shared = self._mirror.shared()
         return bool(shared) and self._merge(shared)
 
-    def _tell(self, done: SpaceSync) -> None:
+    def _tell(self, done: SpaceSync, kind: str) -> None:
         self._counts.add(done)
-        self._log.over("sync")
+        self._log.over(kind)
         if done.refused:
             message, first = "Refused %d files of the mirror %s: %s, %s", done.refused[0]
             told = len(done.refused), self._mirror.bucket.url, first.where, first.why

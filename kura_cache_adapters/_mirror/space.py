@@ -111,7 +111,7 @@ class SpaceMirror:
 
     def identity(self) -> ModelIdentity | None:
         """Read whose space it is, here or else there; None where that does not tell the truth."""
-        if self.path.is_dir():
+        if (self.path / marks.IDENTITY_FILE).exists():
             return read_identity(self.path)
         with suppressed(ValueError, GoneError):
             file = marks.IDENTITY_FILE
