@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "az", "file")
 """Where objects may lie: S3 and what speaks its language, Google's and Azure's, a directory."""
 
+PAGE = 1000
+"""Objects that a listing tells in one request."""
+
 _CLIENT = {"connect_timeout": "2s", "allow_http": True}
 _SECONDS = {"list": 5, "get": 60, "put": 60, "delete": 60}  # a request: a page, or a part on a slow line
 _PART = 5 << 20  # bytes that a request carries, at most; S3 takes no smaller parts
@@ -75,6 +78,8 @@ class Bucket:
         with self._asked("list") as (obstore, store):
             for page in obstore.list(store, space, offset=f"{space}/{_FIRST}"):
                 found.update((each["path"], Object(each["size"], each["last_modified"])) for each in page)
+        with self._lock:
+            self.requests["list"] += len(found) // PAGE
         start = f"{space}/"
         inside = {path[len(start) :]: each for path, each in found.items() if path.startswith(start)}
         return {name: each for name, each in inside.items() if "/" not in name}

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import atomic, locks, reading
-from kura_cache_adapters._mirror.bucket import GoneError, Object
+from kura_cache_adapters._mirror.bucket import PAGE, GoneError, Object
 from kura_cache_adapters._mirror.checking import check, check_dimension, fetch
 from kura_cache_adapters._mirror.ledger import Ledger, shorten_lineage, stamp_of
 from kura_cache_adapters._mirror.moves import Moved, told
@@ -42,7 +42,6 @@ _BESIDE = {marks.IDENTITY_FILE: 1 << 20, marks.ANSWERER_FILE: 1 << 10}  # bytes,
 _LONGEST_LINEAGE = 16 << 20  # bytes
 _LONGEST_ROW = 1 << 20  # bytes of a row: no model has vectors of 100,000 numbers
 _LONGEST_TOMBSTONE = 64 << 20  # bytes
-_PAGE = 1000  # objects in an answer
 
 
 @dataclass
@@ -61,7 +60,7 @@ class SpaceMirror:
     @property
     def pages(self) -> int:
         """How many requests a listing takes, as of the last one."""
-        return 1 + len(self._listed) // _PAGE
+        return 1 + len(self._listed) // PAGE
 
     def sync(
         self, *, push: bool, pull: bool, dry_run: bool = False, age: float = 0.0, merged: bool = True
