@@ -35,7 +35,8 @@ class ObjectServer:
     """A server that has one new bucket for each test.
 
     `asked` counts requests by method, `signed` those that told who asks. `conditions` says what becomes of
-    "only if it is not there": kept, ignored, or refused as servers do that know nothing of it.
+    "only if it is not there": kept, ignored, or refused as servers do that know nothing of it. `denied`
+    are methods that the credentials are not good for.
     """
 
     scheme, options = "s3", "&region=us-east-1"
@@ -52,6 +53,7 @@ class ObjectServer:
         self.asked: Counter[str] = Counter()
         self.signed = 0
         self.conditions = "kept"
+        self.denied: set[str] = set()
         self.before: Callable[[dict[str, Any]], object] | None = None
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -59,6 +61,10 @@ class ObjectServer:
         self.signed += "HTTP_AUTHORIZATION" in environ
         if self.before is not None:
             self.before(environ)
+        if environ["REQUEST_METHOD"] in self.denied:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response("403 Forbidden", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
         conditions = [environ.pop(name, None) for name in _CONDITIONS] if self.conditions != "kept" else []
         if any(conditions) and self.conditions == "refused":
             environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))

@@ -440,10 +440,13 @@ def test_prune_makes_few_objects_of_many(tmp_path: Path) -> None:
         embed(tmp_path / machine, texts, chunk=10)
         with open_cache(tmp_path / machine) as cache:
             cache.push(url)
+    for path in there.rglob("0*.arrow"):
+        os.utime(path, (0, time.time() - 4_000))
+    embed([tmp_path / "a", url], ["young"])  # others would take all again for it
     with open_cache(tmp_path / "c") as cache:
         assert cache.prune(remote=url).parts == 12
         assert cache.prune(remote=url).parts == 0
-    assert len([*there.rglob("0*.arrow")]) == 1
+    assert sorted(path.name[:9] for path in there.rglob("0*.arrow")) == ["000000001", "000000120"]
 
 
 def test_prune_holds_a_bucket_within_bytes_over_all_models_the_oldest_first(tmp_path: Path) -> None:
@@ -849,6 +852,37 @@ def test_a_mirror_is_counted_as_other_tiers_are_and_events_tell_of_it(
     store: Any = model.cache.store if model.cache else None
     assert tier().mirror == (store.stores[-1] if before else store).counts
     assert "pushed 2, pulled 0" in str(tier())
+
+
+def test_credentials_that_only_read_pull_and_one_warning_says_how_not_to_push(
+    server: ObjectServer, s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    embed([tmp_path / "a", s3], FEW)
+    server.denied = {"PUT", "POST", "DELETE"}
+    with CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path / "b", f"{s3}&every=0.05"]) as cached:
+        for turn in range(6):
+            cached.embed_sync([*FEW[:turn], f"new {turn}"])
+            time.sleep(0.2)
+    (warning,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+    assert "AccessDenied" in warning
+    assert "?push=false" in warning
+    with open_cache(tmp_path / "b") as cache, pytest.raises(UnreachableError, match=r"\?push=false"):
+        cache.push(s3)
+
+
+@pytest.mark.parametrize("server", [FIRST], indirect=True)  # whose client here knows of versions
+def test_in_a_bucket_that_keeps_versions_what_was_pruned_is_not_found_again(
+    server: ObjectServer, s3: str, tmp_path: Path
+) -> None:
+    client, bucket = server.client(), s3.split("/")[2]
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(s3)
+        cache.forget([*cache.keys(cache.spaces()[0])][:1])
+        assert cache.prune(remote=s3).parts == 1
+    assert len(client.list_object_versions(Bucket=bucket)["DeleteMarkers"]) == 1
+    assert embed([tmp_path / "b", s3], FEW) == 1
 
 
 def test_a_store_that_refuses_connections_costs_no_second_one_warning_and_no_answer(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "az", "file")
 """Where objects may lie: S3 and what speaks its language, Google's and Azure's, a directory."""
 
+PAGE = 1000
+"""Objects that a listing tells in one request."""
+
 _CLIENT = {"connect_timeout": "2s", "allow_http": True}
 _SECONDS = {"list": 5, "get": 60, "put": 60, "delete": 60}  # a request: a page, or a part on a slow line
 _PART = 5 << 20  # bytes that a request carries, at most; S3 takes no smaller parts
@@ -35,6 +38,7 @@ _CURES = {  # by what is said then: where there are no credentials, an address o
         "the certificate is not this host's, or of nobody trusted: SSL_CERT_FILE names a private authority's"
     ),
 }
+_READ_ONLY = "; where credentials may only read, say ?push=false"
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _SPACE = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,64}-[0-9a-f]{16}")
 _FIRST = "0"  # no name of ours comes before, but `..`, which ends obstore's listing
@@ -84,6 +88,8 @@ class Bucket:
         with self._asked("list") as (obstore, store):
             for page in obstore.list(store, space, offset=f"{space}/{_FIRST}"):
                 found.update((each["path"], Object(each["size"], each["last_modified"])) for each in page)
+        with self._lock:
+            self.requests["list"] += len(found) // PAGE
         start = f"{space}/"
         inside = {path[len(start) :]: each for path, each in found.items() if path.startswith(start)}
         return {name: each for name, each in inside.items() if "/" not in name}
@@ -168,7 +174,9 @@ class Bucket:
             if isinstance(error, UnreachableError):
                 raise
             gone = kind == "get" and isinstance(error, FileNotFoundError)
-            message = f"Could not {kind} in {self.url}: {_told(error)}"
+            denied = kind == "put" and isinstance(error, obstore.exceptions.PermissionDeniedError)
+            cure = _READ_ONLY if denied else ""
+            message = f"Could not {kind} in {self.url}: {_told(error)}{cure}"
             raise (GoneError if gone else UnreachableError)(message) from None
 
     def _opened(self, seconds: int) -> Any:  # noqa: ANN401 - obstore's stores have no common class

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._mirror.counts import Counts
     from kura_cache_adapters._mirror.space import SpaceMirror
+    from kura_cache_adapters.receipts import SpaceSync
 
 _logger = logger_of("store")
 
 _GATHERING = 0.5  # seconds in which what is written comes together before it is pushed
 _PAUSE = 30.0  # seconds without a try after a failed one
+_JUST_NOW = 5.0  # seconds for which a listing is new
 _LAST_WAIT = 5.0  # seconds that closing, and a process that ends, waits for a push
 
 _all: WeakSet[Keeper] = WeakSet()
@@ -41,7 +43,7 @@ class Keeper:
         mirror: SpaceMirror,
         counts: Counts,
         *,
-        merge: Callable[[frozenset[str]], object],
+        merge: Callable[[frozenset[str]], bool],
         pushes: bool,
         every: float,
         wait: float,
@@ -49,7 +51,7 @@ class Keeper:
         """Take a space's mirror, what merges the space, whether to push, and times in seconds."""
         self._mirror, self._counts, self._merge = mirror, counts, merge
         self._pushes, self._every, self._wait = pushes, every, wait
-        self._owes = True  # what an earlier process has left, or a push that has failed
+        self._owes = True  # what an earlier process has left, a push that has failed, or what was merged
         self._lock = ForkLock()
         self._log = OnceLog(_logger)
         self._after = 0.0  # no push before
@@ -132,27 +134,34 @@ class Keeper:
             self._sync(push=True)
 
     def _sync(self, *, push: bool) -> None:
+        owed, self._owes = self._owes, self._owes and not push
         action: Literal["read", "write"] = "write" if push else "read"
+        age = 0.0 if not push else _JUST_NOW if owed else self._pause
         try:
-            done = self._mirror.sync(push=push, pull=not push, age=self._pause if push else 0.0)
-            self._counts.add(done, action)
-            self._log.over("sync")
-            if done.refused:
-                message, first = "Refused %d files of the mirror %s: %s, %s", done.refused[0]
-                told = len(done.refused), self._mirror.bucket.url, first.where, first.why
-                self._log.report("refused", message, *told)
+            self._tell(self._mirror.sync(push=push, pull=not push, age=age, merged=owed), action)
             self._after = 0.0
-            owed, self._owes = self._owes, False
-            if owed and not push:
+            if not push and (self._merged() or owed):
+                self._owes = True
                 self.written()
-            if shared := self._mirror.shared():  # the rest goes there as it is: others lack just that
-                self._merge(shared)
         except Exception as error:  # noqa: BLE001 - nobody waits for it: the local directory has everything
             pass_on_signals(error)
             self._after, self._owes = time.monotonic() + _PAUSE, True
             self._counts.failed(action, describe(error))
             message = "Could not sync with %s: %s; going on without"
-            self._log.report("sync", message, self._mirror.bucket.url, describe(error))
+            self._log.report(action, message, self._mirror.bucket.url, describe(error))
+
+    def _merged(self) -> bool:
+        """Merge what is there, too; the rest goes there as it is: others lack just that."""
+        shared = self._mirror.shared()
+        return bool(shared) and self._merge(shared)
+
+    def _tell(self, done: SpaceSync, action: Literal["read", "write"]) -> None:
+        self._counts.add(done, action)
+        self._log.over(action)
+        if done.refused:
+            message, first = "Refused %d files of the mirror %s: %s, %s", done.refused[0]
+            told = len(done.refused), self._mirror.bucket.url, first.where, first.why
+            self._log.report("refused", message, *told)
 
 
 def _settle_all() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kura_cache_adapters._segments.format import rows_of
 from kura_cache_adapters._segments.lineage import ancestry
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-_WORTH = 8  # files that one stands for: then who comes new asks for it instead
+_WORTH = 8  # files that one stands for alone: then who comes new asks for it instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +40,14 @@ class Names:
                 known |= brings[name]
         return chosen
 
-    def to_push(self) -> list[str]:
-        """Return what brings something new, or stands for many files there."""
+    def to_push(self, *, merged: bool = True) -> list[str]:
+        """Return what brings something new, or was merged of many files there if no other was."""
         known = self.leaves(self.there | self.shared if self.there else ())
-        alone = self.there - self.replaced(self.there)
+        alone = self.there - self.replaced(self.there) if merged else frozenset()
         return sorted(
             name
             for name in self.here - self.there
-            if not self.leaves([name]) <= known or len(alone & self.replaced([name])) >= _WORTH
+            if not self.leaves([name]) <= known or _worth(name, alone & self.replaced([name]))
         )
 
     def replaced(self, names: Collection[str]) -> set[str]:
@@ -69,3 +70,8 @@ class Names:
         """Return what a file was made of, as lines that say it to who knows nothing else."""
         made = ((at, self.made_of[at]) for at in ancestry(name, self.made_of) if at in self.made_of)
         return "".join(f"{' '.join([at, *others])}\n" for at, others in made)
+
+
+def _worth(name: str, alone: Collection[str]) -> bool:
+    """Tell whether a file stands for many others, and for little that another one stands for already."""
+    return len(alone) >= _WORTH and 2 * sum(map(rows_of, alone)) >= rows_of(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -17,14 +17,14 @@ from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
 from kura_cache_adapters._segments import lineage
 from kura_cache_adapters._segments.bounds import Bounds, Upkeep
-from kura_cache_adapters._segments.format import ending_of, row_count
+from kura_cache_adapters._segments.format import ending_of, rows_of
 from kura_cache_adapters._segments.gathering import as_bytes
 from kura_cache_adapters._segments.listing import Listing
 from kura_cache_adapters._segments.search import Search
 from kura_cache_adapters._segments.space import SegmentSpace
 from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
 from kura_cache_adapters.checks import key_matrix
-from kura_cache_adapters.errors import DamagedSegmentError, SpaceBusyError
+from kura_cache_adapters.errors import DamagedSegmentError
 from kura_cache_adapters.spaces import Cleaned, CleaningReceipt, Part
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _logger = logger_of("store")
 
 _AT_ONCE = 16 * 1024  # rows
+_YOUNG = timedelta(hours=1)  # by the bucket's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def _planned(mirror: SpaceMirror, bounds: Bounds, *, dry_run: bool) -> _Plan | N
     if (identity := mirror.identity()) is None:
         return None
     if not dry_run:
-        _compact(mirror, identity, bounds)
+        _merge(mirror, identity, bounds)
     names = mirror.names()
     if not dry_run and names.replaced_by(names.here):
         mirror.push(names, names.here - names.there)
@@ -86,11 +87,15 @@ def _planned(mirror: SpaceMirror, bounds: Bounds, *, dry_run: bool) -> _Plan | N
     return _Plan(mirror, identity, names, kept, [part for part in parts if part.name in replaced], rest)
 
 
-def _compact(mirror: SpaceMirror, identity: ModelIdentity, bounds: Bounds) -> None:
+def _merge(mirror: SpaceMirror, identity: ModelIdentity, bounds: Bounds) -> None:
+    """Merge what has come together there, but for what others have not taken yet: they would take it all."""
+    there = mirror.bucket.list(mirror.path.name)
+    newest = max((found.written for found in there.values()), default=datetime.now(timezone.utc))
     upkeep = Upkeep(mirror.path.parent, mirror.format.suffix, Bounds(older_than=bounds.older_than))
     space = SegmentSpace(mirror.path, identity, mirror.format, upkeep, quiet=True)
-    with suppress(SpaceBusyError):  # then the next prune finds few files
-        space.compact()
+    if mirror.path.is_dir():
+        space.sweep()
+        space.merge_due([name for name, found in there.items() if found.written <= newest - _YOUNG])
     space.close()
 
 
@@ -117,7 +122,7 @@ def _batches(names: Iterable[str]) -> list[list[str]]:
     batches: list[list[str]] = [[]]
     rows = 0
     for name in names:
-        rows += row_count(name) if ending_of(name) else 1
+        rows += 1 + rows_of(name)
         if rows > _AT_ONCE:
             rows = 0
             batches.append([])
@@ -162,8 +167,7 @@ class _Held:
 
 
 def _part(name: str, found: Object) -> Part:
-    rows = row_count(name) if ending_of(name) else 0
-    return Part(name, rows, found.nbytes, found.written, found.written)
+    return Part(name, rows_of(name), found.nbytes, found.written, found.written)
 
 
 def _delete(plan: _Plan, gone: set[str]) -> None:

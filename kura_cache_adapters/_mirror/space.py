@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import atomic, locks, reading
-from kura_cache_adapters._mirror.bucket import GoneError, Object
+from kura_cache_adapters._mirror.bucket import PAGE, GoneError, Object
 from kura_cache_adapters._mirror.checking import check, check_dimension, fetch
 from kura_cache_adapters._mirror.ledger import Ledger, shorten_lineage, stamp_of
 from kura_cache_adapters._mirror.moves import Moved, told
@@ -42,7 +42,6 @@ _BESIDE = {marks.IDENTITY_FILE: 1 << 20, marks.ANSWERER_FILE: 1 << 10}  # bytes,
 _LONGEST_LINEAGE = 16 << 20  # bytes
 _LONGEST_ROW = 1 << 20  # bytes of a row: no model has vectors of 100,000 numbers
 _LONGEST_TOMBSTONE = 64 << 20  # bytes
-_PAGE = 1000  # objects in an answer
 
 
 @dataclass
@@ -61,12 +60,15 @@ class SpaceMirror:
     @property
     def pages(self) -> int:
         """How many requests a listing takes, as of the last one."""
-        return 1 + len(self._listed) // _PAGE
+        return 1 + len(self._listed) // PAGE
 
-    def sync(self, *, push: bool, pull: bool, dry_run: bool = False, age: float = 0.0) -> SpaceSync:
+    def sync(
+        self, *, push: bool, pull: bool, dry_run: bool = False, age: float = 0.0, merged: bool = True
+    ) -> SpaceSync:
         """Pull what is new there, push what is new here, and tell what that was.
 
-        The listing may be of so many seconds ago: what has a new name is put there, whatever else is.
+        The listing may be of so many seconds ago: what is new here goes there, whatever else is. What was
+        merged of what is there goes only with a listing that is new: others merge the same.
 
         Raises UnreachableError where the store cannot be reached, OSError where the directory takes nothing.
         """
@@ -78,7 +80,7 @@ class SpaceMirror:
             self._refused.update(self._ledger.refused())
             pulled = self._pull(there) if pull else {}
             names = self._names(there)
-            pushed = self._push(names, names.to_push(), there) if push else {}
+            pushed = self._push(names, names.to_push(merged=merged), there) if push else {}
             self._note_shared(names, [name for name, one in {**pushed, **pulled}.items() if one.nbytes])
             now = datetime.now(timezone.utc)
             there.update((name, Object(one.nbytes, now)) for name, one in pushed.items() if one.nbytes)
@@ -108,7 +110,7 @@ class SpaceMirror:
 
     def identity(self) -> ModelIdentity | None:
         """Read whose space it is, here or else there; None where that does not tell the truth."""
-        if self.path.is_dir():
+        if (self.path / marks.IDENTITY_FILE).exists():
             return read_identity(self.path)
         with suppressed(ValueError, GoneError):
             file = marks.IDENTITY_FILE

@@ -105,6 +105,11 @@ def ending_of(name: str) -> str:
     return match[1] if match else ""
 
 
+def rows_of(name: str) -> int:
+    """Return the rows of a segment by its name, and none of anything else."""
+    return row_count(name) if ending_of(name) else 0
+
+
 def is_leftover(name: str) -> bool:
     """Tell whether a name is that of a segment which is being written or removed, or was."""
     return bool(_LEFTOVER.fullmatch(name))

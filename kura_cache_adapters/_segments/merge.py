@@ -163,12 +163,14 @@ class Merger:
             return []
         return self._merge({name: opened[name] for name in names}, durable=True)
 
-    def catch_up(self, among: Collection[str]) -> None:
-        """Merge what has come together of some segments, unless others merge here just now."""
+    def catch_up(self, among: Collection[str]) -> bool:
+        """Merge what has come together of some segments, unless others merge here; tell whether any has."""
+        done = False
         with locks.try_lock(self._listing.path) as alone:
             names = self._listing.names.intersection
             while alone and (due := self._due(names(among), durable=True)) and self.merge(due):
-                names = self._listing.names.intersection
+                done, names = True, self._listing.names.intersection
+        return done
 
     @staticmethod
     def keys_among(keys: Collection[bytes], opened: Mapping[str, Segment]) -> set[bytes]:

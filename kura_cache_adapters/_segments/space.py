@@ -106,10 +106,10 @@ class SegmentSpace:
         if self._upkeep is not None:
             self._upkeep.written(vectors.nbytes)
 
-    def merge_due(self, among: Collection[str]) -> None:
-        """Merge what has come together of some segments, as writing does of all."""
+    def merge_due(self, among: Collection[str]) -> bool:
+        """Merge what has come together of some segments, as writing does of all; tell whether any has."""
         self._listing.refresh()
-        self._merger.catch_up(among)
+        return self._merger.catch_up(among)
 
     def sweep(self) -> None:
         """Rewrite what holds forgotten rows, as they are hidden already."""
