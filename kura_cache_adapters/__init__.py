@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         Observer,
         Stored,
     )
-    from kura_cache_adapters._observe.tiers import TierStats
+    from kura_cache_adapters._observe.tiers import MirrorStats, TierStats
     from kura_cache_adapters._observe.uses import UseStats
     from kura_cache_adapters.cache import Cache, open_cache
     from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
@@ -118,6 +118,7 @@ __all__ = [
     "KuraCacheError",
     "LookedUp",
     "MemoryStore",
+    "MirrorStats",
     "MirroredStore",
     "MissingExtraError",
     "MultiCheckpointManager",
@@ -159,7 +160,7 @@ _HOMES = {
     "_core.plan": "Plan",
     "_observe.counters": "CacheStats",
     "_observe.events": "Embedded Event Failed Guarded LookedUp Observer Stored",
-    "_observe.tiers": "TierStats",
+    "_observe.tiers": "MirrorStats TierStats",
     "_observe.uses": "UseStats",
     "cache": "Cache open_cache",
     "cached_embedding": "CachedEmbeddingModel",

@@ -211,8 +211,8 @@ class Cache:
             max_bytes: then drop the oldest, over all spaces that are chosen, until the rest is no more.
             model: clean only what is called so: a space's name, identity or info, or a model's name
                 with all of its spaces.
-            remote: the URL of an object store, to clean that instead: after a `sync`, objects go that files
-                here stand for, without what is forgotten, and those beyond the bounds, if there are any.
+            remote: the URL of an object store, to clean that instead: after a `sync` and a `compact`, objects
+                go of which files here hold all that is not forgotten, and those beyond the bounds, if any.
             dry_run: return what would go; nothing is locked or changed.
 
         Raises:

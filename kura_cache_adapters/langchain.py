@@ -115,7 +115,7 @@ class LangChainByteStore(ByteStore):
     """A cache's store as LangChain's `ByteStore`: any bytes under any string, for whatever takes one.
 
     Values are kept in a space of their own, which looks like a model's; of tiers only in the slowest, since
-    those before it would not hear of a change. Other than an embedding, a value may be replaced: the old one
+    those before it would not hear of a change. Unlike an embedding, a value may be replaced: the old one
     is deleted, then the new one written, and who reads in between finds None. What the store raises is
     raised. For embeddings `LangChainCachedEmbeddings` is smaller and faster.
     """

@@ -37,7 +37,8 @@ _CURES = {
         'the cache itself is cache=..., as in cache="./cache"',
     ),
     **dict.fromkeys(
-        ("ttl", "max_size", "max_bytes"), "entries do not expire by themselves; delete them from the store"
+        ("ttl", "max_size", "max_bytes"),
+        'bounds are the store\'s, as in cache="arrow://./cache?ttl=30d&max_bytes=10e9"',
     ),
     "namespace": "each model has a space of its own already",
     "query_embedding_cache": "queries are cached already, apart from documents",

@@ -1,4 +1,4 @@
-"""What forgetting and verifying answer with: plain values for people, logs and files of JSON."""
+"""What forgetting, verifying and syncing answer with: plain values for people, logs and files of JSON."""
 
 from __future__ import annotations
 

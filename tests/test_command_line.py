@@ -25,6 +25,7 @@ from kura_cache_adapters._cli import words
 from kura_cache_adapters.cli import app
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from tests import command_page
+from tests.servers import redis_server
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCHEMA = json.loads((DOCS / "command_line.schema.json").read_text(encoding="utf-8"))
@@ -259,6 +260,20 @@ def test_doctor_looks_at_the_installation_and_the_directory(here: Path) -> None:
     assert found["spaces"] == "2"
     assert "is not there" in run("doctor", "-c", "./nowhere")
     assert not (here / "nowhere").exists()
+
+
+def test_a_server_that_refuses_or_is_gone_ends_with_3_and_one_line_and_shows_no_password(here: Path) -> None:
+    pytest.importorskip("redis", reason="needs the extra `redis`")
+    with redis_server("--requirepass", "right-MARKED") as server:
+        right, wrong = (f"redis://:{word}-MARKED@127.0.0.1:{server.port}/0" for word in ("right", "wrong"))
+        printed = [run("convert", right), run("ls", "-c", right), run("doctor", "-c", right)]
+        assert told("convert", right)["target"] == f"redis://127.0.0.1:{server.port}/0"
+        assert "answers; it has 2 spaces" in printed[-1]
+        refused = [run(each, "-c", wrong, code=3) for each in ("ls", "stats")]
+        printed += [run("doctor", "-c", wrong, code=1)]
+    refused += [run("ls", "-c", right, code=3)]
+    assert [len(each.splitlines()) for each in refused] == [1] * 3
+    assert not [each for each in printed + refused if "MARKED" in each]
 
 
 @pytest.mark.parametrize("command", ["ls", "stats", "verify", "compact", "keys x", "rm --all"])

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kura_cache_adapters
+from kura_cache_adapters.stores import registry, url_options
+from tests import names_page
 
 if TYPE_CHECKING:
     from kura_cache_adapters.testing.openai_server import OpenAIServer
@@ -155,6 +157,37 @@ def test_a_package_index_shows_no_link_that_leads_nowhere() -> None:
     assert links
     assert all(link.startswith("https://") for link in links)
     assert "\n| docs/stores.md | " in readme
+
+
+def test_one_page_has_every_public_name() -> None:
+    for framework in ("kura", "langchain_core", "llama_index.core"):
+        pytest.importorskip(framework, reason=f"needs {framework}")
+    page = names_page.PAGE.read_text(encoding="utf-8")
+    assert page == names_page.written(page), "python -m tests.names_page writes it anew"
+    assert {name for name in dir(kura_cache_adapters) if name[0] != "_"} <= {
+        *re.findall(r"\b(\w+)` \|", page)
+    }
+
+
+def test_one_table_has_every_option_of_every_url_and_what_is_meant_without_it() -> None:
+    page = (ROOT / "docs" / "stores.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Options of URLs\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([`\w ]+) \| `(\S+)` \| .", table, re.MULTILINE)
+    told = {(scheme, name): value for name, of, value in rows for scheme in re.findall(r"\w+", of)}
+    assert told == {
+        (scheme, name): str(inspect.signature(kind).parameters[name].default).lower()
+        for scheme in (*registry.STORES, *registry.MIRRORS)
+        for kind in classes_behind(scheme)
+        for name in url_options._known(kind)
+    }
+
+
+def classes_behind(scheme: str) -> list[type]:
+    """Return whose options a URL may have; of one name, the last one's."""
+    if scheme in registry.MIRRORS:
+        return [kura_cache_adapters.MirroredStore]
+    store: Any = registry.class_of(scheme)
+    return [store, kura_cache_adapters.Remote] if getattr(store, "remote", False) else [store]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
+import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -32,16 +34,14 @@ from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import KeepsParts
 from kura_cache_adapters.testing import FakeEmbeddingModel, StoreContract
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
+from tests.faults.proxy import Proxy
 from tests.servers import (
-    POSTGRES_PASSWORD,
     Server,
     a_postgres,
-    accepts,
+    pgbouncer,
     postgres_says,
     postgres_server,
     postgres_url,
-    program,
-    served,
     until,
 )
 
@@ -71,6 +71,17 @@ def table() -> str:
 def opening(postgres: Server, table: str) -> Callable[..., PostgresStore]:
     """Return what opens a store in the same tables each time."""
     return lambda **options: patient_store(postgres_url(postgres.port), **{"table": table, **options})
+
+
+@pytest.fixture
+def own_database(postgres: Server, table: str) -> Callable[[], str]:
+    """Return what makes a database, and tells its URL."""
+
+    def make() -> str:
+        postgres_says(postgres_url(postgres.port), f"CREATE DATABASE {table}")
+        return postgres_url(postgres.port).replace("/postgres", f"/{table}")
+
+    return make
 
 
 @pytest.fixture
@@ -155,29 +166,7 @@ def test_writes_and_deletes_in_opposite_orders_wait_for_no_other(
 
 @pytest.fixture
 def bouncer(postgres: Server) -> Iterator[Server]:
-    """Run PgBouncer, which gives each transaction whatever connection is free."""
-    path = program("pgbouncer", "/usr/sbin")
-
-    def command(port: int, directory: Path) -> list[str]:
-        users = f'"kura" "{POSTGRES_PASSWORD}"\n'
-        (directory / "users").write_text(users)
-        settings = {
-            "listen_addr": "127.0.0.1",
-            "listen_port": port,
-            "unix_socket_dir": "",
-            "auth_type": "plain",
-        }
-        settings |= {"pool_mode": "transaction", "default_pool_size": 2, "auth_file": directory / "users"}
-        told = "\n".join(f"{name} = {value}" for name, value in settings.items())
-        where = f"host=127.0.0.1 port={postgres.port} dbname=postgres"
-        (directory / "ini").write_text(f"[databases]\npostgres = {where}\n[pgbouncer]\n{told}\n")
-        if os.getuid():
-            return [path, str(directory / "ini")]
-        for each in (directory, directory / "ini", directory / "users"):
-            os.chown(each, 65534, 65534)
-        return [path, "-u", "nobody", str(directory / "ini")]
-
-    with served(command, accepts) as server:
+    with pgbouncer(postgres, pool=2) as server:
         yield server
 
 
@@ -287,23 +276,129 @@ def test_a_server_that_waits_costs_a_deadline(postgres: Server, opening: Any, ta
     assert found(store, [1]) == [1]
 
 
+def test_what_nobody_waits_for_any_more_does_not_go_on_at_the_server(
+    postgres: Server, opening: Any, table: str
+) -> None:
+    psycopg.capabilities.has_cancel_safe() or pytest.skip("needs libpq 17")
+    store = opening(timeout=0.2)
+    put(store, [1])
+    with psycopg.connect(postgres_url(postgres.port)) as other:
+        other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                found(store, [1])
+        waiting = f"SELECT count(*) FROM pg_locks WHERE relation = '{table}'::regclass AND NOT granted"
+        until(lambda: other.execute(waiting).fetchall() == [(0,)], "the server still waits for the lock")
+
+
+@pytest.mark.parametrize("setting", ["statement_timeout", "lock_timeout"])
+def test_what_the_server_cancels_is_asked_once(
+    setting: str, postgres: Server, table: str, opening: Any
+) -> None:
+    put(opening(), [1])
+    store = patient_store(f"{postgres_url(postgres.port)}?options=-c%20{setting}%3D50ms", table=table)
+    with psycopg.connect(postgres_url(postgres.port)) as other:
+        other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(OSError, match="canceling statement"):
+            found(store, [1])
+    told = f"canceling statement due to {setting.replace('_', ' ')}"
+    assert (postgres.directory / "server.log").read_text().count(told) == 1
+
+
+def test_a_database_that_only_read_for_a_while_is_written_to_at_once(
+    own_database: Callable[[], str], table: str
+) -> None:
+    url = own_database()
+    store = patient_store(url, table=table)
+    put(store, [1])
+    store.close()
+    change = f"ALTER DATABASE {table} {{}} default_transaction_read_only"
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute(change.format("SET") + " = on")
+        with ThreadPoolExecutor(4) as threads:  # several connections lie idle
+            list(threads.map(store.connections.rows, ["SELECT pg_sleep(0.2)"] * 4))
+        with pytest.raises(PermissionError, match="read-only"):
+            put(store, [2])
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(store.connections.rows, ["SELECT pg_sleep(0.2)"] * 4))
+        owner.execute(change.format("RESET"))
+    put(store, [2])
+    assert found(store, [1, 2]) == [1, 2]
+
+
+def test_a_server_that_is_far_away_has_its_time_for_each_query(
+    postgres: Server, store: PostgresStore, table: str
+) -> None:
+    put(store, [1])
+    proxy = Proxy(postgres.port, delay=0.15)  # and a connection is five answers
+    far = patient_store(postgres_url(proxy.port), table=table, timeout=0.5)
+    proxy.set("delay")
+    assert found(far, [1]) == [1]
+    proxy.close()
+
+
+_HUNG = """
+import sys, time
+from kura_cache_adapters import PostgresStore, Remote
+from kura_cache_adapters.testing.stores import IDENTITY, key_of
+from tests.faults.proxy import Proxy
+
+port, url = int(sys.argv[1]), sys.argv[2]
+proxy = Proxy(port)
+store = PostgresStore(url.replace(str(port), str(proxy.port)), timeout=60, batch=1)
+space, ask = store.space(IDENTITY), store.connections.rows
+
+def ask_until_it_hangs(*given, **named):
+    asked.append(given)
+    if len(asked) > 1:
+        proxy.set("hang")
+    return ask(*given, **named)
+
+asked, store.connections.rows = [], ask_until_it_hangs
+assert not len(Remote(store).space(IDENTITY).get_many(map(key_of, range(3))).positions)
+assert len(asked) > 1
+print(time.monotonic())
+"""
+
+
+def test_a_process_that_ends_does_not_wait_for_a_server_that_hangs(postgres: Server) -> None:
+    command = [sys.executable, "-c", _HUNG, str(postgres.port), postgres_url(postgres.port)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert time.monotonic() - float(told.stdout) < 5
+
+
+def test_connections_are_kept_alive_and_an_address_may_say_how(postgres: Server, table: str) -> None:
+    for options, idle in (("", 30), ("?keepalives_idle=7", 7)):
+        store = patient_store(postgres_url(postgres.port) + options, table=table)
+        found(store, [1])
+        (connection,) = store.connections._idle
+        with socket.socket(fileno=os.dup(connection.fileno())) as plug:
+            assert plug.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == idle
+
+
+def test_a_time_for_connecting_in_a_url_is_the_guards_and_the_drivers() -> None:
+    for told, libpqs in (("7", 7), ("0.5", 1), ("7.0", 7)):
+        guarded: Any = open_store(f"postgresql://localhost/vectors?connect_timeout={told}&read_timeout=3")
+        assert guarded.guard._connect_timeout == float(told)
+        assert guarded.store.connections._settings["connect_timeout"] == libpqs
+        assert "read_timeout" not in guarded.store.connections.conninfo
+    alone: Any = PostgresStore("postgresql://localhost/vectors?connect_timeout=7")
+    assert int(alone.connections._settings["connect_timeout"]) == 7
+    with pytest.raises(ValueError, match="positive"):
+        open_store("postgresql://localhost/vectors?connect_timeout=0")
+
+
 def test_a_server_that_is_stopped_costs_a_deadline(table: str) -> None:
     with postgres_server() as server:
         store = patient_store(postgres_url(server.port), table=table, timeout=0.3, connect_timeout=2)
         put(store, [1])
-        assert server.process is not None
-        pid = server.process.pid
-        children = (Path("/proc") / f"{pid}/task/{pid}/children").read_text()
-        every = [pid, *map(int, children.split())]
-        for process in every:
-            os.kill(process, signal.SIGSTOP)
+        server.signal_all(signal.SIGSTOP)
         for least in (0.3, 1.9):  # over the connection that there is, and for a new one
             began = time.monotonic()
             with pytest.raises(TimeoutError):
                 found(store, [1])
             assert least <= time.monotonic() - began < 10
-        for process in every:
-            os.kill(process, signal.SIGCONT)
+        server.signal_all(signal.SIGCONT)
         assert found(store, [1]) == [1]
 
 

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pytest
 
-from kura_cache_adapters import CachedEmbeddingModel, JSONLCheckpointManager, MemoryStore, open_store
+from kura_cache_adapters import (
+    CachedEmbeddingModel,
+    JSONLCheckpointManager,
+    MemoryStore,
+    open_cache,
+    open_store,
+)
 from kura_cache_adapters._identity.providers import RECORDS, known
 from kura_cache_adapters.errors import RegistrationError
-from kura_cache_adapters.stores import ArrowStore, ParquetStore
+from kura_cache_adapters.integrations.batches import Embed
+from kura_cache_adapters.stores import ArrowStore, ParquetStore, as_store
 from kura_cache_adapters.stores.registry import STORES
 from kura_cache_adapters.stores.url_options import read_options
 from kura_cache_adapters.testing import FakeEmbeddingModel
@@ -132,11 +139,13 @@ def test_every_keyword_of_our_stores_is_an_option(scheme: str) -> None:
     with pytest.raises(ValueError, match="its options are: ") as caught:
         open_store(f"{scheme}://{'' if scheme == 'memory' else 'c'}?nothing=1")
     of_disk = "shared mapped max_bytes ttl"
+    of_postgres = "schema table timeout connect_timeout batch sign"
     of_redis = "prefix ttl batch sign cluster timeout"
     others = {
         "memory": "max_bytes",
         "parquet": f"compression {of_disk}",
-        "postgresql": "schema table timeout connect_timeout batch sign",
+        "postgres": of_postgres,
+        "postgresql": of_postgres,
         "redis": of_redis,
         "rediss": of_redis,
     }
@@ -331,6 +340,82 @@ def test_an_unknown_scheme_is_told_all_that_there_are(site: Site) -> None:
     site.install("one_more", {(STORES_GROUP, "zebra"): "one_more:Store"}, "")
     with pytest.raises(ValueError, match=r"no store for s4://; there are arrow, hf, .*, zebra"):
         open_store("s4://bucket")
+
+
+@pytest.mark.parametrize(
+    ("typed", "cure"),
+    [
+        ("redis:/me:MARKED@h", "redis://"),
+        ("redis//me:MARKED@h", "redis://"),
+        ("rediss:h", "rediss://"),
+        ("Redis:/h", "redis://"),
+        ("postgresql:/me:MARKED@h/db", "postgresql://"),
+        ("postgres:me:MARKED@h/db", "postgres://"),
+        ("s3:/bucket", "s3://"),
+        ("az:/MARKED@bucket", "az://"),
+        ("parquet:./cache", "parquet://"),
+        (Path("redis://me:MARKED@h/0"), "as a str"),
+        ("me:MARKED@h:6379/0", "redis://"),
+        (":MARKED@h", "redis://"),
+        ("redis;//me:MARKED@h", "redis://"),
+        ("me:MARKED@redis://h", "redis://"),
+        (" redis://me:MARKED@h", "redis://"),
+    ],
+)
+def test_a_mistyped_url_is_refused_and_no_directory_has_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str | Path, cure: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    makers: list[Callable[[Any], object]] = [
+        as_store,
+        lambda cache: as_store(["./cache", cache]),
+        lambda cache: Embed(FakeEmbeddingModel, cache),
+        lambda cache: Embed(FakeEmbeddingModel, ["./cache", cache]),
+    ]
+    for make in makers:
+        with pytest.raises(ValueError, match=cure) as refused:
+            make(typed)
+        assert "MARKED" not in str(refused.value)
+    with pytest.raises(ValueError, match="s3://") as refused:
+        open_cache("./cache").push(str(typed))
+    assert "MARKED" not in str(refused.value)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_scheme_of_another_distribution_is_known_when_it_is_mistyped(site: Site) -> None:
+    site.install("one_more", {(STORES_GROUP, "zebra"): "one_more:Store"}, "")
+    with pytest.raises(ValueError, match="write zebra://"):
+        open_store("zebra:/x")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "C:\\Users\\me@h\\cache",
+        "C:/Users/me@h/cache",
+        "D:",
+        "runs:2024",
+        "runs:10:30/me@h",
+        "./redis:6379",
+        "a@b:c",
+        "redis",
+        "redis/h",
+        Path("redis:6379"),
+        Path("a:b@c"),
+    ],
+)
+def test_drives_and_names_with_a_colon_stay_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = as_store(path)
+    assert isinstance(store, ArrowStore)
+    assert store.path == tmp_path / path
+
+
+def test_postgres_is_another_word_for_postgresql() -> None:
+    pytest.importorskip("psycopg", reason="needs the extra `postgres`")
+    assert "'host=h dbname=db user=me'" in repr(as_store("postgres://me:MARKED@h/db"))
 
 
 def test_two_distributions_that_claim_one_scheme_are_both_named(site: Site) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,6 +26,7 @@ from kura_cache_adapters import (
     Guarded,
     MemoryStore,
     Remote,
+    Stored,
     TieredStore,
     UnreachableError,
     open_cache,
@@ -96,6 +98,10 @@ class Server:
 
     def close(self) -> None:
         self.closed += 1
+
+    def recover(self) -> None:
+        self.error = None
+        self.well.set()
 
     def asked(self, name: str) -> list[int]:
         return [keys for each, keys in self.calls if each == name]
@@ -373,7 +379,9 @@ def test_a_look_up_does_not_wait_for_a_server_to_forget(server: Server, tmp_path
     assert not server.asked("delete_many")
 
 
-def test_closing_writes_what_waits_and_gives_up_what_it_cannot(server: Server) -> None:
+def test_closing_writes_what_waits_and_gives_up_what_it_cannot(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Remote(server, **QUICK)
     space = store.space(IDENTITY)
     space.put_many(KEYS[:1], VECTORS[:1])
@@ -382,9 +390,31 @@ def test_closing_writes_what_waits_and_gives_up_what_it_cannot(server: Server) -
     assert server.inner.space(IDENTITY).stats().rows == 4
     server.well.clear()
     space.put_many(KEYS[4:], VECTORS[4:])
-    assert seconds_of(store.close) < 5.5
-    assert store.tier_stats()[0].dropped == 5
+    store.space(replace(IDENTITY, model_name="another")).put_many(KEYS[:1], VECTORS[:1])
+    monkeypatch.setattr(remote, "_FLUSH", 0.5)
+    assert seconds_of(store.close) < 1
+    assert store.tier_stats()[0].dropped == 6
     assert not store.tier_stats()[0].backlog
+    (told,) = [each for each in caplog.messages if "not written" in each]
+    assert "6 entries were not written" in told
+    assert '["./cache", "redis://..."]' in told
+
+
+@pytest.mark.parametrize("dead", ["hangs", "refuses"])
+def test_closing_writes_what_waits_to_a_server_that_is_well_again_in_time(server: Server, dead: str) -> None:
+    stores = [Remote(server, **{**QUICK, "breaker": Breaker()}), Remote(server, **QUICK)]
+    for at, store in enumerate(stores):
+        store.space(IDENTITY).put_many(KEYS[at : at + 1], VECTORS[at : at + 1])
+    if dead == "hangs":
+        server.well.clear()
+    else:
+        server.error = ConnectionRefusedError()
+    for at, store in enumerate(stores):
+        store.space(IDENTITY).put_many(KEYS[3 * at + 2 :][:3], VECTORS[3 * at + 2 :][:3])
+    threading.Timer(0.6, server.recover).start()
+    remote._flush(stores)
+    assert [store.tier_stats()[0].dropped for store in stores] == [0, 0]
+    assert np.array_equal(server.inner.space(IDENTITY).get_many(KEYS[:8]).vectors, VECTORS[:8])
 
 
 def test_a_read_only_remote_writes_nothing_and_the_local_tier_all(server: Server, tmp_path: Path) -> None:
@@ -486,12 +516,14 @@ def test_a_forked_child_writes_nothing_that_its_parent_has_waiting(tmp_path: Pat
 AT_EXIT = """
 import sys, threading
 from kura_cache_adapters import ArrowStore, Remote
+from kura_cache_adapters.stores import remote
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 
 store = Remote(ArrowStore(sys.argv[1]), read_timeout=0.2)
 space = store.space(IDENTITY)
 space.put_many([key_of(0)], vectors_of([0]))
 write, gate = space._waiting.write, threading.Event()
+remote._FLUSH = 1.0
 if sys.argv[2] == "hangs":
     space._waiting.write = lambda *_: gate.wait()
 for number in range(1, 50):
@@ -508,22 +540,6 @@ def test_a_process_that_ends_writes_what_waits_and_does_not_wait_for_a_dead_serv
     assert ended.returncode == 0, ended.stderr
     assert ArrowStore(tmp_path).space(IDENTITY).stats().rows == (50 if server == "well" else 1)
     assert ("were not written" in ended.stderr) == (server == "hangs")
-
-
-def test_a_worker_of_multiprocessing_that_ends_writes_what_waits(tmp_path: Path) -> None:
-    def work() -> None:
-        space = Remote(ArrowStore(tmp_path)).space(IDENTITY)
-        space.put_many(KEYS[:1], VECTORS[:1])
-        write = space._waiting.write
-        space._waiting.write = lambda *some: threading.Event().wait(0.1) or write(*some)
-        for at in range(1, 9):
-            space.put_many(KEYS[at : at + 1], VECTORS[at : at + 1])
-
-    worker = multiprocessing.get_context("fork").Process(target=work)
-    worker.start()
-    worker.join(20)
-    assert worker.exitcode == 0
-    assert np.array_equal(ArrowStore(tmp_path).space(IDENTITY).get_many(KEYS).vectors, VECTORS)
 
 
 def test_an_exception_of_a_signal_handler_ends_the_waiting(server: Server) -> None:
@@ -609,6 +625,59 @@ def test_each_tier_is_counted_apart(tmp_path: Path, server: Server) -> None:
     assert told("closed")[0].stats.timeouts == 1
 
 
+@pytest.mark.parametrize("before", ["nothing", "memory", "a directory"])
+def test_what_waits_for_a_server_is_stored_when_it_has_it(
+    server: Server, tmp_path: Path, before: str
+) -> None:
+    guarded = Remote(server, write="through", **QUICK)
+    ways: dict[str, list[Any]] = {"nothing": [], "memory": [MemoryStore()], "a directory": [tmp_path]}
+    first = ways[before]
+    events: list[Any] = []
+    options = CacheOptions(observers=(events.append,))
+    model, other = (
+        CachedEmbeddingModel(FakeEmbeddingModel(), [*first, guarded], options=options) for _ in range(2)
+    )
+    here = before == "a directory"
+    model.embed_sync(["a"])
+    server.error = ConnectionError()
+    model.embed_sync(["b", "c"])
+    other.embed_sync(["d"])
+    assert model.add(["e"], FakeEmbeddingModel().lists(["e"])) == here
+    assert (model.stats.stored, other.stats.stored) == ((4, 1) if here else (1, 0))
+    assert model.stats.tiers[-1].backlog == 4
+    server.error = None
+    until(lambda: guarded.backlog.flush(1.0) and (model.stats.stored, other.stats.stored) == (4, 1))
+    stored = [each for each in events if isinstance(each, Stored)]
+    assert sum(each.entries for each in stored) == 5
+    assert sum(each.unwritten for each in stored) == (0 if here else 4)
+    assert sum(each.nbytes for each in stored) == 5 * stored[0].nbytes
+
+
+@pytest.mark.parametrize("why", ["no room", "closed", "read only"])
+def test_what_a_server_never_gets_is_not_stored(
+    server: Server, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(remote, "_FLUSH", 0.1)
+    monkeypatch.setattr(remote, "_BACKLOG", 0 if why == "no room" else 1 << 20)
+    events: list[Any] = []
+    guarded = Remote(server, write="never" if why == "read only" else "through", **QUICK)
+    model = CachedEmbeddingModel(
+        FakeEmbeddingModel(), guarded, options=CacheOptions(observers=(events.append,))
+    )
+    server.error = ConnectionError()
+    model.embed_sync(["a", "b"])
+    if why == "closed":
+        guarded.close()
+    server.error = None
+    guarded.backlog.flush(1.0)
+    assert (model.stats.stored, model.stats.save_failures) == (0, 0)
+    assert sum(each.unwritten for each in events if isinstance(each, Stored)) == 2
+    dropped = [
+        each.stats.dropped for each in events if isinstance(each, Guarded) and each.change == "dropped"
+    ]
+    assert dropped == [2] * (why != "read only")
+
+
 def test_without_tiers_nothing_is_told_of_them(tmp_path: Path) -> None:
     model = CachedEmbeddingModel(FakeEmbeddingModel(), tmp_path)
     model.embed_sync(["a"])
@@ -667,9 +736,10 @@ def test_a_url_of_a_server_is_guarded_and_has_the_guards_options(tmp_path: Path)
 
 
 def test_the_log_tells_once_of_a_server_that_is_gone_and_no_password(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("redis", reason="needs the extra `redis`")
+    monkeypatch.setattr(remote, "_FLUSH", 0.1)
     url = "redis://me:MARKED-secret@127.0.0.1:1/0"
     model = CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path, url])
     for number in range(20):

@@ -230,3 +230,5 @@ def test_the_workers_of_celery_pay_for_each_text_once(
     assert worker.returncode == 0
     assert "kura" not in logged
     assert Counter(openai_server.texts) == Counter([*TEXTS, "before the fork"])
+    with open_cache("cache") as cache:
+        assert [uses.texts for uses in cache.hit_rates().values()] == [1 + 8 * len(TEXTS)]

@@ -1,4 +1,4 @@
-"""What doctor looks at: the installation, the environment, and the directory of a cache."""
+"""What doctor looks at: the installation, the environment, and the directory or server of a cache."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from kura_cache_adapters._cli.words import bytes_of
 from kura_cache_adapters._core.modes import VARIABLE
 from kura_cache_adapters._disk import filesystems, locks
 from kura_cache_adapters.cache import open_cache
+from kura_cache_adapters.errors import KuraCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kura_cache_adapters.cache import Cache
+
 _PACKAGES = ["kura-cache-adapters", "numpy", "pyarrow", "datasets", "openai", "sentence-transformers"]
 _FRAMEWORKS = ["langchain-core", "llama-index-core", "kura"]
+_CLIENTS = ["redis", "psycopg", "obstore"]
 _LITTLE = 1 << 30  # bytes free, below which a cache soon has no room
 
 
@@ -40,7 +44,7 @@ def findings(cache: str) -> list[Finding]:
 
 def _installation() -> Iterator[Finding]:
     yield Finding("Python", f"{platform.python_version()} on {platform.system()}")
-    for package in _PACKAGES + _FRAMEWORKS:
+    for package in _PACKAGES + _FRAMEWORKS + _CLIENTS:
         try:
             yield Finding(package, metadata.version(package))
         except metadata.PackageNotFoundError:
@@ -55,17 +59,28 @@ def _environment() -> Iterator[Finding]:
 def _place(cache: str) -> Iterator[Finding]:
     with open_cache(cache) as there:
         yield Finding("cache", repr(there.store))
-        path = getattr(there.store, "path", None)
-        if path is None:
-            return
-        if not Path(path).is_dir():
-            yield Finding("directory", f"{path} is not there; the first write makes it")
-            return
-        yield from _directory(Path(path))
-        yield Finding("spaces", str(len(there.spaces())))
+        if (path := getattr(there.store, "path", None)) is not None:
+            yield from _directory(Path(path), there)
+        elif getattr(there.store, "remote", False):
+            yield from _server(there)
 
 
-def _directory(path: Path) -> Iterator[Finding]:
+def _server(cache: Cache) -> Iterator[Finding]:
+    try:
+        yield Finding("server", f"answers; it has {len(cache.store.spaces())} spaces")
+    except (OSError, KuraCacheError) as error:
+        yield Finding("server", str(error), fine=False)
+
+
+def _directory(path: Path, cache: Cache) -> Iterator[Finding]:
+    if not path.is_dir():
+        yield Finding("directory", f"{path} is not there; the first write makes it")
+        return
+    yield from _room(path)
+    yield Finding("spaces", str(len(cache.spaces())))
+
+
+def _room(path: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(path).free
     yield Finding("free", bytes_of(free), free >= _LITTLE)
     try:

@@ -88,7 +88,7 @@ def prune(
             )
 
         going = pruned(dry_run=True)
-        if going.parts and not dry_run:
+        if (going.parts or remote) and not dry_run:  # a sync may find more there
             if not as_json:
                 _show("prune", going, as_json=False)
             confirm("Remove them?", yes=yes)

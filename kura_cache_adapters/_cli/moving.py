@@ -9,7 +9,7 @@ import typer
 
 from kura_cache_adapters._cli.options import DEFAULT, AsJson, CacheAt, DryRun, Role, Space, Url, Within
 from kura_cache_adapters._cli.terminal import exit_codes, opened, print_json, print_lines, print_table
-from kura_cache_adapters._cli.words import bytes_of, counted, model_named
+from kura_cache_adapters._cli.words import bytes_of, counted, model_named, without_password
 from kura_cache_adapters.cache import open_cache
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 
@@ -78,11 +78,11 @@ def convert(
 ) -> None:
     """Copy entries into another cache, of any format; what is there already is left alone."""
     with opened(cache) as there, open_cache(target) as other:
-        entries = there.copy_to(other, model=model)
+        entries, shown = there.copy_to(other, model=model), without_password(target)
         if as_json:
-            print_json("convert", target=target, entries=entries)
+            print_json("convert", target=shown, entries=entries)
         else:
-            print_lines([f"{entries:,} entries were copied to {target}"])
+            print_lines([f"{entries:,} entries were copied to {shown}"])
 
 
 def push(

@@ -26,6 +26,7 @@ VERSION = 1
 TROUBLE, WRONG_USE, UNREACHABLE = 1, 2, 3
 """How a command ends, beside 0 for fine: trouble was found, it was asked wrongly, a store was not reached."""
 
+_WIDE = 1_000  # columns where there is no terminal: what is read by grep has its names in one piece
 _WRONG = (MissingExtraError, UnsupportedError, FileExistsError, ValueError, TypeError)
 
 
@@ -74,7 +75,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *totals: str) -> None:
-    """Print a table as wide as the terminal, numbers to the right, and lines below it."""
+    """Print a table no wider than the terminal, numbers to the right, and lines below it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
         numbers = all(row[at][:1].isdigit() or row[at] == "?" for row in rows)
@@ -82,7 +83,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *totals: 
     for row in rows:
         table.add_row(*row)
     if rows:
-        Console(markup=False, highlight=False).print(table)
+        width = None if sys.stdout.isatty() else _WIDE
+        Console(markup=False, highlight=False, width=width).print(table)
     print_lines(totals)
 
 

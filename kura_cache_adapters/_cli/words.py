@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from kura_cache_adapters._identity.secrets import plain_url
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.options import CacheOptions
 from kura_cache_adapters.stores.url_options import read_span
@@ -74,6 +75,11 @@ def ago(moment: datetime | None) -> str:
     seconds = max(0.0, (datetime.now(timezone.utc) - moment).total_seconds())
     unit = max((each for each in _UNITS if _UNITS[each] <= seconds), key=_UNITS.__getitem__, default="s")
     return f"{int(seconds // _UNITS[unit])}{unit} ago"
+
+
+def without_password(cache: str) -> str:
+    """Return a path as it is, and a URL without what may hold secrets."""
+    return plain_url(cache) if "://" in cache else cache
 
 
 def lines_of(path: str) -> list[str]:

@@ -14,7 +14,7 @@ from kura_cache_adapters._observe.uses import record_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters.checks import check_dimension
 from kura_cache_adapters.errors import DimensionMismatchError
-from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims
+from kura_cache_adapters.protocols import Hits, NotesAnswerer, OffersClaims, TellsUnwritten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,8 +105,7 @@ class FailOpenSpace:
         if len(known) and not replace:
             fresh = np.setdiff1d(np.arange(len(keys)), known, assume_unique=True)
             keys, vectors = [keys[at] for at in fresh], vectors[fresh]
-        stored = keys and self.save(keys, vectors, answerer=answerer, passing=DimensionMismatchError)
-        return len(keys) if stored else 0
+        return self.save(keys, vectors, answerer=answerer, passing=DimensionMismatchError) if keys else 0
 
     def save(
         self,
@@ -115,29 +114,34 @@ class FailOpenSpace:
         *,
         answerer: str = "",
         passing: type[Exception] | tuple[()] = (),
-    ) -> bool:
-        """Store a batch, if the store can; tell whether it did. `answerer` is kept beside it.
+    ) -> int:
+        """Store a batch, if the store can; return how many it has now. `answerer` is kept beside them.
 
         An error of the type `passing` is raised.
         """
         begun = perf_counter()
         try:
-            self._space().put_many(keys, vectors, durable=self._durable)
+            space = self._space()
+            space.put_many(keys, vectors, durable=self._durable)
+            waits = len(space.unwritten(keys, self._wrote)) if isinstance(space, TellsUnwritten) else 0
         except passing:
             raise
         except Exception as error:  # noqa: BLE001 - any store's any trouble: the caller has the vectors
             pass_on_signals(error)
             self._report("write", error)
             self.generation += 1  # a tier may have taken it
-            return False
-        name = self._identity.model_name
-        self.tell(Stored(name, len(keys), vectors.nbytes, perf_counter() - begun))
+            return 0
+        stored = len(keys) - waits
+        self._wrote(stored, vectors[:stored].nbytes, perf_counter() - begun, waits)
         self.generation += 1
         if answerer and answerer != self.answerer() and isinstance(self._opened, NotesAnswerer):
             with suppressed(OSError):
                 self._opened.note_answerer(answerer)
                 self._answerer = answerer
-        return True
+        return stored
+
+    def _wrote(self, entries: int, nbytes: int, seconds: float = 0.0, unwritten: int = 0) -> None:
+        self.tell(Stored(self._identity.model_name, entries, nbytes, seconds, unwritten))
 
     def _forget(self, keys: list[bytes]) -> bool:
         try:

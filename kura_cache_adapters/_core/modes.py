@@ -110,9 +110,9 @@ class ReadOnlySpace(FailOpenSpace):
     def claim(self, keys: Sequence[bytes]) -> None:
         """Claim nothing: a claim is a file."""
 
-    def save(self, *_: Any, **__: Any) -> bool:
+    def save(self, *_: Any, **__: Any) -> int:
         """Store nothing."""
-        return False
+        return 0
 
     def _forget(self, keys: list[bytes]) -> bool:  # noqa: ARG002 - of `add`, in the place of known ones
         return False
@@ -149,10 +149,10 @@ class RefreshingSpace(FailOpenSpace):
         """Store vectors of distinct keys, see `FailOpenSpace`."""
         return self._stored.add(keys, vectors, replace=replace, answerer=answerer)
 
-    def save(self, keys: Sequence[bytes], vectors: Vectors, *, answerer: str = "", **_: Any) -> bool:
-        """Store a batch in the place of what is known of its keys; tell whether it was stored."""
+    def save(self, keys: Sequence[bytes], vectors: Vectors, *, answerer: str = "", **_: Any) -> int:
+        """Store a batch in the place of what is known of its keys; return how many it has now."""
         try:
-            return self.add(keys, vectors, replace=True, answerer=answerer) == len(keys)
+            return self.add(keys, vectors, replace=True, answerer=answerer)
         except DimensionMismatchError as error:
             self._report("write", error)
-            return False
+            return 0

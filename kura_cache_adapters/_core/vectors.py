@@ -173,10 +173,9 @@ def narrowed(vectors: Vectors) -> Vectors:
 def finite_rows(vectors: Vectors) -> NDArray[np.bool_]:
     """Tell which rows hold finite numbers only, shape (N,) bool."""
     finite = np.isfinite(vectors)
-    rows = (
-        np.True_.repeat(len(finite)) if finite.all() else finite.all(axis=1)
-    )  # the first takes half the time
-    return cast("NDArray[np.bool_]", rows)
+    if finite.all():  # which takes half the time of asking each row
+        return np.ones(len(finite), bool)
+    return cast("NDArray[np.bool_]", finite.all(axis=1))
 
 
 def as_lists(vectors: Vectors | Sequence[Any]) -> list[list[float]]:

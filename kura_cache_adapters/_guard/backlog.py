@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from itertools import islice, takewhile
@@ -21,7 +22,7 @@ from kura_cache_adapters._runtime.threads import DaemonThreads
 from kura_cache_adapters.errors import DimensionMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
     from concurrent.futures import Future
     from typing import TypeAlias
 
@@ -31,22 +32,28 @@ if TYPE_CHECKING:
     from kura_cache_adapters.protocols import Vectors
 
     Write: TypeAlias = Callable[[list[bytes], Vectors], object]
+    Tell: TypeAlias = Callable[[int, int], object]
 
 BATCH = 256  # entries that are written at once
 _ENTRY_BYTES = 200  # of an entry beside its vector
 _MOST_OWED = 1_000_000  # keys remembered that were dropped
-_AGAIN = 0.2  # seconds after a failure that has not opened the circuit
+_CLOSED = (
+    "it took none of them until the cache was closed. A directory in front, as in "
+    '["./cache", "redis://..."], keeps what a server does not take'
+)
+AGAIN = 0.2  # seconds after a failure that has not opened the circuit
 _logger = logger_of("store")
 _all: WeakSet[Backlog] = WeakSet()
 
 
 class Waiting:
-    """The entries of one space that wait, and the keys of those that were dropped."""
+    """The entries of one space that wait, who hears when they are written, and the keys that were dropped."""
 
     def __init__(self, write: Write) -> None:
         """Take what writes keys and vectors to the space."""
         self.write = write
         self.rows: dict[bytes, NDArray[Any]] = {}
+        self.tellers: dict[bytes, Tell] = {}
         self.dropped: set[bytes] = set()
 
     def batch(self) -> dict[bytes, NDArray[Any]]:
@@ -73,6 +80,7 @@ class Backlog:
         """Forget what waits: after a fork it is the parent's."""
         for each in self._spaces:
             each.rows.clear()
+            each.tellers.clear()
             each.dropped.clear()
         self.nbytes = self._guard.backlog = 0
         self._writer: Future[None] | None = None
@@ -97,11 +105,22 @@ class Backlog:
             self._account(len(rows) - len(old), len(rows) * each - sum(map(_bytes_of, old)))
             if place.rows and (self._writer is None or self._writer.done()):
                 self._writer = self._threads.submit(self._drain)
-        self._drop(place, keys[room:], "there is no room for more")
+        self._drop({place: keys[room:]}, "there is no room for more")
 
-    def withdraw(self, place: Waiting, keys: Iterable[bytes]) -> None:
+    def unwritten(self, place: Waiting, keys: Collection[bytes], tell: Tell) -> set[bytes]:
+        """Return those of the keys that wait or were dropped; those that are written later are told of."""
+        if not place.rows and not place.dropped:
+            return set()
+        with self._locked():
+            waits = place.rows.keys() & keys
+            place.tellers.update(dict.fromkeys(waits, tell))
+            return waits | place.dropped.intersection(keys)
+
+    def withdraw(self, place: Waiting, keys: Collection[bytes]) -> None:
         """Write these no more."""
         with self._locked():
+            for key in keys:
+                place.tellers.pop(key, None)
             gone = [row for key in keys if (row := place.rows.pop(key, None)) is not None]
             self._account(-len(gone), -sum(map(_bytes_of, gone)))
 
@@ -119,17 +138,18 @@ class Backlog:
 
     def give_up(self) -> None:
         """Drop all that waits."""
-        for place in self._spaces:
-            keys = [*place.rows]
-            self.withdraw(place, keys)
-            self._drop(place, keys, "it was closed before that")
+        with self._locked():
+            left = {place: [*place.rows] for place in self._spaces}
+            for place, keys in left.items():
+                self.withdraw(place, keys)
+        self._drop(left, _CLOSED)
 
     def _drain(self) -> None:
         """Write until nothing waits; where that fails, try again when the circuit says so."""
         while (batch := self._next()) is not None:
             if not self._written(*batch):
                 self._tell_flushing()
-                self._wake.wait(self._guard.circuits["write"].waits or _AGAIN)
+                self._wake.wait(self._guard.circuits["write"].waits or AGAIN)
                 self._wake.clear()
 
     def _next(self) -> tuple[Waiting, dict[bytes, NDArray[Any]]] | None:
@@ -151,18 +171,31 @@ class Backlog:
         except DimensionMismatchError as error:  # it will never take them: they are not owed
             _logger.warning("%s: %d entries were not written: %s", self._guard.name, len(rows), error)
             self._guard.count(dropped=len(rows))
-            written = True
+            self._done(place, rows)
+            return True
         if written:
-            with self._locked():  # what was put anew meanwhile still waits
-                self.withdraw(place, [key for key, row in rows.items() if place.rows.get(key) is row])
+            each = next(iter(rows.values())).nbytes
+            for tell, count in self._done(place, rows).items():
+                tell(count, count * each)
         return bool(written)
 
-    def _drop(self, place: Waiting, keys: list[bytes], why: str) -> None:
-        if not keys:
+    def _done(self, place: Waiting, rows: dict[bytes, NDArray[Any]]) -> Counter[Tell]:
+        """Let go of what need not be written any more; return who is to hear of how many."""
+        with self._locked():  # what was put anew meanwhile still waits
+            done = [key for key, row in rows.items() if place.rows.get(key) is row]
+            told = Counter(tell for key in done if (tell := place.tellers.get(key)))
+            place.dropped.difference_update(done)
+            self.withdraw(place, done)
+        return told
+
+    def _drop(self, dropped: dict[Waiting, list[bytes]], why: str) -> None:
+        count = sum(map(len, dropped.values()))
+        if not count:
             return
-        place.dropped.update(keys[: max(0, _MOST_OWED - len(place.dropped))])
-        self._guard.count(dropped=len(keys))
-        self._log.report("drop", "%s: %d entries were not written: %s", self._guard.name, len(keys), why)
+        for place, keys in dropped.items():
+            place.dropped.update(keys[: max(0, _MOST_OWED - len(place.dropped))])
+        self._guard.count(dropped=count)
+        self._log.report("drop", "%s: %d entries were not written: %s", self._guard.name, count, why)
         self._guard.tell("write", "dropped", why)
 
     def _account(self, entries: int, nbytes: int) -> None:

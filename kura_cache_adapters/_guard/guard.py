@@ -7,7 +7,7 @@ from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakSet
 
 from kura_cache_adapters._guard.breaker import Circuit
@@ -17,7 +17,7 @@ from kura_cache_adapters._observe.tiers import TierStats
 from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.greenlets import patched
 from kura_cache_adapters._runtime.logs import logger_of
-from kura_cache_adapters._runtime.signals import pass_on_signals
+from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters._runtime.threads import DaemonThreads
 from kura_cache_adapters.errors import DimensionMismatchError, UnreachableError
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from kura_cache_adapters._guard.breaker import Breaker
     from kura_cache_adapters._observe.events import Observer
+    from kura_cache_adapters.protocols import EmbeddingStore
 
 _T = TypeVar("_T")
 _logger = logger_of("store")
@@ -39,13 +40,16 @@ _all: WeakSet[Guard] = WeakSet()
 class Guard:
     """What calls one store, for all its spaces."""
 
-    def __init__(self, name: str, breaker: Breaker, *, read_timeout: float, connect_timeout: float) -> None:
+    def __init__(
+        self, store: EmbeddingStore, breaker: Breaker, *, read_timeout: float, connect_timeout: float
+    ) -> None:
         """Name the store in messages; nothing is asked yet. The time-outs are in seconds."""
-        self.name = name
+        self.name = repr(store)
+        self._drop_idle: Callable[[], object] | None = getattr(store, "drop_idle", None)
         self.circuits: dict[str, Circuit] = {"read": Circuit(breaker), "write": Circuit(breaker)}
         self.watchers: WeakSet[Observer] = WeakSet()
         self._read_timeout, self._connect_timeout = read_timeout, connect_timeout
-        self._counts = dict.fromkeys(("hits", "misses", "errors", "timeouts", "dropped"), 0)
+        self._counts: dict[str, Any] = dict.fromkeys(("hits", "misses", "errors", "timeouts", "dropped"), 0)
         self.backlog = 0  # entries that wait to be written
         self._log = OnceLog(_logger)
         self._lock = ForkLock()
@@ -145,7 +149,11 @@ class Guard:
         self, action: Literal["read", "write"], error: Exception, took: float, seconds: float
     ) -> None:
         self._connected = False
-        self.count(**{"timeouts" if isinstance(error, TimeoutError) or took >= seconds else "errors": 1})
+        late = isinstance(error, TimeoutError) or took >= seconds
+        self.count(**{"timeouts" if late else "errors": 1})
+        if late and self._drop_idle is not None:  # the other connections may lead nowhere, too
+            with suppressed(Exception):
+                self._drop_idle()
         reason = str(error) if type(error) is TimeoutError else describe(error)
         self._log.report(action, "%s: could not %s: %s; going on without", self.name, action, reason)
         _logger.debug("That was because of this", exc_info=error)

@@ -25,9 +25,16 @@ _CLIENT = {"connect_timeout": "2s", "allow_http": True}
 _SECONDS = {"list": 5, "get": 60, "put": 60, "delete": 60}  # a request: a page, or a part on a slow line
 _PART = 5 << 20  # bytes that a request carries, at most; S3 takes no smaller parts
 _LONGEST = 300  # characters of a server's answer in an error
-_NOBODY = "169.254.169.254"  # whom S3's client asks for credentials where there are none
+_NO_PART = "non-partial"  # what obstore says of an answer to a range that is not called one
+_MISSING = {  # in the environment, by what is said then: clients ask an address of clouds for credentials
+    "169.254.169.254": (
+        "there are no credentials in the environment; a public bucket is read with ?anonymous=true"
+    ),
+    "Account must be specified": "the environment names no account: set AZURE_STORAGE_ACCOUNT_NAME",
+}
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _SPACE = re.compile(r"(?!\.)[A-Za-z0-9._-]{0,64}-[0-9a-f]{16}")
+_FIRST = "0"  # no name of ours comes before, but `..`, which ends obstore's listing
 _used_by: set[int] = set()  # processes: a fork leaves obstore's threads behind
 
 
@@ -53,8 +60,9 @@ class Bucket:
 
         Raises ValueError for a URL of another kind, or one with a password in it.
         """
-        self.url: str = _checked(url, endpoint)
-        told = {"skip_signature": anonymous or None, "endpoint": endpoint, "region": region}
+        self.url: str = _checked(url, endpoint, region)
+        where = "base_url" if url.startswith("gs:") else "endpoint"
+        told = {"skip_signature": anonymous or None, where: endpoint, "region": region}
         self.place: str = f"{self.url} {endpoint}" if endpoint else self.url  # a name is each server's own
         self._config = {name: value for name, value in told.items() if value is not None}
         self.requests: Counter[str] = Counter()
@@ -71,7 +79,7 @@ class Bucket:
         """List the objects of a space by their names."""
         found: dict[str, Object] = {}
         with self._asked("list") as (obstore, store):
-            for page in obstore.list(store, space):
+            for page in obstore.list(store, space, offset=f"{space}/{_FIRST}"):
                 found.update((each["path"], Object(each["size"], each["last_modified"])) for each in page)
         start = f"{space}/"
         inside = {path[len(start) :]: each for path, each in found.items() if path.startswith(start)}
@@ -87,13 +95,31 @@ class Bucket:
         raise UnreachableError(message)
 
     def fetch(self, space: str, name: str, nbytes: int, file: BinaryIO) -> None:
-        """Write an object's bytes to a file, part by part; it has so many."""
-        for start in range(0, nbytes, _PART):
-            with self._asked("get") as (obstore, store):
-                part = obstore.get_range(
-                    store, f"{space}/{name}", start=start, end=min(nbytes, start + _PART)
-                )
-            file.write(part)
+        """Write an object's bytes to a file, part by part; it has so many.
+
+        A server that gives no parts, or does not say that it does, gives the whole.
+        """
+        if nbytes <= _PART:
+            self._stream(space, name, nbytes, file)
+            return
+        ends = ((start, min(nbytes, start + _PART)) for start in range(0, nbytes, _PART))
+        try:
+            file.writelines(self._part(space, name, start, end) for start, end in ends)
+        except UnreachableError as error:
+            if _NO_PART not in str(error):
+                raise
+            file.seek(0)
+            file.truncate()
+            self._stream(space, name, nbytes, file)
+
+    def _part(self, space: str, name: str, start: int, end: int) -> Any:  # noqa: ANN401 - obstore's bytes
+        with self._asked("get") as (obstore, store):
+            return obstore.get_range(store, f"{space}/{name}", start=start, end=end)
+
+    def _stream(self, space: str, name: str, nbytes: int, file: BinaryIO) -> None:
+        with self._asked("get") as (obstore, store):
+            parts = obstore.get(store, f"{space}/{name}").stream(_PART)
+            file.writelines(part[: nbytes - file.tell()] for part in parts)
 
     def put(self, space: str, name: str, content: bytes | BinaryIO) -> None:
         """Put an object whole, unless one of its name is there: then it is this one.
@@ -119,10 +145,11 @@ class Bucket:
     def delete(self, space: str, names: Collection[str]) -> None:
         """Delete objects; those that are gone are fine."""
         paths = [f"{space}/{name}" for name in names]
-        alone = self.url.startswith("file:")  # there the first that is gone would end it
-        for some in [[path] for path in paths] if alone else [paths]:
+        for some in [paths, *([path] for path in paths)]:
             with self._asked("delete") as (obstore, store), suppress(FileNotFoundError):
                 obstore.delete(store, some)
+                if some is paths:
+                    return  # else one is gone already, which may have ended it: each by itself
 
     @contextmanager
     def _asked(self, kind: str) -> Iterator[tuple[Any, Any]]:
@@ -178,15 +205,16 @@ def is_space(name: str) -> bool:
     return bool(_SPACE.fullmatch(name))
 
 
-def _checked(url: str, endpoint: str | None) -> str:
+def _checked(url: str, endpoint: str | None, region: str | None) -> str:
     scheme, separator, path = url.partition("://")
     if not separator or scheme not in SCHEMES or not path.strip("/"):
-        message = (
-            f"no object store is meant by {scheme}://: write s3://bucket/prefix, gs://, az:// or file://"
-        )
+        message = "no object store is meant by this: write s3://bucket/prefix, gs://, az:// or file://"
         raise ValueError(message)
     if "@" in path.partition("/")[0] or "@" in (endpoint or ""):
         message = f"{scheme}:// takes no password in a URL: put it into the environment, as its tools want it"
+        raise ValueError(message)
+    if region and scheme != "s3":
+        message = f"{scheme}:// takes no region: only buckets of s3:// are asked for in theirs"
         raise ValueError(message)
     if "?" in path:
         message = f"{scheme}:// takes its options by name here, not behind a ?"
@@ -205,7 +233,7 @@ def _unknown_condition(error: BaseException) -> bool:
 def _told(error: BaseException) -> str:
     """Say what went wrong in a line: obstore quotes whole answers, and its own insides."""
     told = str(error)
-    if _NOBODY in told:
-        return "there are no credentials in the environment; a public bucket is read with ?anonymous=true"
+    if missing := next((cure for said, cure in _MISSING.items() if said in told), ""):
+        return missing
     line = " ".join(told.partition("\n\nDebug source")[0].split())[:_LONGEST]
     return f"{code[1]}: {line}" if (code := _CODE.search(told)) else line

@@ -1,52 +1,61 @@
-"""Counts what went between a store and its mirror in this process."""
+"""Counts what went between a store and its mirror in this process, and tells when that begins to fail."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakSet
 
+from kura_cache_adapters._observe.events import Guarded
+from kura_cache_adapters._observe.tiers import MirrorStats, TierStats
 from kura_cache_adapters._runtime.fork import ForkLock
 
 if TYPE_CHECKING:
+    from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters.receipts import SpaceSync
 
 
-@dataclass
 class Counts:
-    """What was moved since the store was opened; `error` is the last one's, empty when it works again.
+    """The counters of one store, over all its spaces."""
 
-    Attributes:
-        pushed: how many files went up.
-        pulled: how many came down.
-        pushed_bytes: in these.
-        pulled_bytes: in those.
-        refused: how many were not what their names say.
-        errors: how often the store was not reached, or has refused.
-        error: why, the last time; empty where it works.
+    def __init__(self, name: str) -> None:
+        """Start at zero; `name` is the store's."""
+        self.stats: MirrorStats = MirrorStats()
+        self.watchers: WeakSet[Observer] = WeakSet()
+        self._name = name
+        self._lock = ForkLock()
 
-    """
+    def tier(self) -> TierStats:
+        """Return what has been counted so far as that of a tier."""
+        return TierStats(self._name, mirror=self.stats)
 
-    pushed: int = 0
-    pulled: int = 0
-    pushed_bytes: int = 0
-    pulled_bytes: int = 0
-    refused: int = 0
-    errors: int = 0
-    error: str = ""
-    _lock: ForkLock = field(default_factory=ForkLock, repr=False, compare=False)
-
-    def add(self, moved: SpaceSync) -> None:
+    def add(self, moved: SpaceSync, action: Literal["read", "write"]) -> None:
         """Add what one sync has moved."""
         with self._lock:
-            self.pushed += moved.pushed
-            self.pulled += moved.pulled
-            self.pushed_bytes += moved.pushed_bytes
-            self.pulled_bytes += moved.pulled_bytes
-            self.refused += len(moved.refused)
-            self.error = ""
+            old = self.stats
+            self.stats = MirrorStats(
+                old.pushed + moved.pushed,
+                old.pulled + moved.pulled,
+                old.pushed_bytes + moved.pushed_bytes,
+                old.pulled_bytes + moved.pulled_bytes,
+                old.refused + len(moved.refused),
+                old.errors,
+            )
+        if old.error:
+            self._tell(Guarded(action, "closed", "", self.tier()))
 
-    def failed(self, why: str) -> None:
+    def failed(self, action: Literal["read", "write"], why: str) -> None:
         """Count a failure."""
         with self._lock:
-            self.errors += 1
-            self.error = why
+            old = self.stats
+            self.stats = replace(old, errors=old.errors + 1, error=why)
+        if not old.error:
+            self._tell(Guarded(action, "open", why, self.tier()))
+
+    def __reduce__(self) -> tuple[type[Counts], tuple[str]]:
+        """Pickle as counters at zero: another process has moved nothing yet."""
+        return type(self), (self._name,)
+
+    def _tell(self, event: Guarded) -> None:
+        for observer in list(self.watchers):
+            observer(event)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
 from concurrent.futures import wait
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakSet
 
 from kura_cache_adapters._observe.log import OnceLog, describe
+from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals, refuse_to_wait
@@ -70,7 +70,7 @@ class Keeper:
     @property
     def may_lack(self) -> bool:
         """Whether there may be rows there that are not here."""
-        return bool(self._counts.error) or not self._arrived() or self._mirror.lacks()
+        return bool(self._counts.stats.error) or not self._arrived() or self._mirror.lacks()
 
     def ready(self) -> None:
         """Start a pull where one is due; wait for the first one, not for ever."""
@@ -104,12 +104,17 @@ class Keeper:
             wait([pushing], timeout=patience)
         self._hurry.clear()
 
+    @property
+    def _pause(self) -> float:
+        """Seconds between looks there: of many objects fewer, so that requests do not grow with them."""
+        return self._every * self._mirror.pages
+
     def _arrived(self) -> bool:
         return self._first is None or self._first.done() or not self._until
 
     def _start_pull(self) -> None:
         now = time.monotonic()
-        self._due = now + self._every
+        self._due = now + self._pause
         process, last = self._pulling
         if last is not None and not last.done() and process == os.getpid():
             return  # it has been waiting for a server, or for others, all the time
@@ -125,9 +130,15 @@ class Keeper:
             self._sync(push=True)
 
     def _sync(self, *, push: bool) -> None:
+        action: Literal["read", "write"] = "write" if push else "read"
         try:
-            self._counts.add(self._mirror.sync(push=push, pull=not push))
+            done = self._mirror.sync(push=push, pull=not push, age=self._pause if push else 0.0)
+            self._counts.add(done, action)
             self._log.over("sync")
+            if done.refused:
+                message, first = "Refused %d files of the mirror %s: %s, %s", done.refused[0]
+                told = len(done.refused), self._mirror.bucket.url, first.where, first.why
+                self._log.report("refused", message, *told)
             self._after = 0.0
             owed, self._owes = self._owes, False
             if owed and not push:
@@ -137,15 +148,14 @@ class Keeper:
         except Exception as error:  # noqa: BLE001 - nobody waits for it: the local directory has everything
             pass_on_signals(error)
             self._after, self._owes = time.monotonic() + _PAUSE, True
-            self._counts.failed(describe(error))
+            self._counts.failed(action, describe(error))
             message = "Could not sync with %s: %s; going on without"
             self._log.report("sync", message, self._mirror.bucket.url, describe(error))
 
 
 def _settle_at_exit(keeper: Keeper) -> None:
-    if not _known:
-        atexit.register(_settle_all)
     _known.add(keeper)
+    at_end(_settle_all)
 
 
 def _settle_all() -> None:

@@ -58,6 +58,13 @@ class Names:
         held = self.leaves(kept)
         return {name for name in self.there - self.here if self.leaves([name]) <= held}
 
+    def shared_by(self, moved: Iterable[str]) -> set[str]:
+        """Return what is now known to have been here and there: as it is, or all that it was made of."""
+        both = {*self.shared, *(self.here & self.there), *moved}
+        held = self.leaves(both)
+        rest = (self.here | self.there) - both
+        return both | {name for name in rest if self.leaves([name]) <= held}
+
     def lineage(self, name: str) -> str:
         """Return what a file was made of, as lines that say it to who knows nothing else."""
         made = ((at, self.made_of[at]) for at in ancestry(name, self.made_of) if at in self.made_of)

@@ -5,47 +5,44 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import partial
-from hashlib import sha256
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._disk import atomic, reading
-from kura_cache_adapters._mirror.bucket import GoneError
+from kura_cache_adapters._disk import atomic, locks, reading
+from kura_cache_adapters._mirror.bucket import GoneError, Object
+from kura_cache_adapters._mirror.checking import check, check_dimension, fetch
+from kura_cache_adapters._mirror.ledger import Ledger, shorten_lineage, stamp_of
+from kura_cache_adapters._mirror.moves import Moved, told
 from kura_cache_adapters._mirror.plan import Names
 from kura_cache_adapters._mirror.transfers import alone_with, each
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 from kura_cache_adapters._segments import lineage, marks
+from kura_cache_adapters._segments.beside import read_identity
 from kura_cache_adapters._segments.format import ending_of, row_count
 from kura_cache_adapters._segments.parts import parts_in
 from kura_cache_adapters._segments.space import SegmentSpace
-from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
-from kura_cache_adapters._segments.verify import checked
-from kura_cache_adapters.errors import DamagedSegmentError, UnreachableError
+from kura_cache_adapters._segments.tombstones import is_tombstone
+from kura_cache_adapters.errors import DamagedSegmentError, OtherVersionError, UnreachableError
 from kura_cache_adapters.identity import ModelIdentity
-from kura_cache_adapters.receipts import SpaceSync, Trouble
+from kura_cache_adapters.receipts import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from kura_cache_adapters._mirror.bucket import Bucket, Object
+    from kura_cache_adapters._mirror.bucket import Bucket
     from kura_cache_adapters._segments.format import SegmentFormat
+    from kura_cache_adapters.receipts import SpaceSync
 
 _LINEAGE = f"{lineage.FILE}-"
 _BESIDE = {marks.IDENTITY_FILE: 1 << 20, marks.ANSWERER_FILE: 1 << 10}  # bytes, at most
 _LONGEST_LINEAGE = 16 << 20  # bytes
 _LONGEST_ROW = 1 << 20  # bytes of a row: no model has vectors of 100,000 numbers
 _LONGEST_TOMBSTONE = 64 << 20  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """What became of one file: its bytes, or why it was not taken."""
-
-    nbytes: int = 0
-    trouble: Trouble | None = None
+_PAGE = 1000  # objects in an answer
 
 
 @dataclass
@@ -57,25 +54,42 @@ class SpaceMirror:
     format: SegmentFormat
     patience: float = 5.0  # seconds for another process that syncs this space
     most: int | None = None  # bytes that the cache's directory may have: then the newest are taken
-    _refused: dict[str, Object] = field(default_factory=dict)
+    _refused: dict[str, str] = field(default_factory=dict)  # stamps, by names
+    _listed: dict[str, Object] = field(default_factory=dict)
+    _listed_at: float = float("-inf")
 
-    def sync(self, *, push: bool, pull: bool, dry_run: bool = False) -> SpaceSync:
+    @property
+    def pages(self) -> int:
+        """How many requests a listing takes, as of the last one."""
+        return 1 + len(self._listed) // _PAGE
+
+    def sync(self, *, push: bool, pull: bool, dry_run: bool = False, age: float = 0.0) -> SpaceSync:
         """Pull what is new there, push what is new here, and tell what that was.
+
+        The listing may be of so many seconds ago: what has a new name is put there, whatever else is.
 
         Raises UnreachableError where the store cannot be reached, OSError where the directory takes nothing.
         """
         if dry_run:
             return self._planned(push=push, pull=pull)
-        ledger = self._ledger if self.path.is_dir() else None
+        ledger = self._ledger.path if self.path.is_dir() else None
         with alone_with(ledger, shared=self.format.shared, patience=self.patience):
-            there = self.bucket.list(self.path.name)
+            there = self._list(age)
+            self._refused.update(self._ledger.refused())
             pulled = self._pull(there) if pull else {}
             names = self._names(there)
             pushed = self._push(names, names.to_push(), there) if push else {}
             self._note_shared(names, [name for name, one in {**pushed, **pulled}.items() if one.nbytes])
+            now = datetime.now(timezone.utc)
+            there.update((name, Object(one.nbytes, now)) for name, one in pushed.items() if one.nbytes)
         if pulled and any(map(is_tombstone, self._here())):
             self._sweep()
-        return _told(self.path.name, pushed, pulled)
+        return told(self.path.name, pushed, pulled)
+
+    def _list(self, age: float) -> dict[str, Object]:
+        if time.monotonic() - self._listed_at > age:
+            self._listed, self._listed_at = self.bucket.list(self.path.name), time.monotonic()
+        return self._listed
 
     def names(self) -> Names:
         """Return what is here and what is there."""
@@ -83,10 +97,24 @@ class SpaceMirror:
 
     def shared(self) -> frozenset[str]:
         """Return the names that were here and there at once, but for what has been damaged here since."""
+        noted = frozenset(self._ledger.names())
         aside = [path.name[1:].removesuffix(".damaged") for path in marks.set_aside_in(self.path)]
-        made_of = lineage.parsed(lineage.read(self.path / lineage.FILE)) if aside else {}
-        damaged = {at for name in aside for at in lineage.ancestry(name, made_of)}
-        return frozenset(lineage.read(self._ledger).split()) - damaged
+        if not aside:
+            return noted
+        made_of = lineage.parsed(lineage.read(self.path / lineage.FILE))
+        names = Names(frozenset(), frozenset(), noted, made_of)
+        damaged = names.leaves(aside)
+        return frozenset(name for name in noted if damaged.isdisjoint(names.leaves([name])))
+
+    def identity(self) -> ModelIdentity | None:
+        """Read whose space it is, here or else there; None where that does not tell the truth."""
+        if self.path.is_dir():
+            return read_identity(self.path)
+        with suppressed(ValueError, GoneError):
+            file = marks.IDENTITY_FILE
+            identity = ModelIdentity.from_json(self.bucket.read(self.path.name, file, most=_BESIDE[file]))
+            return identity if identity.directory == self.path.name else None
+        return None
 
     def lacks(self) -> bool:
         """Tell whether a segment was here and there whose rows are here no more."""
@@ -96,11 +124,11 @@ class SpaceMirror:
 
     def push(self, names: Names, wanted: Iterable[str]) -> SpaceSync:
         """Put files of this directory into the bucket."""
-        return _told(self.path.name, self._push(names, wanted, self.bucket.list(self.path.name)), {})
+        return told(self.path.name, self._push(names, wanted, self.bucket.list(self.path.name)), {})
 
     @property
-    def _ledger(self) -> Path:
-        return self.path / f"_mirrored-{sha256(self.bucket.place.encode()).hexdigest()[:16]}"
+    def _ledger(self) -> Ledger:
+        return Ledger(self.path, self.bucket.place, self.format.shared)
 
     def _ours(self, name: str) -> bool:
         return bool(lineage.NAME.fullmatch(name)) and (
@@ -125,24 +153,24 @@ class SpaceMirror:
 
     def _lineage_of(self, name: str) -> str:
         with suppressed(UnreachableError):  # it tells nothing then
-            told = self.bucket.read(self.path.name, _LINEAGE + name, most=_LONGEST_LINEAGE)
-            return told.decode("ascii", "replace")
+            lines = self.bucket.read(self.path.name, _LINEAGE + name, most=_LONGEST_LINEAGE)
+            return lines.decode("ascii", "replace")
         return ""
 
     def _believed(self, name: str, found: Object) -> bool:
         most = _LONGEST_TOMBSTONE if is_tombstone(name) else (1 + row_count(name)) * _LONGEST_ROW
-        return 0 < found.nbytes <= most and self._refused.get(name) != found
+        return 0 < found.nbytes <= most and self._refused.get(name) != stamp_of(found)
 
     def _planned(self, *, push: bool, pull: bool) -> SpaceSync:
         there = self.bucket.list(self.path.name)
         names = self._names(there)
         up = {name: Moved(reading.size(self.path / name)) for name in (names.to_push() if push else ())}
         down = {name: Moved(there[name].nbytes) for name in (names.to_pull() if pull else ())}
-        return _told(self.path.name, up, down)
+        return told(self.path.name, up, down)
 
     def _pull(self, there: dict[str, Object]) -> dict[str, Moved]:
         """Take down what is new; in the place of what is refused, what it was made of."""
-        moved: dict[str, Moved] = {}
+        moved, dimension = dict[str, Moved](), self._dimension()
         while True:
             names = self._names(there)
             new = [name for name in names.to_pull() if name not in moved]  # else it was dropped meanwhile
@@ -152,9 +180,10 @@ class SpaceMirror:
             self._pull_beside(there)
             self._note_lineage(names)
             for part in _tombstones_first(wanted):
-                moved.update(zip(part, each(partial(self._pulled, there), part), strict=True))
+                moved.update(zip(part, each(partial(self._pulled, there, dimension), part), strict=True))
             gone = [name for name, one in moved.items() if not one.nbytes]
-            self._refused.update((name, there[name]) for name in gone)
+            self._refused.update((name, stamp_of(there[name])) for name in gone)
+            self._ledger.note((), {name: self._refused[name] for name in gone if moved[name].lasts})
 
     def _fitting(self, wanted: list[str], there: dict[str, Object]) -> list[str]:
         if self.most is None:
@@ -182,34 +211,26 @@ class SpaceMirror:
         ):
             file.write(content)
 
-    def _pulled(self, there: dict[str, Object], name: str) -> Moved:
+    def _pulled(self, there: dict[str, Object], dimension: int | None, name: str) -> Moved:
+        place = self.path / name
         try:
-            with atomic.published(self.path / name, durable=True) as temporary:
-                self._fetch(name, there[name], temporary)
+            with atomic.published(place, durable=True) as temporary:
+                fetch(self.bucket, place, there[name], temporary, self.format)
+                check_dimension(temporary, name, self.format, dimension)
         except GoneError:  # it was pruned there since it was listed
             return Moved()
         except DamagedSegmentError as error:
             pass_on_signals(error)
-            return Moved(0, Trouble(f"{self.bucket.url}/{self.path.name}/{name}", describe(error)))
+            trouble = Trouble(f"{self.bucket.url}/{self.path.name}/{name}", describe(error))
+            return Moved(0, trouble, lasts=not isinstance(error, OtherVersionError))
         return Moved(there[name].nbytes)
 
-    def _fetch(self, name: str, found: Object, temporary: Path) -> None:
-        """Write an object to a file of its age, if it is what its name says."""
-        with atomic.create(temporary, shared=self.format.shared) as file:
-            self.bucket.fetch(self.path.name, name, found.nbytes, file)
-        self._check(temporary, name)
-        now = time.time()
-        os.utime(temporary, (now, min(now, found.written.timestamp())))
-
-    def _check(self, path: Path, name: str) -> None:
-        """Raise DamagedSegmentError unless a file is whole: each row by its checksum, in order."""
-        if is_tombstone(name):
-            Tombstones(path.parent, shared=True).check(path.name)
-            return
-        segment = self.format.read(path)
-        if len(segment) != row_count(name) or checked(segment) != (0, True):
-            message = "it does not hold what its name and its checksums say"
-            raise DamagedSegmentError(message)
+    def _dimension(self) -> int | None:
+        """Return the dimension of the largest segment that is here, which one of another may not join."""
+        for name in sorted(filter(ending_of, self._here()), reverse=True):
+            with suppressed(OSError):
+                return self.format.read(self.path / name).dimension
+        return None
 
     def _push(self, names: Names, wanted: Iterable[str], there: dict[str, Object]) -> dict[str, Moved]:
         new = [name for part in _tombstones_first(wanted) for name in part]
@@ -223,7 +244,7 @@ class SpaceMirror:
         """Put a file, and before it what it was made of: who sees it knows that."""
         path = self.path / name
         try:
-            self._check(path, name)
+            check(path, name, self.format)
             with path.open("rb") as file:
                 if name in names.made_of:
                     self.bucket.put(self.path.name, _LINEAGE + name, names.lineage(name).encode())
@@ -239,18 +260,18 @@ class SpaceMirror:
         """Note what is here and there: should it go from one of them, it stays away."""
         if not self.path.is_dir():
             return
-        new = {*(names.here & names.there), *moved} - names.shared
-        self._note(self._ledger.name, "".join(f"{name}\n" for name in sorted(new)))
+        self._ledger.note(names.shared_by(moved) - {*self._ledger.names()}, {})
         self._note_lineage(names)
+        self._ledger.shorten(names)
+        with locks.try_lock(self.path) as alone:  # as merges hold it
+            if alone:
+                shorten_lineage(self.path, names, shared=self.format.shared)
 
     def _note_lineage(self, names: Names) -> None:
         """Note what files there were made of, so that nobody asks again; merges note theirs from now on."""
-        known = lineage.parsed(lineage.read(self.path / lineage.FILE)).keys()
-        new = (names.there & names.made_of.keys()) - known
-        self._note(lineage.FILE, "".join(map(names.lineage, sorted(new))))
-
-    def _note(self, name: str, lines: str) -> None:
-        lineage.append(self.path / name, lines, shared=self.format.shared)
+        path = self.path / lineage.FILE
+        new = (names.there & names.made_of.keys()) - lineage.parsed(lineage.read(path)).keys()
+        lineage.append(path, "".join(map(names.lineage, sorted(new))), shared=self.format.shared)
 
     def _sweep(self) -> None:
         space = SegmentSpace(self.path, None, self.format, quiet=True)
@@ -261,24 +282,11 @@ class SpaceMirror:
 
 
 def _tombstones_first(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    told = [*names]
-    return [name for name in told if is_tombstone(name)], [name for name in told if not is_tombstone(name)]
+    some = [*names]
+    return [name for name in some if is_tombstone(name)], [name for name in some if not is_tombstone(name)]
 
 
 def _is_identity(content: bytes, directory: str) -> bool:
     with suppressed(ValueError):
         return ModelIdentity.from_json(content).directory == directory
     return False
-
-
-def _told(space: str, pushed: dict[str, Moved], pulled: dict[str, Moved]) -> SpaceSync:
-    up, down = ([one for one in each.values() if one.nbytes] for each in (pushed, pulled))
-    troubles = (one.trouble for one in [*pushed.values(), *pulled.values()])
-    return SpaceSync(
-        space,
-        len(up),
-        len(down),
-        sum(one.nbytes for one in up),
-        sum(one.nbytes for one in down),
-        tuple(trouble for trouble in troubles if trouble is not None),
-    )

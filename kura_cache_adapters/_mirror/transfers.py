@@ -35,14 +35,29 @@ def alone_with(path: Path | None, *, shared: bool, patience: float) -> Iterator[
     if path is None:
         yield
         return
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(path, flags, 0o666 if shared else 0o600)
+    descriptor = _locked(path, shared=shared, end=time.monotonic() + patience)
     try:
-        end = time.monotonic() + patience
+        yield
+    finally:
+        with suppressed(OSError):  # as below
+            locks.unlock_file(descriptor)
+        os.close(descriptor)
+
+
+def _locked(path: Path, *, shared: bool, end: float) -> int:
+    """Open and lock the file that has the name by then: another may have been put in its place."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        descriptor = os.open(path, flags, 0o666 if shared else 0o600)
         with suppressed(OSError):  # no locks here
             while not locks.lock_file(descriptor) and time.monotonic() < end:
                 time.sleep(0.02)
-        yield
-    finally:
-        locks.unlock_file(descriptor)
+        if time.monotonic() >= end or _is_named(descriptor, path):
+            return descriptor
         os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    with suppressed(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False

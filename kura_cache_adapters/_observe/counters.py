@@ -20,12 +20,13 @@ class CacheStats:
 
     `hits` were found in the cache; `misses` were answered by the model; `duplicates` were answered
     by the same text elsewhere in the call, or by another call's embedding of it; `stored` were
-    saved. `load_failures` and `save_failures` count batches that the cache could not read or
-    write, `invalid_entries` what was in the cache and not fit to use. `tokens` is what the model has
+    saved: what only waits for a server, or was dropped, is in `tiers` alone. `load_failures` and
+    `save_failures` count batches that the cache could not read or write, `invalid_entries` what was in the
+    cache and not fit to use. `tokens` is what the model has
     billed, as far as it tells; None where it has told nothing. The seconds are those in look-ups, in waiting
     for the model and in storing, of all calls together: those that ran at once count each;
     where all else is equal, two of these are. `adopted` texts were found in the `fallback`, and the model was
-    not asked for them. `tiers` tells the same of each tier of a tiered or remote store.
+    not asked for them. `tiers` tells the same of each tier of a tiered, remote or mirrored store.
     """
 
     hits: int = 0
@@ -106,7 +107,8 @@ class Counters:
 
     def stats_over(self, store: object) -> CacheStats:
         """Return what has been counted so far, with what the store tells of its tiers."""
-        return replace(self.stats, tiers=told(store, self._tiers))
+        stats = self.stats
+        return replace(stats, tiers=told(store, self._tiers, alone=(stats.hits, stats.texts)))
 
     def _count_tiers(self, event: LookedUp) -> None:
         left = event.texts

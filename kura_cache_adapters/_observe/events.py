@@ -50,12 +50,16 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A batch was written: `entries` with `nbytes` of vectors, in `seconds`."""
+    """A batch was written: `entries` with `nbytes` of vectors, in `seconds`.
+
+    `unwritten` more are not: a server will get them, of which later events tell, or they were dropped.
+    """
 
     model: str
     entries: int
     nbytes: int
     seconds: float
+    unwritten: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class Failed:
 @dataclass(frozen=True, slots=True)
 class Guarded:
     """A remote tier has changed: it is left alone (`open`), answers again (`closed`), or was `dropped` from.
+
+    So has the object store of a mirrored one, to `read` from which is to pull, and to `write` to push.
 
     `action` says whether that is reading or writing, `reason` why, and `stats` what it has done so far. It
     is of no one `model`.

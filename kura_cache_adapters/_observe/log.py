@@ -49,7 +49,7 @@ class Log:
                 self._once.over("read")
             if _cache.isEnabledFor(logging.INFO):
                 _cache.info("Found %d cached embeddings, %d need embedding", event.hits, event.missing)
-        elif isinstance(event, Stored):
+        elif isinstance(event, Stored) and event.entries:
             self._once.over("write")
         elif isinstance(event, Failed) and event.action != "embed":
             message = "Could not %s the cache %s: %s; going on without"
@@ -64,4 +64,5 @@ def describe(error: BaseException) -> str:
         return f"{name}: {error}"
     if isinstance(error, OSError) and error.strerror:
         return f"{name}: {error.strerror}: {error.filename!r}"
-    return name
+    system = error.__context__  # its words, or those of TLS: a client says only that it could not connect
+    return f"{name}: {system.strerror}" if isinstance(system, OSError) and system.strerror else name

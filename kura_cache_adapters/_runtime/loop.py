@@ -7,7 +7,6 @@ say so, use this one, whichever loop or thread calls, so that one client serves 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextvars
 import threading
 from concurrent.futures import Future
@@ -16,6 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from kura_cache_adapters._runtime.detached import own_detached, settle, stop_if_left
+from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.greenlets import patched
 from kura_cache_adapters._runtime.here import run_here
@@ -53,7 +53,7 @@ def _started() -> asyncio.AbstractEventLoop | None:
         loop.close()
         warn_of_no_thread(error)
         return None
-    atexit.register(settle)
+    at_end(settle)
     return loop
 
 

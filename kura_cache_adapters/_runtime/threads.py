@@ -26,7 +26,7 @@ _logger = logging.getLogger("kura_cache_adapters.cache")
 _warned = False
 _CORES = os.cpu_count() or 1
 _WORKERS = min(32, _CORES + 4)
-_TRANSFERS = 8  # of files at once: they wait for a server
+_TRANSFERS = 8  # at once, of files and entries: they wait for a server
 _MODELS = 128  # calls of models at once, at each depth of calls inside calls
 
 
@@ -145,7 +145,7 @@ def submit_mirroring(call: Callable[[], _T]) -> Future[_T]:
 
 
 def submit_transfer(call: Callable[[], _T]) -> Future[_T]:
-    """Call in a thread for transfers of files; the future has the answer."""
+    """Call in a thread for what waits for a server, of which a process that ends does not wait for any."""
     return _submit(_pools.transfers, call)
 
 

@@ -71,3 +71,20 @@ def ancestry(name: str, made_of: Mapping[str, tuple[str, ...]]) -> Iterator[str]
         news = {*made_of.get(at, ())} - seen
         seen |= news
         waiting += sorted(news)
+
+
+def without(made_of: Mapping[str, tuple[str, ...]], gone: Collection[str]) -> str:
+    """Return the lines about all but some files; in the place of their names is what they were made of."""
+    kept = ((name, dict.fromkeys(_nearest(name, made_of, gone))) for name in made_of if name not in gone)
+    return "".join(f"{' '.join([name, *others])}\n" for name, others in kept)
+
+
+def _nearest(name: str, made_of: Mapping[str, tuple[str, ...]], gone: Collection[str]) -> Iterator[str]:
+    seen, waiting = {name}, [*made_of[name]]
+    while waiting:
+        at = waiting.pop()
+        if at in gone and at not in seen:
+            waiting += made_of[at]
+        elif at not in seen:
+            yield at
+        seen.add(at)

@@ -91,6 +91,11 @@ class Tombstones:
         """Read a tombstone; raise OSError for one that says nothing that can be believed."""
         _parsed(reading.read_file(self._path / name))
 
+    def standing(self, name: str) -> list[bytes]:
+        """Read the keys that a tombstone forgets still; raise OSError as `check` does."""
+        records = _parsed(reading.read_file(self._path / name))
+        return _keys(records[records["until"] > time.time()])
+
     def salvage(self, name: str) -> None:
         """Write anew what a damaged tombstone says: a key that was never there hides nothing."""
         if not (path := self._path / name).is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
 import json
 import os
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from kura_cache_adapters._disk import atomic, locks, reading
 from kura_cache_adapters._observe.events import Embedded, LookedUp, Stored
 from kura_cache_adapters._observe.uses import UseStats
+from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock, forget_in_child
 from kura_cache_adapters._runtime.loop import on_a_loop
 from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
@@ -61,6 +61,7 @@ class Uses:
 
     def __call__(self, event: Event) -> None:
         """Count an event of the space."""
+        at_end(_write_all)
         if isinstance(event, LookedUp):
             with self._lock:
                 self._hits += event.hits
@@ -161,8 +162,6 @@ def uses_of(space: Path, *, shared: bool) -> Uses:
     It outlives them: what none was closed for is written down at exit, but for that of the last of more than
     10,000 spaces.
     """
-    if not _known:
-        atexit.register(_write_all)
     uses = _known.get(space) or Uses(space, shared=shared)
     return _known.setdefault(space, uses) if len(_known) < _MOST_KNOWN else uses
 

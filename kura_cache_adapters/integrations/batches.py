@@ -17,6 +17,8 @@ import pyarrow as pa
 
 from kura_cache_adapters._runtime.fork import ModelLock
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
+from kura_cache_adapters.stores.addresses import scheme_of
+from kura_cache_adapters.stores.registry import refuse_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -192,10 +194,14 @@ def reached_from_anywhere(store: CacheLike) -> CacheLike:
 def _from_anywhere(store: OneCache) -> OneCache:
     if not isinstance(store, (str, os.PathLike)):
         return store
-    scheme, separator, path = os.fspath(store).rpartition("://")
+    scheme = scheme_of(store)
     if scheme not in _ON_DISK:
         return store
-    return f"{scheme}{separator}{os.path.abspath(os.path.expanduser(path))}"  # noqa: PTH100, PTH111 - with a query
+    if not scheme:
+        refuse_path(store)
+    start = f"{scheme}://" if scheme else ""
+    path = os.path.expanduser(os.fspath(store).removeprefix(start))  # noqa: PTH111 - with a query
+    return f"{start}{os.path.abspath(path)}"  # noqa: PTH100
 
 
 def _check_maker(make_model: object) -> None:

@@ -12,6 +12,7 @@ from kura_cache_adapters.protocols.abilities import (
     NotesAnswerer,
     OffersClaims,
     TellsForgotten,
+    TellsUnwritten,
     Verifies,
     WritesBehind,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "StreamsBatches",
     "SupportsCheckpoints",
     "TellsForgotten",
+    "TellsUnwritten",
     "VectorSpace",
     "Vectors",
     "Verifies",

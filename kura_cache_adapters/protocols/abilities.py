@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols.spaces import Hits, VectorSpace
@@ -93,6 +93,17 @@ class WritesBehind(Protocol):
 
     def withdraw(self, keys: Collection[bytes]) -> None:
         """Write these no more, if they wait: they are forgotten."""
+
+
+@runtime_checkable
+class TellsUnwritten(Protocol):
+    """A space whose `put_many` may return before all is stored."""
+
+    def unwritten(self, keys: Collection[bytes], tell: Callable[[int, int], object]) -> set[bytes]:
+        """Return those of the keys, just put, that are stored nowhere.
+
+        Of each batch of these that is written later, `tell` hears how many entries and bytes that are.
+        """
 
 
 @runtime_checkable

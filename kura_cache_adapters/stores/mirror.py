@@ -21,6 +21,8 @@ from kura_cache_adapters.stores.url_options import read_options
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from kura_cache_adapters._observe.events import Observer
+    from kura_cache_adapters._observe.tiers import MirrorStats, TierStats
     from kura_cache_adapters.identity import ModelIdentity
     from kura_cache_adapters.protocols import EmbeddingStore, Hits, Vectors
     from kura_cache_adapters.receipts import Forgotten
@@ -69,8 +71,17 @@ class MirroredStore(SegmentStore):
         super().__init__(local.path, local.format)
         self._upkeep = local._upkeep  # noqa: SLF001 - it is the same directory, within the same bounds
         self.bucket: Bucket = Bucket(url, anonymous=anonymous, endpoint=endpoint, region=region)
-        self.counts: Counts = Counts()
+        self._counts = Counts(repr(self))
         self._push, self._every, self._wait = push, every, wait
+
+    @property
+    def counts(self) -> MirrorStats:
+        """What went up and came down in this process, and what failed."""
+        return self._counts.stats
+
+    def tier_stats(self) -> tuple[TierStats, ...]:
+        """Tell the same as that of a tier, see `TierStats`."""
+        return (self._counts.tier(),)
 
     def _open(self, identity: ModelIdentity) -> MirroredSpace:
         return MirroredSpace(self, identity)
@@ -108,7 +119,12 @@ class MirroredSpace(SegmentSpace):
             most=_room(store),
         )
         times = {"every": store._every, "wait": store._wait}  # noqa: SLF001
-        self.keeper: Keeper = Keeper(mirror, store.counts, merge=self.merge_due, pushes=self._pushes, **times)
+        self._counts = store._counts  # noqa: SLF001
+        self.keeper: Keeper = Keeper(mirror, self._counts, merge=self.merge_due, pushes=self._pushes, **times)
+
+    def watch(self, observer: Observer) -> None:
+        """Tell an observer, for as long as it lives, when the object store is not reached, or is again."""
+        self._counts.watchers.add(observer)
 
     def get_many(self, keys: Iterable[bytes]) -> Hits:
         """Look keys up here, where by now is what was there."""
@@ -194,9 +210,7 @@ def _read(url: str) -> tuple[str, dict[str, Any]]:
     base, question, query = url.partition("?")
     scheme = base.partition("://")[0]
     if scheme not in SCHEMES:
-        message = (
-            f"no object store is meant by {scheme}://: write s3://bucket/prefix, gs://, az:// or file://"
-        )
+        message = "no object store is meant by this: write s3://bucket/prefix, gs://, az:// or file://"
         raise ValueError(message)
     return base, read_options(scheme, MirroredStore, query if question else None)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
-from kura_cache_adapters._runtime.threads import submit_to_store
+from kura_cache_adapters._runtime.threads import submit_transfer
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import SpaceStats
@@ -55,7 +55,7 @@ class PostgresStore:
         schema: str | None = None,
         table: str = "kura_cache",
         timeout: float = 10.0,
-        connect_timeout: int = 2,
+        connect_timeout: float = 2,
         batch: int = 1024,
         sign: str | bytes | None = None,
     ) -> None:
@@ -67,8 +67,9 @@ class PostgresStore:
                 that are said here. Pickled, and in a forked child, the store connects by the pool's conninfo.
             schema: of the tables; the first in the search path without.
             table: of the entries; `<table>_spaces` says whose they are.
-            timeout: in seconds, for each query.
-            connect_timeout: in seconds, for a new connection; at least 2, which is libpq's least.
+            timeout: in seconds, for each query; in another second at most the server is asked to give it up.
+            connect_timeout: in seconds, for a new connection to each host; 2 is libpq's least, and it knows
+                whole ones alone.
             batch: keys that are asked for by one query; a quarter as many entries are written by one.
             sign: a secret, at least 16 bytes: entries are signed with it, and those that are not are misses.
 
@@ -77,8 +78,8 @@ class PostgresStore:
                 MissingExtraError without the extra `postgres`.
 
         """
-        if batch < 1 or timeout <= 0:
-            message = f"batch={batch} and timeout={timeout} must be positive"
+        if batch < 1 or min(timeout, connect_timeout) <= 0:
+            message = f"{batch=}, {timeout=} and {connect_timeout=} must be positive"
             raise ValueError(message)
         require("psycopg", extra="postgres")
         from kura_cache_adapters.stores.postgres_connections import Connections  # noqa: PLC0415 - needs psycopg
@@ -114,6 +115,8 @@ class PostgresStore:
     def close(self) -> None:
         """Close the connections; the next use opens others."""
         self.connections.close()
+
+    drop_idle = close  # where one has not answered, see `Remote`
 
     def __repr__(self) -> str:
         """Name the server, the database and the tables; never a password."""
@@ -241,7 +244,7 @@ def _one_ahead(calls: Iterator[Callable[[], _T]]) -> Iterator[_T]:
     """Yield what calls return; the next is under way in a thread while the last is used."""
     answer = next(calls)()
     for call in calls:
-        begun = submit_to_store(call)
+        begun = submit_transfer(call)
         yield answer
         answer = (
             call() if begun.cancel() else begun.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
+from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import tuple_row
 
-from kura_cache_adapters._runtime.signals import pass_on_signals
+from kura_cache_adapters._runtime.signals import pass_on_signals, suppressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
 _IDLE = 8  # connections that stay open
+_GIVING_UP = 1.0  # seconds for the server to hear of it
+_OF_CONNECTION = (
+    "08",
+    "25006",
+    "40",
+    "57P",
+)  # lost; read-only; rolled back; shut down, crashed, idle too long
+_KEPT_ALIVE = {  # seconds: a firewall forgets who is silent, and a host that is gone is found out
+    "keepalives_idle": 30,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "service")
 
 _T = TypeVar("_T")
@@ -29,14 +42,15 @@ class Connections:
     """Asks a server over connections of its own, or a pool's; those that have died idle are made anew."""
 
     def __init__(
-        self, conninfo_or_pool: str | ConnectionPool[Any], *, timeout: float, connect_timeout: int
+        self, conninfo_or_pool: str | ConnectionPool[Any], *, timeout: float, connect_timeout: float
     ) -> None:
         """Read a URL or a `key=value` string; nothing is opened. Raises ValueError for what is neither."""
         pool = conninfo_or_pool
         self._pool = None if isinstance(pool, str) else pool
         self.conninfo: str = pool if isinstance(pool, str) else str(pool.conninfo)
         self._settings: dict[str, Any] = {
-            "connect_timeout": connect_timeout,
+            "connect_timeout": ceil(connect_timeout),
+            **_KEPT_ALIVE,
             "fallback_application_name": "kura-cache-adapters",
             **_read(self.conninfo),
         }
@@ -94,23 +108,27 @@ class Connections:
             if self._pool is not None:
                 with self._pool.connection() as connection:
                     return work(connection)
-            end = monotonic() + (self._timeout if seconds is None else seconds)
+            patience = self._timeout if seconds is None else seconds
             connection = self._lend()
             try:
-                return self._use(connection, work, end)
-            except psycopg.OperationalError as error:  # it has died idle, or lost a deadlock
+                return self._use(connection, work, patience)
+            except psycopg.Error as error:
                 pass_on_signals(error)
+                if not _is_of_connection(error):
+                    raise
                 self.close()
-            return self._use(self._lend(), work, end)
+            return self._use(self._lend(), work, patience)
 
     def _lend(self) -> _Timed:
         return next(self._lent(), None) or _Timed.connect(autocommit=True, **self._settings)
 
-    def _use(self, connection: _Timed, work: Callable[[psycopg.Connection[Any]], _T], end: float) -> _T:
-        connection.deadline = end
+    def _use(self, connection: _Timed, work: Callable[[psycopg.Connection[Any]], _T], seconds: float) -> _T:
+        connection.deadline = monotonic() + seconds
         try:
             answer = work(connection)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, TimeoutError):
+                connection.give_up()
             connection.close()
             raise
         if len(self._idle) < _IDLE:
@@ -136,6 +154,16 @@ def _execute(
     return cursor.execute(query, parameters or {}, prepare=False)
 
 
+def _is_of_connection(error: psycopg.Error) -> bool:
+    """Tell whether another connection may do better: this one has died idle, or leads to what only reads now.
+
+    So may the loser of a deadlock. What the server has cancelled, or has no room for, is not asked again.
+    """
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError)
+    return error.sqlstate.startswith(_OF_CONNECTION)
+
+
 class _Timed(psycopg.Connection[Any]):
     """A connection that waits no longer than until a deadline, be the server stopped or its host gone."""
 
@@ -143,6 +171,12 @@ class _Timed(psycopg.Connection[Any]):
 
     def __del__(self, _: object = None, /) -> None:
         """Let libpq close it, unless it is the parent's: a store that nobody closes is no trouble."""
+
+    def give_up(self) -> None:
+        """Tell the server: else it goes on, or waits for a lock, also when nobody is there any more."""
+        if psycopg.capabilities.has_cancel_safe():  # an older libpq may wait for ever
+            with suppressed(psycopg.Error):
+                self.cancel_safe(timeout=_GIVING_UP)
 
     def wait(self, gen: Generator[Any, Any, _T], *args: Any, **kwargs: Any) -> _T:
         """Wait for what psycopg does; raise TimeoutError in time."""

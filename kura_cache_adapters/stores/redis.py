@@ -7,13 +7,13 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet, finalize
 
-from kura_cache_adapters._identity.secrets import plain_url, refuse_torn
+from kura_cache_adapters._identity.secrets import plain_url
 from kura_cache_adapters._runtime.fork import forget_in_child
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters.checks import KEY_BYTES
-from kura_cache_adapters.errors import require
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.stores.key_value import KeyValueSpace
+from kura_cache_adapters.stores.redis_connections import check_client, check_url, connected, told
 from kura_cache_adapters.stores.signing import codec_for
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ _LISTED = 10_000  # keys that a server looks at in one step of a listing
 _TOGETHER = 2  # commands that are sent before the first answer is read
 _SAMPLE = b":sample"  # behind a space's name: the key of an entry, which tells the dimension
 _GLOB = str.maketrans({sign: f"\\{sign}" for sign in "*?[]\\"})
-_DECODES = "vectors are no text: leave decode_responses off"
 _SET_ALL = "for at, key in ipairs(KEYS) do redis.call('SET', key, ARGV[at], 'PX', ARGV[#ARGV]) end"
 _AGES = (
     "Its server drops what is old: open it with ttl=, or give the server a maxmemory and a policy such as "
@@ -91,9 +90,8 @@ class RedisStore:
         self.ttl: float | None = Bounds.of_store(max_bytes=None, ttl=ttl).older_than
         self.codec: Codec[bytes] = codec_for(sign)
         self._url = url_or_client if isinstance(url_or_client, str) else None
-        self._client = None if self._url is not None else _checked(url_or_client)
-        if self._url is not None:
-            _check_url(self._url)
+        self._client = None if self._url is not None else url_or_client
+        (check_client if self._url is None else check_url)(url_or_client)
         self._spaces: dict[ModelIdentity, RedisSpace] = {}
 
     @property
@@ -101,7 +99,7 @@ class RedisStore:
         """The client: the one that was passed in, or one of its own, made when it is needed."""
         client = self._client
         if client is None:  # two threads may make one each: the store keeps one, and closes both in the end
-            client = self._client = _connected(self._url, **self._options)
+            client = self._client = connected(self._url, **self._options)
             self._closing = finalize(self, client.close)
             _open.add(self)
         return client
@@ -126,7 +124,8 @@ class RedisStore:
 
     def spaces(self) -> list[ModelIdentity]:
         """List the identities that were written here and not removed; what they held may have expired."""
-        noted = self.client.hgetall(self.noted)
+        with told(self):
+            noted = self.client.hgetall(self.noted)
         read = (_identity(name, noted[name]) for name in sorted(noted) if not name.endswith(_SAMPLE))
         return [identity for identity in read if identity is not None]
 
@@ -177,14 +176,18 @@ class RedisSpace(KeyValueSpace[bytes]):
 
     def unlist(self) -> None:
         """Take a space without entries off the list; what was written meanwhile lists it again."""
-        self._store.client.hdel(self._store.noted, self._name, self._name + _SAMPLE)
-        if left := next(self._listed(), None):
-            self._store.client.hset(self._store.noted, mapping=self._note(left))
+        with told(self._store):
+            self._store.client.hdel(self._store.noted, self._name, self._name + _SAMPLE)
+            if left := next(self._listed(), None):
+                self._store.client.hset(self._store.noted, mapping=self._note(left))
 
     def _read_values(self, keys: list[bytes]) -> Iterable[bytes | None]:
-        read = self._store.client.mget_nonatomic if self._store.clustered else None
-        batches = self._batches(keys)
-        return chain.from_iterable(map(read, batches) if read else self._pipelined(batches))
+        return chain.from_iterable(self._answers(self._batches(keys)))
+
+    def _answers(self, batches: Iterator[list[bytes]]) -> Iterator[list[bytes | None]]:
+        with told(self._store):
+            read = self._store.client.mget_nonatomic if self._store.clustered else None
+            yield from map(read, batches) if read else self._pipelined(batches)
 
     def _pipelined(self, batches: Iterator[list[bytes]]) -> Iterator[list[bytes | None]]:
         """Read a few batches in one round trip, when wanted: the server goes on meanwhile."""
@@ -200,9 +203,10 @@ class RedisSpace(KeyValueSpace[bytes]):
 
     def _write_values(self, entries: dict[bytes, bytes]) -> None:
         keys = list(entries)
-        for names in self._batches(keys):
-            own = [name[len(self._start) :] for name in names]
-            self._write_batch(names, [entries[key] for key in own], self._note(own[0]))
+        with told(self._store):
+            for names in self._batches(keys):
+                own = [name[len(self._start) :] for name in names]
+                self._write_batch(names, [entries[key] for key in own], self._note(own[0]))
 
     def _write_batch(self, names: list[bytes], values: list[bytes], note: dict[bytes, bytes | str]) -> None:
         """Write a batch, and whose it is: as one, but for a cluster, where each server has its part of it."""
@@ -220,16 +224,19 @@ class RedisSpace(KeyValueSpace[bytes]):
             pipeline.execute()
 
     def _unlink(self, keys: list[bytes]) -> int:
-        return sum(self._store.client.unlink(*names) for names in self._batches(keys))
+        with told(self._store):
+            return sum(self._store.client.unlink(*names) for names in self._batches(keys))
 
     def _listed(self) -> Iterator[bytes]:
         pattern = f"{self._store.prefix.translate(_GLOB)}:".encode() + self._name + b":*"
-        for name in self._store.client.scan_iter(match=pattern, count=_LISTED):
-            if len(name) == len(self._start) + KEY_BYTES:
-                yield name[len(self._start) :]
+        with told(self._store):
+            names = self._store.client.scan_iter(match=pattern, count=_LISTED)
+            own = len(self._start) + KEY_BYTES
+            yield from (name[len(self._start) :] for name in names if len(name) == own)
 
     def _noted_key(self) -> list[bytes]:
-        key = self._store.client.hget(self._store.noted, self._name + _SAMPLE)
+        with told(self._store):
+            key = self._store.client.hget(self._store.noted, self._name + _SAMPLE)
         return [key] if key is not None and len(key) == KEY_BYTES else []
 
     def _note(self, key: bytes) -> dict[bytes, bytes | str]:
@@ -251,43 +258,6 @@ forget_in_child(_start_anew)
 
 def _store(kind: type[RedisStore], url: str, options: dict[str, Any]) -> RedisStore:
     return kind(url, **options)
-
-
-def _connected(url: str | None, *, cluster: bool, timeout: float, **_: object) -> Any:  # noqa: ANN401 - a class of redis
-    redis = require("redis", extra="redis")
-    once = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
-    kind = redis.RedisCluster if cluster else redis.Redis
-    return kind.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=once)
-
-
-def _check_url(url: str) -> None:
-    """Raise ValueError, which shows no more of a URL than the names of options, for one that is none."""
-    redis = require("redis", extra="redis")
-    try:
-        refuse_torn(url)
-        pool = redis.ConnectionPool.from_url(url)
-        decodes = pool.connection_class(**pool.connection_kwargs).encoder.decode_responses
-    except TypeError as error:  # it names the option
-        message = f"redis-py cannot use an option of {plain_url(url)}: {error}"
-        raise ValueError(message) from None
-    except ValueError:  # it may quote a part of the password
-        message = "the URL of a Redis server cannot be read: percent-encode what is special in its password"
-        raise ValueError(message) from None
-    if decodes:
-        raise ValueError(_DECODES)
-
-
-def _checked(client: object) -> Any:  # noqa: ANN401 - a class of redis
-    redis = require("redis", extra="redis")
-    if not isinstance(client, (redis.Redis, redis.RedisCluster)):
-        message = (
-            f"a {type(client).__module__}.{type(client).__qualname__} is no synchronous client of redis-py: "
-            'pass a redis.Redis, a redis.RedisCluster or a URL, as in "redis://localhost:6379/0"'
-        )
-        raise TypeError(message)
-    if client.get_encoder().decode_responses:
-        raise ValueError(_DECODES)
-    return client
 
 
 def _identity(name: bytes, text: bytes) -> ModelIdentity | None:

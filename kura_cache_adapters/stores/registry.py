@@ -17,6 +17,7 @@ from kura_cache_adapters.protocols import (
     OpensStore,
     SupportsCheckpoints,
 )
+from kura_cache_adapters.stores.addresses import refuse_mistyped, scheme_of
 from kura_cache_adapters.stores.neighbours import neighbour_in
 from kura_cache_adapters.stores.url_options import read_options, refusal, take_options
 
@@ -34,6 +35,7 @@ STORES = {
     "jsonl": ("jsonl", "JSONLStore"),
     "hf": ("hf_dataset", "HFDatasetStore"),
     "memory": ("memory", "MemoryStore"),
+    "postgres": ("postgres", "PostgresStore"),
     "postgresql": ("postgres", "PostgresStore"),
     "redis": ("redis", "RedisStore"),
     "rediss": ("redis", "RedisStore"),
@@ -62,18 +64,19 @@ def open_store(
             hf, memory (`memory://`, without a path), and those that other distributions register.
             Options: the keyword-only parameters of the store's class. A path is taken as it is, but
             for a `~` or `~user` at its start; names and values of options may be percent-encoded.
-            A store on a server is opened within a `Remote`, whose options may be there, too.
+            A store on a server is opened within a `Remote`, whose options may be there, too; both get
+            one that both have.
         write: how such a store is written to, where its URL does not say.
 
     Raises:
         ValueError: there is no such scheme or option, or a value is none of its type; a plain path is
-            a file, or a directory of another tool; RegistrationError, one, where the store of another
-            distribution is broken.
+            a file, a directory of another tool, or a mistyped URL; RegistrationError, one, where the store
+            of another distribution is broken.
 
     """
-    text = os.fspath(path_or_url)
-    scheme, separator, _ = text.partition("://")
-    if not separator or "/" in scheme or not isinstance(path_or_url, str):
+    text, scheme = os.fspath(path_or_url), scheme_of(path_or_url)
+    if not scheme:
+        refuse_path(path_or_url)
         path = os.path.expanduser(text)  # noqa: PTH111 - Path would drop what is in a name
         return _open(_scheme_at(path), path)
     if scheme in MIRRORS:
@@ -81,10 +84,11 @@ def open_store(
             f'{scheme}:// mirrors a directory, and is no cache by itself: write ["./cache", "{scheme}://..."]'
         )
         raise ValueError(message)
-    if not _is_remote(class_of(scheme)):
+    store_class = class_of(scheme)
+    if not _is_remote(store_class):
         return _at_url(scheme, text)
     guard = _ours("remote", "Remote")
-    address, options = take_options(scheme, guard, text)
+    address, options = take_options(scheme, guard, text, inner=store_class)
     guarded: EmbeddingStore = guard(_at_url(scheme, address), **{"write": write, **options})
     return guarded
 
@@ -122,7 +126,7 @@ def _over(cache: object) -> EmbeddingStore:
 def _listed(caches: Sequence[object]) -> EmbeddingStore | None:
     tiers: list[object] = []
     for cache in caches:
-        mirrored = isinstance(cache, str) and _scheme_of(cache) in MIRRORS
+        mirrored = scheme_of(cache) in MIRRORS
         tiers.append(_mirrored(tiers.pop() if tiers else None, str(cache)) if mirrored else cache)
     alone = len(tiers) == 1 and len(caches) > 1
     return as_store(tiers[0]) if alone else _tiered(tiers)
@@ -150,7 +154,8 @@ def _tiered(caches: Sequence[object]) -> EmbeddingStore | None:
 
 
 def _is_on_server(cache: object) -> TypeGuard[str]:
-    return isinstance(cache, str) and _is_remote(class_of(_scheme_of(cache)))
+    scheme = scheme_of(cache)
+    return bool(scheme) and _is_remote(class_of(scheme))
 
 
 def _lasts(store: object) -> bool:
@@ -161,9 +166,9 @@ def _lasts(store: object) -> bool:
     return inner is None or any(map(_lasts, inner))
 
 
-def _scheme_of(path_or_url: str | os.PathLike[str]) -> str:
-    scheme, separator, _ = os.fspath(path_or_url).partition("://")
-    return scheme if separator and "/" not in scheme and isinstance(path_or_url, str) else "arrow"
+def refuse_path(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError for a path that was meant to be a URL."""
+    refuse_mistyped(path, lambda scheme: scheme in {*STORES, *MIRRORS} or scheme in names_in(GROUP))
 
 
 def _open(scheme: str, path: str, query: str | None = None) -> EmbeddingStore:

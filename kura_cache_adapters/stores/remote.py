@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
 from functools import partial
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakSet
 
 import numpy as np
 
-from kura_cache_adapters._guard.backlog import BATCH, Backlog
+from kura_cache_adapters._guard.backlog import AGAIN, BATCH, Backlog
 from kura_cache_adapters._guard.breaker import Breaker
 from kura_cache_adapters._guard.guard import Guard
+from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
@@ -21,7 +20,7 @@ from kura_cache_adapters.errors import UnreachableError
 from kura_cache_adapters.protocols import Hits
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters._observe.tiers import TierStats
@@ -33,7 +32,6 @@ _FLUSH = 5.0  # seconds, at close and at exit
 _CLOSING = 1.0  # seconds for connections to be closed
 _BREAKER = Breaker()
 _open: WeakSet[Remote] = WeakSet()
-_flushed_by_finalizer = 0  # the process
 
 
 class Remote:
@@ -84,15 +82,11 @@ class Remote:
             "write": write,
             "breaker": breaker,
         }
-        self.guard: Guard = Guard(
-            repr(store), breaker, read_timeout=read_timeout, connect_timeout=connect_timeout
-        )
+        self.guard: Guard = Guard(store, breaker, read_timeout=read_timeout, connect_timeout=connect_timeout)
         self.backlog: Backlog = Backlog(self.guard, _BACKLOG)
         self._spaces: dict[ModelIdentity, RemoteSpace] = {}
         self._lock = ForkLock()
         _open.add(self)
-        atexit.unregister(_flush_all)  # once
-        atexit.register(_flush_all)
 
     @property
     def stores(self) -> tuple[EmbeddingStore, ...]:
@@ -122,8 +116,7 @@ class Remote:
 
     def flush(self) -> None:
         """Write what waits, for 5 seconds at most; what is left is dropped, and owed by a tier in front."""
-        if not self.backlog.flush(_FLUSH):
-            self.backlog.give_up()
+        _flush([self])
 
     def settle(self) -> None:
         """Write what waits; raise UnreachableError where that fails."""
@@ -189,6 +182,12 @@ class RemoteSpace:
         self._waiting.dropped.difference_update(gone)  # in place: another thread may be adding to it
         return gone
 
+    def unwritten(self, keys: Collection[bytes], tell: Callable[[int, int], object]) -> set[bytes]:
+        """Return those of the keys, just put, that the server has not; see `TellsUnwritten`."""
+        if self._remote.write == "never":
+            return set(keys)
+        return self._backlog.unwritten(self._waiting, keys, tell)
+
     def withdraw(self, keys: Collection[bytes]) -> None:
         """Write these no more, if they wait."""
         self._backlog.withdraw(self._waiting, keys)
@@ -218,8 +217,9 @@ class RemoteSpace:
         waits = behind if self._remote.write == "behind" else len(wanted)
         done = self._write_through(wanted[:waits], vectors[:waits])
         self._dimension = vectors.shape[1]
+        self._waiting.dropped.difference_update(wanted[:done])
         if done < len(wanted):
-            _flush_at_end_of_worker()
+            at_end(_flush_all)
             self._backlog.add(self._waiting, wanted[done:], vectors[done:])
 
     def delete_many(self, keys: Iterable[bytes]) -> int:
@@ -287,14 +287,16 @@ class RemoteSpace:
         return len(keys)
 
 
-def _flush_at_end_of_worker() -> None:
-    """Have what waits written where a worker of multiprocessing ends, which may heed no `atexit`."""
-    global _flushed_by_finalizer  # noqa: PLW0603 - a worker forgets its parent's finalizers
-    if _flushed_by_finalizer != os.getpid() and "multiprocessing.util" in sys.modules:
-        _flushed_by_finalizer = os.getpid()
-        sys.modules["multiprocessing.util"].Finalize(None, _flush_all, exitpriority=0)
-
-
 def _flush_all() -> None:
-    for remote in list(_open):
-        remote.flush()
+    _flush(list(_open))
+
+
+def _flush(remotes: list[Remote]) -> None:
+    """Write what waits, at once and as often as there is time: a server may be restarting."""
+    end = monotonic() + _FLUSH
+    while (left := end - monotonic()) > 0:
+        if all([each.backlog.flush(min(AGAIN, left)) for each in remotes]):  # noqa: C419 - each is to begin
+            return
+        sleep(min(AGAIN, left))
+    for each in remotes:
+        each.backlog.give_up()

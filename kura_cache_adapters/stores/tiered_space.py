@@ -23,11 +23,12 @@ from kura_cache_adapters.protocols import (
     OffersClaims,
     SpaceStats,
     TellsForgotten,
+    TellsUnwritten,
     WritesBehind,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from kura_cache_adapters._observe.events import Observer
     from kura_cache_adapters._observe.uses import UseRecord
@@ -128,6 +129,13 @@ class TieredSpace:
             raise refused[max(self._lasting)]
         for index, error in refused.items():
             self._report_write(index, error)
+
+    def unwritten(self, keys: Collection[bytes], tell: Callable[[int, int], object]) -> set[bytes]:
+        """Return those of the keys, just put, that do not outlive this process; see `TellsUnwritten`."""
+        last = max(self._lasting)
+        if not isinstance(tier := self.tiers[last], TellsUnwritten):
+            return set()
+        return tier.unwritten(keys, tell) | self._owed[last].intersection(keys)
 
     def answerer(self) -> str:
         """Return the name under which a server has answered, from the first tier that has noted one."""

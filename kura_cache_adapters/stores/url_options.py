@@ -47,18 +47,25 @@ def _known(store_class: Callable[..., Any]) -> dict[str, list[Way]]:
     return {each.name: ways for each in _keywords(store_class) if (ways := _ways(store_class, each))}
 
 
-def take_options(scheme: str, store_class: Callable[..., Any], url: str) -> tuple[str, dict[str, object]]:
+def take_options(
+    scheme: str, store_class: Callable[..., Any], url: str, *, inner: Callable[..., Any] | None = None
+) -> tuple[str, dict[str, object]]:
     """Take a store's own options out of its URL: return what is left of it, and the keyword arguments.
 
-    Raises ValueError as `read_options` does; an option that is none of them is left to the server's client.
+    Raises ValueError as `read_options` does; an option that is none of them is left to the server's client,
+    and one that the `inner` store has, too, to that as well.
     """
     address, _, query = url.partition("?")
     own = {each.name for each in _keywords(store_class)}
+    left = {each.name for each in _keywords(inner)} if inner is not None else set()
     told = [part for part in query.split("&") if part]
-    mine = [part for part in told if unquote_plus(part.partition("=")[0]) in own]
-    rest = "&".join(part for part in told if part not in mine)
-    left = f"{address}?{rest}" if rest else address
-    return left, read_options(scheme, store_class, "&".join(mine) or None)
+    mine = [part for part in told if _option(part) in own]
+    rest = "&".join(part for part in told if part not in mine or _option(part) in left)
+    return f"{address}?{rest}" if rest else address, read_options(scheme, store_class, "&".join(mine) or None)
+
+
+def _option(part: str) -> str:
+    return unquote_plus(part.partition("=")[0])
 
 
 def _wrong(told: list[str], known: dict[str, list[Way]], needed: list[str]) -> Iterator[str]:

@@ -17,11 +17,12 @@ class Proxy:
     drip (a byte of an answer at a time); cut (an answer ends halfway, and so does its connection); short (an
     answer ends halfway, and its connection stays); garble (a bit in every 16 bytes of an answer is flipped);
     refuse (connections are closed, those that are there and those that are made); echo (the answer is what
-    was asked).
+    was asked); forget (nothing passes any more through the connections that are there; new ones are well).
     """
 
     def __init__(self, port: int, *, delay: float = 1.0) -> None:
         self.mode = "pass"
+        self._forgotten = self._made = 0
         self.target, self._delay = port, delay
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -31,6 +32,8 @@ class Proxy:
     def set(self, mode: str) -> None:
         """Change the mode."""
         self.mode = mode
+        if mode == "forget":
+            self._forgotten = self._made
         if mode == "refuse":
             self._end(self._sockets)
 
@@ -59,14 +62,17 @@ class Proxy:
             raise ConnectionRefusedError
         server = socket.create_connection(("127.0.0.1", self.target))
         self._sockets.append(server)
-        for way in ((client, server, False), (server, client, True)):
+        self._made += 1
+        for way in ((self._made, client, server, False), (self._made, server, client, True)):
             threading.Thread(target=self._pump, args=way, daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, answers: bool) -> None:  # noqa: FBT001
+    def _pump(self, number: int, source: socket.socket, target: socket.socket, answers: bool) -> None:  # noqa: FBT001
         with suppress(OSError):
             while some := source.recv(_CHUNK):
                 while self.mode == "hang":
                     time.sleep(0.01)
+                if number <= self._forgotten:
+                    continue
                 if not answers and self.mode == "echo":
                     source.sendall(some)
                 elif not answers or not self._spoil(some, target):

@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
-from itertools import product
+from functools import partial
+from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from kura_cache_adapters import PostgresStore, RedisStore
+from kura_cache_adapters import Breaker, PostgresStore
 from tests.faults.crowd import WRONG, processes, start
 from tests.faults.proxy import Proxy
 from tests.faults.remote_lab import CONNECT, READ, SLACK, RemoteLab
-from tests.servers import (
-    a_postgres,
-    free_port,
-    postgres_says,
-    postgres_url,
-    program,
-    redis_server,
-    said,
-    until,
-)
+from tests.faults.remote_ways import BACKENDS, READER, REDIS, TABLES, WAYS, way_of
+from tests.servers import a_postgres, a_redis, free_port, pgbouncer, postgres_url, said, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.servers import Server
@@ -40,33 +32,43 @@ if sys.platform != "linux":
     pytest.skip("servers are stopped by Linux's signals", allow_module_level=True)
 
 CROWD = "8 clients; SIGSTOP, kill -9, restart"
-MODES = ("hang", "delay", "drip", "cut", "short", "garble", "refuse", "echo")
+MODES = ("hang", "delay", "drip", "cut", "short", "garble", "refuse", "echo", "forget")
+
+redis = pytest.fixture(scope="module")(a_redis)
+postgres = pytest.fixture(scope="module")(a_postgres)
 
 
-def redis_at(port: int, user: str = "", host: str = "127.0.0.1") -> Any:
-    return RedisStore(f"redis://{user}{host}:{port}/0")
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[Server]:
-    pytest.importorskip("redis", reason="needs the extra `redis`")
-    with redis_server() as server:
-        yield server
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Any:
+    """Return a kind of server; each case is one of every kind, unless it says which."""
+    return way_of(request.param)
 
 
 @pytest.fixture
-def own_redis() -> Iterator[Server]:
-    """Serve a Redis that the test may kill; what it has is not written to disk."""
-    pytest.importorskip("redis", reason="needs the extra `redis`")
-    with redis_server() as server:
-        yield server
+def server(way: Any, request: pytest.FixtureRequest) -> Server:
+    """Return a server of the kind, empty, that outlives the test."""
+    server: Server = request.getfixturevalue(way.name)
+    way.clear(server.port)
+    return server
 
 
-def clear(way: str, port: int) -> None:
-    if way == "redis":
-        said(port, "FLUSHALL")
-    else:
-        postgres_says(postgres_url(port), "DROP TABLE IF EXISTS kura_cache, kura_cache_spaces")
+@pytest.fixture
+def own(way: Any, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Serve what the test may kill; one that takes long to be made is started again for the next test."""
+    if not way.outlives:
+        with way.serve() as server:
+            yield server
+        return
+    server = request.getfixturevalue("server")
+    yield server
+    server.kill()
+    server.start()
+
+
+def only(*names: str, long: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """Have a case for some kinds of servers alone, in the quick half or the long one."""
+    slow = [pytest.param(name, marks=pytest.mark.long) for name in long]
+    return pytest.mark.parametrize("way", [*names, *slow], indirect=True)
 
 
 def struck(lab: RemoteLab) -> int:
@@ -75,15 +77,9 @@ def struck(lab: RemoteLab) -> int:
     return stats.errors + stats.timeouts
 
 
-def postgres_at(port: int) -> Any:
-    return PostgresStore(postgres_url(port))
-
-
-postgres = pytest.fixture(scope="module")(a_postgres)
-
-
-WAYS: dict[str, Callable[[int], Any]] = {"redis": redis_at, "postgres": postgres_at}
-QUICK = [("redis", mode, "behind") for mode in MODES] + [("postgres", "hang", "behind")]
+networks = count()
+QUICK = [("redis", mode, "behind") for mode in MODES]
+QUICK += [("postgres", mode, "behind") for mode in ("hang", "cut", "garble", "forget")]
 LONG = [
     pytest.param(*each, marks=pytest.mark.long)
     for each in product(WAYS, MODES, ("behind", "through"))
@@ -91,172 +87,371 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize(("way", "mode", "write"), [*QUICK, *LONG])
+@pytest.mark.parametrize(("way", "mode", "write"), [*QUICK, *LONG], indirect=["way"])
 def test_a_network_that_does_anything_costs_one_deadline(
-    way: str, mode: str, write: str, tmp_path: Path, request: pytest.FixtureRequest
+    way: Any, mode: str, write: str, server: Server, tmp_path: Path
 ) -> None:
-    server: Server = request.getfixturevalue(way)
-    clear(way, server.port)
     proxy = Proxy(server.port)
     options = {"write": write}
-    lab = RemoteLab(f"{mode}, written {write}", way, tmp_path, lambda: WAYS[way](proxy.port), options=options)
+    lab = RemoteLab(
+        f"{mode}, written {write}", way.name, tmp_path, lambda: way.open(proxy.port), options=options
+    )
     lab.ask()
     proxy.set(mode)
     lab.ask_for(0.8)
     assert struck(lab)
-    proxy.set("pass")
+    if mode != "forget":
+        proxy.set("pass")
+    lab.recover()
+    assert lab.judge().good
+    proxy.close()
+
+
+@only("postgres", long=("redis",))
+def test_a_firewall_that_forgets_many_connections_costs_one_deadline(
+    way: Any, server: Server, tmp_path: Path
+) -> None:
+    proxy = Proxy(server.port)
+    options = {"breaker": Breaker(rest=0.7, longest=60)}  # one try for each of them would take too long
+    lab = RemoteLab(
+        "eight idle connections forgotten", way.name, tmp_path, lambda: way.open(proxy.port), options=options
+    )
+    lab.ask()
+    way.connect(lab.remote.store, 8)
+    proxy.set("forget")
+    lab.ask()
+    assert struck(lab)
     lab.recover()
     assert lab.judge().good
     proxy.close()
 
 
 def test_a_frozen_server_costs_one_deadline_and_is_found_well_again(
-    own_redis: Server, tmp_path: Path
+    way: Any, own: Server, tmp_path: Path
 ) -> None:
-    lab = RemoteLab("SIGSTOP, SIGCONT", "redis", tmp_path, lambda: redis_at(own_redis.port))
+    lab = RemoteLab("SIGSTOP, SIGCONT", way.name, tmp_path, lambda: way.open(own.port))
     lab.ask()
-    own_redis.signal(signal.SIGSTOP)
+    own.signal_all(signal.SIGSTOP)
     lab.ask_for(1.0)
     assert struck(lab)
-    own_redis.signal(signal.SIGCONT)
+    own.signal_all(signal.SIGCONT)
     lab.recover()
     assert lab.judge().good
 
 
-def test_a_killed_server_that_comes_back_empty_is_filled_again(own_redis: Server, tmp_path: Path) -> None:
-    lab = RemoteLab("kill -9, restart", "redis", tmp_path, lambda: redis_at(own_redis.port), keeps=False)
+def test_a_killed_server_that_comes_back_is_filled_again(way: Any, own: Server, tmp_path: Path) -> None:
+    lab = RemoteLab("kill -9, restart", way.name, tmp_path, lambda: way.open(own.port), keeps=way.outlives)
     lab.ask()
-    own_redis.kill()
+    lab.recover()
+    own.kill()
     lab.ask_for(0.8)
     assert struck(lab)
-    own_redis.start()
+    own.start()
     lab.recover()
     lab.ask()
     assert lab.judge().good
-    assert said(own_redis.port, "DBSIZE") != b":0\r\n"
+    assert way.size(own.port)
 
 
-def test_a_replica_that_takes_over_is_written_to(own_redis: Server, tmp_path: Path) -> None:
-    with redis_server("--replicaof", "127.0.0.1", str(own_redis.port)) as replica:
-        until(lambda: b"master_link_status:up" in said(replica.port, "INFO replication"), "no replication")
-        proxy = Proxy(own_redis.port)
-        lab = RemoteLab("fail-over to a replica", "redis", tmp_path, lambda: redis_at(proxy.port))
+@only("postgres")
+def test_a_killed_process_of_a_server_is_survived_like_the_server(
+    way: Any, own: Server, tmp_path: Path
+) -> None:
+    lab = RemoteLab("kill -9 of one backend", way.name, tmp_path, lambda: way.open(own.port))
+    lab.ask()
+    for _ in range(3):
+        for (pid,) in way.says(own.port, f"SELECT pid {BACKENDS} LIMIT 1"):
+            os.kill(pid, signal.SIGKILL)
+        lab.ask_for(0.3)
+    lab.recover()
+    assert lab.judge().good
+
+
+@pytest.mark.parametrize("fault", ["restarted between two calls", "idle connections cut"])
+def test_connections_that_were_cut_between_two_calls_cost_nothing(
+    fault: str, way: Any, own: Server, tmp_path: Path
+) -> None:
+    proxy = Proxy(own.port)
+    keeps = way.outlives or not fault.startswith("restarted")
+    lab = RemoteLab(fault, way.name, tmp_path, lambda: way.open(proxy.port), keeps=keeps)
+    for _ in range(3):
         lab.ask()
         lab.recover()
-        until(lambda: said(replica.port, "DBSIZE") == said(own_redis.port, "DBSIZE"), "no replication")
-        own_redis.kill()
+        proxy.set("refuse")
+        if fault.startswith("restarted"):
+            way.restart(own)
+        proxy.set("pass")
+    lab.ask()
+    lab.recover()
+    assert not struck(lab)
+    assert lab.judge().good
+    proxy.close()
+
+
+@only("postgres")
+def test_connections_that_the_server_cuts_when_they_are_idle_cost_nothing(
+    way: Any, server: Server, tmp_path: Path
+) -> None:
+    options = "options=-c%20idle_session_timeout%3D20ms"
+    lab = RemoteLab(
+        "idle_session_timeout", way.name, tmp_path, lambda: way.open(server.port, options=options)
+    )
+    for _ in range(5):
+        lab.ask()
+        lab.recover()
+        time.sleep(0.06)
+    assert not struck(lab)
+    assert lab.judge().good
+
+
+@pytest.mark.long
+@only("postgres")
+def test_a_bouncer_that_is_killed_is_found_well_again(way: Any, own: Server, tmp_path: Path) -> None:
+    with pgbouncer(own, pool=4) as bouncer:
+        lab = RemoteLab("PgBouncer: kill -9, restart", way.name, tmp_path, lambda: way.open(bouncer.port))
+        lab.ask()
+        bouncer.kill()
+        lab.ask_for(0.8)
+        assert struck(lab)
+        bouncer.start()
+        lab.recover()
+        way.restart(own)  # behind it
+        lab.ask_for(0.8)
+        lab.recover()
+        assert lab.judge().good
+
+
+def test_a_replica_that_takes_over_is_written_to(way: Any, own: Server, tmp_path: Path) -> None:
+    with way.replica(own) as replica:
+        proxy = Proxy(own.port)
+        lab = RemoteLab("fail-over to a replica", way.name, tmp_path, lambda: way.open(proxy.port))
+        lab.ask()
+        lab.recover()
+        until(lambda: way.size(replica.port) == way.size(own.port), "no replication")
+        own.kill()
         proxy.target = replica.port
         lab.ask_for(0.5)  # it only reads, still
         assert struck(lab)
-        said(replica.port, "REPLICAOF NO ONE")
+        way.promote(replica.port)
         lab.recover()
         assert lab.judge().good
         proxy.close()
 
 
-def test_a_server_that_was_never_there_is_missed_once(tmp_path: Path) -> None:
-    pytest.importorskip("redis", reason="needs the extra `redis`")
-    lab = RemoteLab("nobody listens", "redis", tmp_path, lambda: redis_at(free_port()), keeps=False)
+@pytest.mark.parametrize("strike", ["kill", pytest.param("freeze", marks=pytest.mark.long)])
+@only("postgres")
+def test_a_list_of_hosts_finds_the_one_that_takes_over(
+    strike: str, way: Any, own: Server, tmp_path: Path
+) -> None:
+    with way.replica(own) as replica:
+        hosts = f"127.0.0.1:{own.port},127.0.0.1:{replica.port}"
+        url = postgres_url(0).replace("127.0.0.1:0", hosts) + "?target_session_attrs=read-write"
+        lab = RemoteLab(f"two hosts, {strike}", way.name, tmp_path, lambda: PostgresStore(url))
+        lab.ask()
+        lab.recover()
+        until(lambda: way.size(replica.port) == way.size(own.port), "no replication")
+        own.kill() if strike == "kill" else own.signal_all(signal.SIGSTOP)
+        lab.ask_for(0.5)
+        assert struck(lab)
+        way.promote(replica.port)
+        lab.recover()
+        own.kill()  # else, well again, it would take writes, too
+        assert lab.judge().good
+
+
+def test_a_server_that_was_never_there_is_missed_once(way: Any, tmp_path: Path) -> None:
+    lab = RemoteLab("nobody listens", way.name, tmp_path, lambda: way.open(free_port()), keeps=False)
     lab.ask_for(0.5)
     assert struck(lab)
     assert lab.judge().good
 
 
-def test_a_flushed_server_is_a_miss(redis: Server, tmp_path: Path) -> None:
-    lab = RemoteLab("FLUSHALL", "redis", tmp_path, lambda: redis_at(redis.port), keeps=False)
-    lab.ask()
-    said(redis.port, "FLUSHALL")
-    lab.ask()
-    lab.recover()
+@pytest.mark.parametrize(
+    ("way", "flush"),
+    [
+        ("redis", "FLUSHALL"),
+        ("postgres", f"TRUNCATE {TABLES}"),
+        ("postgres", f"DROP TABLE {TABLES}"),
+        ("postgres", "DROP TABLE kura_cache"),
+        ("postgres", "DROP TABLE kura_cache_spaces"),
+    ],
+    indirect=["way"],
+)
+def test_a_flushed_server_is_a_miss(flush: str, way: Any, server: Server, tmp_path: Path) -> None:
+    lab = RemoteLab(flush, way.name, tmp_path, lambda: way.open(server.port), keeps=False)
+    for _ in range(3):
+        lab.ask()
+        lab.remote.backlog.flush(5.0)
+        said(server.port, flush) if way is REDIS else way.says(server.port, flush)
+        lab.ask()
+        lab.recover()
     assert not struck(lab)
+    assert way.size(server.port)
     assert lab.judge().good
 
 
-def test_a_full_server_is_still_read_and_gets_the_rest_when_it_has_room(tmp_path: Path) -> None:
-    pytest.importorskip("redis", reason="needs the extra `redis`")
-    with redis_server("--maxmemory", "100mb") as server:
-        lab = RemoteLab("maxmemory reached", "redis", tmp_path, lambda: redis_at(server.port))
-        lab.ask()
-        said(server.port, "CONFIG SET maxmemory 1")
-        lab.ask_for(0.8)
-        assert struck(lab)
-        assert lab.remote.guard.circuits["read"].closed
-        said(server.port, "CONFIG SET maxmemory 100mb")
-        lab.recover()
-        assert lab.judge().good
+@only("redis")
+def test_a_full_server_is_still_read_and_gets_the_rest_when_it_has_room(
+    way: Any, own: Server, tmp_path: Path
+) -> None:
+    lab = RemoteLab("maxmemory reached", way.name, tmp_path, lambda: way.open(own.port))
+    lab.ask()
+    said(own.port, "CONFIG SET maxmemory 1")
+    lab.ask_for(0.8)
+    assert struck(lab)
+    assert lab.remote.guard.circuits["read"].closed
+    said(own.port, "CONFIG SET maxmemory 100mb")
+    lab.recover()
+    assert lab.judge().good
 
 
-def test_a_server_whose_disk_is_full_gets_the_rest_when_it_has_room(tmp_path: Path) -> None:
-    pytest.importorskip("redis", reason="needs the extra `redis`")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=False).returncode:
+@contextmanager
+def small_disk(path: Path, megabytes: int = 8) -> Iterator[Path]:
+    """Mount a disk that is soon full."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("no small disk can be mounted")
     try:
-        with redis_server("--dir", str(disk), "--appendonly", "yes") as server:
-            lab = RemoteLab("disk full", "redis", tmp_path, lambda: redis_at(server.port))
-            lab.ask()
-            with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
-                while True:
-                    filler.write(bytes(4096))
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+@contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    """Leave no byte free meanwhile."""
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    yield
+    (disk / "filler").unlink()
+
+
+def test_a_server_whose_disk_is_full_gets_the_rest_when_it_has_room(way: Any, tmp_path: Path) -> None:
+    with way.serve() as own, small_disk(own.directory / "disk") as disk:
+        way.keep_on(own, disk)
+        lab = RemoteLab("disk full", way.name, tmp_path, lambda: way.open(own.port))
+        lab.ask()
+        with filled(disk):
             lab.ask_for(1.5)
             assert struck(lab)
-            (disk / "filler").unlink()
-            lab.recover()
-            assert lab.judge().good
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
-
-
-def test_who_may_not_read_is_told_of_errors_and_has_no_misses(tmp_path: Path) -> None:
-    pytest.importorskip("redis", reason="needs the extra `redis`")
-    with redis_server("--requirepass", "right") as server:
-        user = ":wrong@"
-        lab = RemoteLab("wrong password", "redis", tmp_path, lambda: redis_at(server.port, user), keeps=False)
-        lab.ask_for(0.5)
-        (stats,) = lab.remote.tier_stats()
-        assert stats.errors
-        assert not stats.misses
+        lab.recover()
         assert lab.judge().good
+        own.kill()
 
 
-def test_who_may_only_read_reads_and_writes_to_this_machine(redis: Server, tmp_path: Path) -> None:
-    said(redis.port, "FLUSHALL")
-    said(redis.port, "ACL SETUSER reader on >secret ~* +@read +client +hello")
-    lab = RemoteLab(
-        "a role that may not write",
-        "redis",
-        tmp_path,
-        lambda: redis_at(redis.port, "reader:secret@"),
-        keeps=False,
-    )
+@pytest.mark.long
+@only("postgres")
+def test_a_server_that_has_no_room_for_its_log_ends_and_is_found_well_again(way: Any, tmp_path: Path) -> None:
+    with way.serve() as own, small_disk(own.directory / "disk", 40) as disk:
+        way.log_on(own, disk)
+        lab = RemoteLab("disk of the log full", way.name, tmp_path, lambda: way.open(own.port))
+        lab.ask()
+        with filled(disk):
+            way.says(own.port, *["SELECT pg_switch_wal()", "CREATE TABLE filler (a int)"] * 5)
+            lab.ask_for(1.5)
+            assert struck(lab)
+        assert "PANIC" in (own.directory / "server.log").read_text()
+        own.kill()
+        own.start()
+        lab.recover()
+        assert lab.judge().good
+        own.kill()
+
+
+def test_who_may_not_read_is_told_of_errors_and_has_no_misses(
+    way: Any, server: Server, tmp_path: Path
+) -> None:
+    who = ("stranger", "wrong")
+    lab = RemoteLab("wrong password", way.name, tmp_path, lambda: way.open(server.port, *who), keeps=False)
+    lab.ask_for(0.5)
+    (stats,) = lab.remote.tier_stats()
+    assert stats.errors
+    assert not stats.misses
+    assert lab.judge().good
+
+
+def fill(way: Any, server: Server, path: Path) -> None:
+    """Have another machine write what will be asked for."""
+    lab = RemoteLab("written before", way.name, path, lambda: way.open(server.port))
+    lab.ask(20)
+    lab.recover()
+    assert lab.judge().good
+
+
+def read_alone(lab: RemoteLab) -> None:
+    """Ask for what is there and what is not; only reading goes well."""
+    lab.ask(20)
     lab.ask_for(0.5)
     assert struck(lab)
     assert lab.remote.guard.circuits["read"].closed
+    assert lab.remote.tier_stats()[0].hits >= 20
+
+
+def test_who_may_only_read_reads_and_writes_to_this_machine(way: Any, server: Server, tmp_path: Path) -> None:
+    fill(way, server, tmp_path / "before")
+    way.add_reader(server.port)
+    lab = RemoteLab(
+        "a role that may not write", way.name, tmp_path, lambda: way.open(server.port, *READER), keeps=False
+    )
+    read_alone(lab)
     assert lab.judge().good
-    said(redis.port, "ACL DELUSER reader")
+    way.drop_reader(server.port)
+
+
+@only("redis", long=("postgres",))
+def test_a_replica_is_read_and_not_written_to(way: Any, own: Server, tmp_path: Path) -> None:
+    fill(way, own, tmp_path / "before")
+    with way.replica(own) as replica:
+        until(lambda: way.size(replica.port) == way.size(own.port), "no replication")
+        lab = RemoteLab("a replica", way.name, tmp_path, lambda: way.open(replica.port), keeps=False)
+        read_alone(lab)
+        assert lab.judge().good
+
+
+@only("postgres")
+def test_a_database_that_is_read_only_for_a_while_gets_the_rest_afterwards(
+    way: Any, own: Server, tmp_path: Path
+) -> None:
+    fill(way, own, tmp_path / "before")
+    lab = RemoteLab("default_transaction_read_only", way.name, tmp_path, lambda: way.open(own.port))
+    change = "ALTER DATABASE postgres {} default_transaction_read_only"
+    way.says(own.port, change.format("SET") + " = on")  # what providers do when a disk is nearly full
+    read_alone(lab)
+    way.says(own.port, "SET default_transaction_read_only = off", change.format("RESET"))
+    lab.recover()
+    assert lab.judge().good
+
+
+@only("postgres")
+def test_a_table_of_another_program_is_left_alone(way: Any, server: Server, tmp_path: Path) -> None:
+    way.says(server.port, "CREATE TABLE kura_cache (id int)")
+    fault = "another program's table"
+    lab = RemoteLab(fault, way.name, tmp_path, lambda: way.open(server.port), keeps=False)
+    lab.ask_for(0.5)
+    assert struck(lab)
+    assert not way.size(server.port)
+    assert lab.judge().good
 
 
 @pytest.mark.parametrize("fault", ["another version's entries", "entries of other keys", "poisoned entries"])
-def test_entries_that_are_not_what_they_say_are_misses(fault: str, redis: Server, tmp_path: Path) -> None:
-    said(redis.port, "FLUSHALL")
-    lab = RemoteLab(fault, "redis", tmp_path, lambda: redis_at(redis.port), keeps=False)
+def test_entries_that_are_not_what_they_say_are_misses(
+    fault: str, way: Any, server: Server, tmp_path: Path
+) -> None:
+    lab = RemoteLab(fault, way.name, tmp_path, lambda: way.open(server.port), keeps=False)
     lab.ask(20)
     lab.recover()
-    client: Any = redis_at(redis.port).client
-    names = sorted(name for name in client.scan_iter(count=1000) if client.type(name) == b"string")
-    values = client.mget(names)
-    assert len(names) >= 20
-    for at, name in enumerate(names):
-        value = bytearray(values[at])
+
+    def spoilt(values: list[bytes]) -> list[bytes]:
+        assert len(values) >= 20
+        if fault.startswith("entries"):
+            return [*values[1:], values[0]]
         if fault.startswith("another"):
-            value[0] += 1
-        elif fault.startswith("entries"):
-            value = values[at - 1]
-        else:
-            value[-4:] = np.float32(1.0).tobytes()
-        client.set(name, bytes(value))
-    client.close()
+            return [bytes([value[0] + 1]) + value[1:] for value in values]
+        return [value[:-4] + np.float32(1.0).tobytes() for value in values]
+
+    way.rewrite(server.port, spoilt)
     store, elsewhere, remote = lab.machine("elsewhere")
     lab.ledger.ask(elsewhere, sorted(lab.ledger.acknowledged))
     assert elsewhere.stats.misses == len(lab.ledger.acknowledged)
@@ -266,17 +461,51 @@ def test_entries_that_are_not_what_they_say_are_misses(fault: str, redis: Server
     assert lab.judge().good
 
 
-def connects(host: str, port: int) -> bool:
-    with suppress(OSError), socket.create_connection((host, port), 1):
-        return True
-    return False
+def test_a_server_that_takes_nobody_any_more_is_left_alone(way: Any, tmp_path: Path) -> None:
+    with way.serve(*way.few) as server:
+        lab = RemoteLab("no connection left", way.name, tmp_path, lambda: way.open(server.port))
+        lab.ask()
+        with way.exhausted(server):
+            lab.ask_for(0.6)
+            assert struck(lab)
+        lab.recover()
+        assert lab.judge().good
+
+
+def test_a_server_that_answers_nobody_for_a_while_costs_one_deadline(
+    way: Any, server: Server, tmp_path: Path
+) -> None:
+    lab = RemoteLab("busy, or its table locked", way.name, tmp_path, lambda: way.open(server.port))
+    lab.ask()
+    with way.busy(server, 1.0):
+        lab.ask_for(1.0)
+        assert struck(lab)
+    lab.recover()
+    assert lab.judge().good
+
+
+@only("postgres")
+def test_statements_that_the_server_cancels_are_errors(way: Any, server: Server, tmp_path: Path) -> None:
+    options = "options=-c%20statement_timeout%3D30ms"
+    lab = RemoteLab("statement_timeout", way.name, tmp_path, lambda: way.open(server.port, options=options))
+    lab.ask()
+    lab.recover()
+    with way.busy(server, 0.8):
+        lab.ask_for(0.8)
+        assert struck(lab)
+    lab.recover()
+    assert lab.judge().good
 
 
 @contextmanager
-def network_of_its_own(port: int) -> Iterator[str]:
-    """Serve Redis in a network namespace behind a pair of virtual cards; yield the name of ours."""
-    name = f"kura{port}"
-    ours, theirs = f"k{port}a", f"k{port}b"
+def network_of_its_own() -> Iterator[tuple[str, str, list[str]]]:
+    """Make a network namespace behind a pair of virtual cards.
+
+    Yield the name of our card, the address of theirs, and the words before a command that is run there.
+    """
+    number = next(networks)  # one that is deleted is there for a while
+    name, ours, theirs = (f"k{os.getpid()}{kind}{number}" for kind in "nab")
+    network = f"10.213.{(os.getpid() + 100 * number) % 256}"
 
     def ip(*words: str) -> None:
         subprocess.run(["ip", *words], check=True, capture_output=True)
@@ -284,44 +513,34 @@ def network_of_its_own(port: int) -> Iterator[str]:
     try:
         ip("netns", "add", name)
         ip("link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", name)
-        ip("addr", "add", "10.213.77.1/30", "dev", ours)
+        ip("addr", "add", f"{network}.1/30", "dev", ours)
         ip("link", "set", ours, "up")
-        for words in (("addr", "add", "10.213.77.2/30", "dev", theirs), ("link", "set", theirs, "up")):
+        for words in (("addr", "add", f"{network}.2/30", "dev", theirs), ("link", "set", theirs, "up")):
             ip("-n", name, *words)
-        yield ours
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no network namespace can be made: {getattr(error, 'stderr', error)!r}")
+    try:
+        yield ours, f"{network}.2", ["ip", "netns", "exec", name]
     finally:
         with suppress(OSError):
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-def test_a_network_that_is_down_costs_one_deadline(tmp_path: Path) -> None:
-    pytest.importorskip("redis", reason="needs the extra `redis`")
-    port, binary = free_port(), program("redis-server")
-    with network_of_its_own(port) as card:
-        command = ["ip", "netns", "exec", f"kura{port}", binary, "--port", str(port), "--save", ""]
-        server = subprocess.Popen(
-            [*command, "--protected-mode", "no", "--bind", "10.213.77.2"], stdout=subprocess.DEVNULL
-        )
-        try:
-            until(lambda: connects("10.213.77.2", port), "redis-server did not start")
-            lab = RemoteLab("network down", "redis", tmp_path, lambda: redis_at(port, host="10.213.77.2"))
-            lab.ask()
-            subprocess.run(["ip", "link", "set", card, "down"], check=True)
-            lab.ask_for(1.0)
-            assert struck(lab)
-            subprocess.run(["ip", "link", "set", card, "up"], check=True)
-            lab.recover()
-            assert lab.judge().good
-        finally:
-            server.kill()
-            server.wait()
+def test_a_network_that_is_down_costs_one_deadline(way: Any, tmp_path: Path) -> None:
+    with network_of_its_own() as (card, host, within), way.serve(host=host, within=within) as server:
+        lab = RemoteLab("network down", way.name, tmp_path, lambda: way.open(server.port, host=host))
+        lab.ask()
+        subprocess.run(["ip", "link", "set", card, "down"], check=True)
+        lab.ask_for(1.0)
+        assert struck(lab)
+        subprocess.run(["ip", "link", "set", card, "up"], check=True)
+        lab.recover()
+        assert lab.judge().good
 
 
-def embed_together(path: Path, port: int, number: int, together: Any) -> None:
+def embed_together(path: Path, name: str, port: int, number: int, together: Any) -> None:
     """Embed texts that others embed, too, in a process of its own; its exit code says what was wrong."""
-    lab = RemoteLab(CROWD, "redis", path / f"client {number}", lambda: redis_at(port))
+    lab = RemoteLab(CROWD, name, path / f"client {number}", partial(WAYS[name].open, port))
     together.wait()
     lab.ask_for(3.0)
     lab.recover()
@@ -335,23 +554,25 @@ def embed_together(path: Path, port: int, number: int, together: Any) -> None:
 
 
 @pytest.mark.long
-def test_eight_clients_survive_a_server_that_is_frozen_and_killed(own_redis: Server, tmp_path: Path) -> None:
+def test_eight_clients_survive_a_server_that_is_frozen_and_killed(
+    way: Any, own: Server, tmp_path: Path
+) -> None:
     together = processes.Barrier(9)
-    clients = [start(embed_together, tmp_path, own_redis.port, number, together) for number in range(8)]
+    clients = [start(embed_together, tmp_path, way.name, own.port, number, together) for number in range(8)]
     together.wait()
     time.sleep(0.5)
-    own_redis.signal(signal.SIGSTOP)
+    own.signal_all(signal.SIGSTOP)
     time.sleep(0.5)
-    own_redis.signal(signal.SIGCONT)
+    own.signal_all(signal.SIGCONT)
     time.sleep(0.2)
-    own_redis.kill()
-    own_redis.start()
+    own.kill()
+    own.start()
     for client in clients:
         client.join(60)
     assert [client.exitcode for client in clients] == [0] * 8
     for number in range(8):
         path = tmp_path / f"client {number}"
-        lab = RemoteLab(CROWD, "redis", path, lambda: redis_at(own_redis.port), keeps=False)
+        lab = RemoteLab(CROWD, way.name, path, lambda: way.open(own.port), keeps=way.outlives)
         lab.ledger.acknowledged.update((path / "acknowledged").read_text().splitlines())
         assert len(lab.ledger.acknowledged) > 3
         assert lab.judge().good

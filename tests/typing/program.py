@@ -52,6 +52,7 @@ from kura_cache_adapters import (
     LookedUp,
     MemoryStore,
     MirroredStore,
+    MirrorStats,
     MissingExtraError,
     MultiCheckpointManager,
     Observer,
@@ -368,6 +369,7 @@ def watch(event: Event) -> None:
             assert_type(event.reason, str)
         case Guarded():
             assert_type(event.stats, TierStats)
+            assert_type(event.stats.mirror, MirrorStats | None)
 
 
 def observe(model: CachedEmbeddingModel) -> None:
@@ -411,7 +413,8 @@ def clean(cache: Cache) -> CleaningReceipt | None:
 
 def share(cache: Cache) -> SyncReceipt:
     mirrored = MirroredStore(ArrowStore("./cache"), "s3://bucket/prefix", anonymous=True, push=False)
-    assert_type(mirrored.counts.pushed, int)
+    counts: MirrorStats = mirrored.counts
+    assert_type(counts.pushed, int)
     assert_type(cache.push("s3://bucket/prefix", dry_run=True), SyncReceipt)
     assert_type(cache.pull("s3://bucket/prefix", model="fake").pulled, int)
     receipt = cache.sync("s3://bucket/prefix")
