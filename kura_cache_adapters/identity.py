@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -231,6 +232,9 @@ def _name(value: object, what: str = "model_name") -> str:
 
 
 def _encodable(value: object, where: str) -> None:
+    if isinstance(value, float) and not isfinite(value):
+        message = f"{where} is {value}, which has no exact place in a cache key: pass None, or a str"
+        raise ValueError(message)
     if not isinstance(value, str):
         return
     try:

@@ -65,6 +65,14 @@ def in_a_pool(method: str, path: Path) -> None:
         pool.join()
 
 
+def in_a_pool_of_datasets(method: str, path: Path) -> None:
+    multiprocess = pytest.importorskip("multiprocess", reason="needs the extra `datasets`, which brings it")
+    with multiprocess.get_context(method).Pool(WORKERS, maxtasksperchild=1) as pool:
+        pool.starmap(work, [(path, at) for at in range(WORKERS)], chunksize=1)
+        pool.close()
+        pool.join()
+
+
 def in_an_executor(method: str, path: Path) -> None:
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context(method)) as executor:
         [*executor.map(work, [path] * WORKERS, range(WORKERS))]
@@ -97,7 +105,7 @@ def test_all_that_is_due_is_done_whatever_some_of_it_raises_or_brings_about(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("run", [in_processes, in_a_pool, in_an_executor])
+@pytest.mark.parametrize("run", [in_processes, in_a_pool, in_a_pool_of_datasets, in_an_executor])
 def test_workers_of_multiprocessing_write_what_waits_is_counted_and_is_to_be_pushed(
     run: Callable[[str, Path], None], method: str, tmp_path: Path
 ) -> None:

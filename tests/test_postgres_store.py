@@ -583,7 +583,7 @@ def test_a_url_has_options_of_the_store_and_of_the_driver(postgres: Server) -> N
     names = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE application_name = 'mine'"
     assert postgres_says(postgres_url(postgres.port), names) == [("mine",)]
     assert postgres_says(postgres_url(postgres.port), "SELECT count(*) FROM of_urls.kura_cache") == [(2,)]
-    for wrong in ("nothing=1", "timeout=soon", "timeout=0", "batch=0"):
+    for wrong in ("nothing=1", "timeout=soon", "timeout=0", "timeout=inf", "batch=0"):
         with pytest.raises(ValueError, match="its options are: schema=") as error:
             open_store(f"{postgres_url(postgres.port)}?{wrong}")
         assert "MARKED" not in str(error.value)

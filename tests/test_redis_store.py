@@ -286,7 +286,11 @@ def test_what_is_no_server_is_refused_at_once(wrong: Any, error: type[Exception]
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch": 0}, {"timeout": 0}, {"ttl": 0}, {"ttl": -1}, {"sign": "short"}]
+    "options",
+    [
+        *({"batch": 0}, {"timeout": 0}, {"ttl": 0}, {"ttl": -1}, {"sign": "short"}),
+        *({"timeout": float("inf")}, {"timeout": float("nan")}, {"ttl": 1e400}, {"ttl": timedelta.max}),
+    ],
 )
 def test_options_that_make_no_sense_are_refused(options: Any) -> None:
     with pytest.raises(ValueError, match=r"must (be|not|have)"):

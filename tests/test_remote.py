@@ -485,7 +485,8 @@ def test_pickled_it_has_its_options_and_nothing_that_waits(tmp_path: Path) -> No
 
 
 def test_options_that_are_none_are_refused() -> None:
-    for wrong in ({"write": "always"}, {"read_timeout": 0.0}, {"connect_timeout": -1.0}):
+    endless = ({"read_timeout": float("inf")}, {"connect_timeout": float("nan")}, {"read_timeout": 1e10})
+    for wrong in ({"write": "always"}, {"read_timeout": 0.0}, {"connect_timeout": -1.0}, *endless):
         with pytest.raises(ValueError, match="Remote needs"):
             Remote(MemoryStore(), **wrong)
 

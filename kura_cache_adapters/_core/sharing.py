@@ -54,21 +54,24 @@ class Sharing:
         self._others = True
 
     def take(self, keys: Sequence[bytes], *, since: float, above: Collection[bytes] = ()) -> Share:
-        """Claim keys, then look up what others have stored since they were; some `above` are a caller's."""
+        """Claim keys, then look up what others have stored since they were; some `above` are a caller's.
+
+        What another call here has claimed is looked up too: whose flight it is embeds it under that claim.
+        """
         with self._lock:
             ours = [claim.keys for claim in self._claims if claim.keys]
             free = [key for key in keys if key not in above and not any(key in held for held in ours)]
             claim = self._space.claim(free) if free and self.patience else None
-            if claim is None:
-                return Share(keys)
-            self._note(claim, others=claim.beside > len(ours))
-            self._claims.add(claim)
-        claimed = [*claim.keys]
-        theirs = set(free).difference(claimed) if time.monotonic() >= self._trusted_from else ()
-        hits = self._space.load(claimed) if claimed and self._seen > since else None
+            if claim is not None:
+                self._note(claim, others=claim.beside > len(ours))
+                self._claims.add(claim)
+        trusted = claim is not None and time.monotonic() >= self._trusted_from
+        theirs = set(free).difference(claim.keys) if claim is not None and trusted else set[bytes]()
+        left = [key for key in keys if key not in theirs]
+        hits = self._space.load(left) if left and self._seen > since else None
         if hits is None or not len(hits.positions):
             return Share(keys, theirs, claim=claim)
-        found = [claimed[at] for at in hits.positions]
+        found = [left[at] for at in hits.positions]
         self.release(found)
         return Share(keys, theirs, (found, hits.vectors), claim)
 

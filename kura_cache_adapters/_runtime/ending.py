@@ -12,6 +12,8 @@ from kura_cache_adapters._runtime.fork import forget_in_child
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_WORKERS = ("multiprocessing.util", "multiprocess.util")  # the second is that of `datasets`
+
 _due: dict[Callable[[], object], None] = {}
 
 
@@ -25,7 +27,7 @@ def at_end(call: Callable[[], object]) -> None:
     _due[call] = None
     atexit.unregister(_end)  # a child has its parent's
     atexit.register(_end)
-    if (workers := sys.modules.get("multiprocessing.util")) is not None:
+    for workers in filter(None, map(sys.modules.get, _WORKERS)):
         workers.Finalize(None, _end, exitpriority=0)
     if (celery := sys.modules.get("celery.signals")) is not None:
         celery.worker_process_shutdown.connect(_end, weak=False)

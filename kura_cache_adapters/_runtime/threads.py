@@ -29,6 +29,9 @@ _WORKERS = min(32, _CORES + 4)
 _TRANSFERS = 8  # at once, of files and entries: they wait for a server
 _MODELS = 128  # calls of models at once, at each depth of calls inside calls
 
+LONGEST = 1e9
+"""Seconds, some 30 years: threads, sockets and servers are asked to wait for less."""
+
 
 class DaemonThreads:
     """Threads that end with the process: after Ctrl-C nobody waits ten minutes for a model's call.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from kura_cache_adapters._observe.log import describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import pass_on_signals
-from kura_cache_adapters._runtime.threads import submit_transfer
+from kura_cache_adapters._runtime.threads import LONGEST, submit_transfer
 from kura_cache_adapters.errors import require
 from kura_cache_adapters.identity import ModelIdentity
 from kura_cache_adapters.protocols import SpaceStats
@@ -74,12 +74,12 @@ class PostgresStore:
             sign: a secret, at least 16 bytes: entries are signed with it, and those that are not are misses.
 
         Raises:
-            ValueError: what cannot be an address, a number that is not positive, a secret below 16 bytes;
-                MissingExtraError without the extra `postgres`.
+            ValueError: what cannot be an address, a number that is not positive, an endless time, a secret
+                below 16 bytes; MissingExtraError without the extra `postgres`.
 
         """
-        if batch < 1 or min(timeout, connect_timeout) <= 0:
-            message = f"{batch=}, {timeout=} and {connect_timeout=} must be positive"
+        if batch < 1 or not all(0 < each < LONGEST for each in (timeout, connect_timeout)):
+            message = f"{batch=}, {timeout=} and {connect_timeout=} must be positive, and not endless"
             raise ValueError(message)
         require("psycopg", extra="postgres")
         from kura_cache_adapters.stores.postgres_connections import Connections  # noqa: PLC0415 - needs psycopg

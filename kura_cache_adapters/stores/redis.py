@@ -10,6 +10,7 @@ from weakref import WeakSet, finalize
 
 from kura_cache_adapters._identity.secrets import plain_url
 from kura_cache_adapters._runtime.fork import forget_in_child
+from kura_cache_adapters._runtime.threads import LONGEST
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters.checks import KEY_BYTES
 from kura_cache_adapters.identity import ModelIdentity
@@ -72,11 +73,12 @@ class RedisStore:
             MissingExtraError: `redis` is not installed.
             TypeError: neither a URL nor a synchronous client of redis-py; a secret neither str nor bytes.
             ValueError: an address or option that redis-py does not know, a client that decodes what it reads,
-                a number that is not positive, a secret below 16 bytes.
+                a number that is not positive, an endless time, a secret below 16 bytes.
 
         """
-        if batch < 1 or timeout <= 0:
-            message = f"batch={batch} and timeout={timeout} must be positive"
+        self.ttl: float | None = Bounds.of_store(max_bytes=None, ttl=ttl).older_than
+        if batch < 1 or not 0 < timeout < LONGEST or (self.ttl or 1) >= LONGEST:
+            message = f"{batch=} and {timeout=} must be positive, and {timeout=} and {ttl=} not endless"
             raise ValueError(message)
         self._options: dict[str, Any] = {
             "prefix": prefix,
@@ -89,7 +91,6 @@ class RedisStore:
         self.prefix = prefix
         self.batch = batch
         self.timeout = timeout
-        self.ttl: float | None = Bounds.of_store(max_bytes=None, ttl=ttl).older_than
         self.codec: Codec[bytes] = codec_for(sign)
         self._url = url_or_client if isinstance(url_or_client, str) else None
         self._client = None if self._url is not None else clients.checked(url_or_client)

@@ -15,6 +15,7 @@ from kura_cache_adapters._runtime.ending import at_end
 from kura_cache_adapters._runtime.fork import ForkLock
 from kura_cache_adapters._runtime.members import members
 from kura_cache_adapters._runtime.signals import suppressed
+from kura_cache_adapters._runtime.threads import LONGEST
 from kura_cache_adapters.checks import check_dimension, check_shapes, key_matrix
 from kura_cache_adapters.errors import UnreachableError
 from kura_cache_adapters.protocols import Hits
@@ -65,13 +66,14 @@ class Remote:
             breaker: when the server is left alone, and for how long.
 
         Raises:
-            ValueError: a time-out that is not positive; another word for `write`.
+            ValueError: a time-out that is not positive, or endless; another word for `write`.
 
         """
-        if min(read_timeout, connect_timeout) <= 0 or write not in {"behind", "through", "never"}:
+        timely = all(0 < each < LONGEST for each in (read_timeout, connect_timeout))
+        if not timely or write not in {"behind", "through", "never"}:
             message = (
-                f"Remote needs positive time-outs and write='behind', 'through' or 'never', not "
-                f"{read_timeout}, {connect_timeout} and {write!r}"
+                f"Remote needs time-outs above 0 and below {LONGEST:g} s, and write='behind', 'through' or "
+                f"'never', not {read_timeout}, {connect_timeout} and {write!r}"
             )
             raise ValueError(message)
         self.store = store

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kura_cache_adapters import ArrowStore, CachedEmbeddingModel, CacheOptions, TieredStore
+from kura_cache_adapters._core.fail_open import FailOpenSpace
+from kura_cache_adapters._core.sharing import Sharing
 from kura_cache_adapters._disk import locks
 from kura_cache_adapters._segments import claims
 from kura_cache_adapters.testing import FakeEmbeddingModel
+from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
 from tests.faults.claimants import Paid, PaidInThread, opened, paid, paid_by, want, want_in_threads
 from tests.faults.crowd import processes, start
 from tests.faults.fault_lab import FORMATS, TIERS, WAYS, Ledger
@@ -355,6 +358,27 @@ def test_who_claims_late_finds_what_was_stored_between_its_look_and_its_claim(
     embedding.join()
     model: Any = late.embedding_model
     assert model.texts == ["before"]
+
+
+def test_what_others_have_stored_is_found_also_where_another_call_here_has_claimed_it(tmp_path: Path) -> None:
+    """Two calls here wait for another process; one has just claimed its text when the other looks."""
+
+    def of_a_process() -> tuple[FailOpenSpace, Sharing]:
+        store = ArrowStore(tmp_path)
+        space = FailOpenSpace(store, IDENTITY, lambda _: None, durable=True)
+        return space, Sharing(space, patience=60)
+
+    (_, here), (space, there) = of_a_process(), of_a_process()
+    begun = time.perf_counter()
+    theirs = there.take([key_of(1)], since=begun)
+    assert here.take([key_of(1)], since=begun).theirs == {key_of(1)}
+    space.save([key_of(1)], vectors_of([1]))
+    there.release(theirs.keys)
+    claimed = here.take([key_of(1)], since=time.perf_counter() + 60)  # which has not looked yet
+    assert [*claimed.claim.keys] == [key_of(1)]  # type: ignore[union-attr]
+    found = here.take([key_of(1)], since=begun).found
+    assert found is not None
+    assert found[0] == [key_of(1)]
 
 
 def test_patience_is_a_number_of_seconds() -> None:
