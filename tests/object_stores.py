@@ -94,6 +94,7 @@ class ObjectServer:
         return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
 
     def new_bucket(self) -> str:
+        self.reset()
         name = f"bucket{next(_numbers)}"  # moto reads no escaped hyphen
         self.make(name)
         self.reset()
