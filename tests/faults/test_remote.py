@@ -538,12 +538,17 @@ def network_of_its_own() -> Iterator[tuple[str, str, list[str]]]:
         for words in (("addr", "add", f"{network}.2/30", "dev", theirs), ("link", "set", theirs, "up")):
             ip("-n", name, *words)
     except (OSError, subprocess.CalledProcessError) as error:
+        delete_network(name)
         pytest.skip(f"no network namespace can be made: {getattr(error, 'stderr', error)!r}")
     try:
         yield ours, f"{network}.2", ["ip", "netns", "exec", name]
     finally:
-        with suppress(OSError):
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        delete_network(name)
+
+
+def delete_network(name: str) -> None:
+    with suppress(OSError):
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 def test_a_network_that_is_down_costs_one_deadline(way: Any, tmp_path: Path) -> None:
