@@ -59,7 +59,7 @@ class Remote:
         Args:
             store: on a server; it is closed with the guard.
             read_timeout: seconds for a look-up or a write, and 50 microseconds for each of its keys.
-            connect_timeout: more of them for the first call, after a failure, and to connect to PostgreSQL.
+            connect_timeout: further seconds for the first call, after a failure, or to connect PostgreSQL.
             write: "behind" writes in a thread: at most 64 MiB wait, and what has not been written 5 seconds
                 after `close`, or the end of the process, is dropped. "through" waits for each write, and
                 does the rest behind only when that fails. "never" writes nothing.

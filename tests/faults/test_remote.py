@@ -66,6 +66,12 @@ def own(way: Any, request: pytest.FixtureRequest) -> Iterator[Server]:
     server.start()
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait no five seconds, in the end, for a server that takes nothing."""
+    monkeypatch.setattr("kura_cache_adapters.stores.remote._FLUSH", 0.1)
+
+
 def only(*names: str, long: tuple[str, ...] = ()) -> pytest.MarkDecorator:
     """Have a case for some kinds of servers alone, in the quick half or the long one."""
     slow = [pytest.param(name, marks=pytest.mark.long) for name in long]
@@ -76,12 +82,6 @@ def struck(lab: RemoteLab) -> int:
     """Return how many calls the guard has given up or seen fail."""
     (stats,) = lab.remote.tier_stats()
     return stats.errors + stats.timeouts
-
-
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try for a moment alone, when a cache is closed, to write what waits."""
-    monkeypatch.setattr(remote, "_FLUSH", 0.2)
 
 
 PATIENT = {"read_timeout": 5.0}  # where nothing may fail, on a machine that has other things to do
@@ -285,7 +285,7 @@ def test_a_list_of_hosts_finds_the_one_that_takes_over(
         assert lab.judge().good
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_was_never_there_is_missed_once(way: Any, tmp_path: Path) -> None:
     lab = RemoteLab("nobody listens", way.name, tmp_path, lambda: way.open(free_port()), keeps=False)
     lab.ask_for(0.5)
@@ -387,7 +387,7 @@ def test_a_server_that_has_no_room_for_its_log_ends_and_is_found_well_again(way:
         own.kill()
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("impatient")
 def test_who_may_not_read_is_told_of_errors_and_has_no_misses(
     way: Any, server: Server, tmp_path: Path
 ) -> None:
@@ -417,7 +417,7 @@ def read_alone(lab: RemoteLab) -> None:
     assert lab.remote.tier_stats()[0].hits >= 20
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("impatient")
 def test_who_may_only_read_reads_and_writes_to_this_machine(way: Any, server: Server, tmp_path: Path) -> None:
     fill(way, server, tmp_path / "before")
     way.add_reader(server.port)
@@ -429,7 +429,7 @@ def test_who_may_only_read_reads_and_writes_to_this_machine(way: Any, server: Se
     way.drop_reader(server.port)
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.long
 def test_a_replica_is_read_and_not_written_to(way: Any, own: Server, tmp_path: Path) -> None:
     fill(way, own, tmp_path / "before")
@@ -454,7 +454,7 @@ def test_a_database_that_is_read_only_for_a_while_gets_the_rest_afterwards(
     assert lab.judge().good
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("impatient")
 @only("postgres")
 def test_a_table_of_another_program_is_left_alone(way: Any, server: Server, tmp_path: Path) -> None:
     way.says(server.port, "CREATE TABLE kura_cache (id int)")
@@ -550,12 +550,17 @@ def network_of_its_own() -> Iterator[tuple[str, str, list[str]]]:
         for words in (("addr", "add", f"{network}.2/30", "dev", theirs), ("link", "set", theirs, "up")):
             ip("-n", name, *words)
     except (OSError, subprocess.CalledProcessError) as error:
+        delete_network(name)
         pytest.skip(f"no network namespace can be made: {getattr(error, 'stderr', error)!r}")
     try:
         yield ours, f"{network}.2", ["ip", "netns", "exec", name]
     finally:
-        with suppress(OSError):
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        delete_network(name)
+
+
+def delete_network(name: str) -> None:
+    with suppress(OSError):
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 def test_a_network_that_is_down_costs_one_deadline(way: Any, tmp_path: Path) -> None:
