@@ -296,7 +296,7 @@ class Machines(RuleBasedStateMachine):
             (found, forgotten), now = before[machine], (machine.found(), machine.forgotten())
             stored = set[bytes]().union(*(act.args[0] for act in acts if act.func is put))
             if any(act.func is drop for act in acts):
-                self.dropped[machine] |= (found | stored) - now[0]
+                self.dropped[machine] |= {*KEYS} - now[0]  # also what is pulled at the same time
             assert found - now[1] - self.dropped[machine] <= now[0], "a machine has lost a vector"
             assert forgotten - stored <= now[1], "what was forgotten is back"
             self.dropped[machine] -= now[0]

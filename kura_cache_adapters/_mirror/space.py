@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from itertools import accumulate
@@ -271,10 +271,12 @@ class SpaceMirror:
         if new - pushed and any(map(is_tombstone, names.here)):
             self._sweep()  # before it is noted: a kill leaves it to the next sync
         self._ledger.note(new, {})
-        self._ledger.shorten(names)
-        with locks.try_lock(self.path) as alone:  # as merges hold it
+        with locks.try_lock(self.path) as alone:  # as merges hold it: what they have made by now is known
             if alone:
-                shorten_lineage(self.path, names, shared=self.format.shared)
+                made_of = lineage.parsed(lineage.read(self.path / lineage.FILE))
+                now = replace(names, here=self._here(), made_of=made_of)
+                self._ledger.shorten(now)
+                shorten_lineage(self.path, now, shared=self.format.shared)
 
     def _note_lineage(self, names: Names) -> None:
         """Note what files there were made of, so that nobody asks again; merges note theirs from now on."""
