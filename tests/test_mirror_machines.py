@@ -327,8 +327,9 @@ def test_no_turn_of_events_loses_a_vector_or_brings_a_forgotten_one_back() -> No
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_no_turn_of_events_does_so_in_many() -> None:
-    run(1000)
+    run(400)
 
 
 def run(examples: int, *, derandomize: bool = False) -> None:
