@@ -116,6 +116,10 @@ def objects(bucket: Path) -> dict[str, bytes]:
     return {str(path.relative_to(bucket)): path.read_bytes() for path in bucket.rglob("*") if path.is_file()}
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("order", ["aba", "bab"])
 def test_what_two_machines_pay_apart_neither_pays_again_whatever_the_order(
     s3: str, tmp_path: Path, order: str
@@ -309,6 +313,25 @@ def test_what_is_forgotten_is_so_on_every_machine_and_gone_from_the_bucket_when_
     assert [embed(tmp_path / name, FEW) for name in "abd"] == [1, 1, 1]
 
 
+def test_what_a_killed_pull_has_not_rewritten_the_next_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", FEW)
+    with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
+        one.push(url)
+        other.pull(url)
+        doomed = next(iter(one.keys(one.spaces()[0])))
+        one.forget([doomed])
+        one.push(url)
+        with monkeypatch.context() as killed:
+            killed.setattr(SpaceMirror, "_sweep", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                other.pull(url)
+        other.pull(url)
+    assert all(doomed not in path.read_bytes() for path in space_in(tmp_path / "b").glob("0*"))
+
+
 def test_a_file_of_which_all_is_forgotten_leaves_the_bucket_too(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/there"
     embed(tmp_path / "a", ["one"])
@@ -447,6 +470,20 @@ def test_prune_makes_few_objects_of_many(tmp_path: Path) -> None:
         assert cache.prune(remote=url).parts == 12
         assert cache.prune(remote=url).parts == 0
     assert sorted(path.name[:9] for path in there.rglob("0*.arrow")) == ["000000001", "000000120"]
+
+
+def test_prune_deletes_what_was_said_of_files_that_went_when_another_was_killed(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed(tmp_path / "a", FEW, chunk=20)
+    with open_cache(tmp_path / "a") as cache:
+        cache.push(url)
+        old, young = (space_in(tmp_path / "there") / f"_lineage-000000001-{at * 16}.arrow" for at in "01")
+        for path, seconds in ((old, 4_000), (young, 0)):
+            path.write_text("")
+            os.utime(path, (0, time.time() - seconds))
+        cache.compact()
+        assert cache.prune(remote=url).parts == 2
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_prune_holds_a_bucket_within_bytes_over_all_models_the_oldest_first(tmp_path: Path) -> None:
@@ -779,7 +816,7 @@ def test_what_is_noted_of_files_does_not_grow_with_all_that_there_ever_were(
     monkeypatch.setattr(ledger, "_LONG", 1_000)
     url, sizes = f"file://{tmp_path}/there", list[int]()
     with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
-        for turn in range(40):
+        for turn in range(32):
             embed(tmp_path / "a", [f"{turn}"])
             one.sync(url)
             assert other.sync(url).pulled <= 1  # and none that was merged
@@ -792,7 +829,7 @@ def test_what_is_noted_of_files_does_not_grow_with_all_that_there_ever_were(
             for path in tmp_path.glob("[ab]/*/_[lm]i*"):
                 sizes.append(len({line.partition(" ")[0] for line in path.read_text().splitlines()}))
     assert max(sizes) < 2 * 10 + 20  # of more than a hundred files that there were
-    assert [embed([tmp_path / name, url], ["39"]) for name in "abc"] == [0, 0, 0]
+    assert [embed([tmp_path / name, url], ["last"]) for name in "abc"] == [1, 0, 0]
 
 
 def test_what_a_power_cut_left_of_a_lineage_says_nothing_and_spoils_no_other(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kura_cache_adapters._segments.format import rows_of
+from kura_cache_adapters._segments.format import ending_of, rows_of
 from kura_cache_adapters._segments.lineage import ancestry
 
 if TYPE_CHECKING:
@@ -58,6 +58,12 @@ class Names:
         """Return what is there and nothing but what is kept holds, under other names, or nothing at all."""
         held = self.leaves(kept)
         return {name for name in self.there - self.here if self.leaves([name]) <= held}
+
+    def standing_for(self, replaced: Iterable[str]) -> set[str]:
+        """Return what is here alone and holds something of files there, and what hides rows of them."""
+        held = self.leaves(replaced)
+        alone = self.here - self.there
+        return {name for name in alone if not ending_of(name) or not held.isdisjoint(self.leaves([name]))}
 
     def shared_by(self, moved: Iterable[str]) -> set[str]:
         """Return what is now known to have been here and there: as it is, or all that it was made of."""

@@ -75,8 +75,8 @@ def _planned(mirror: SpaceMirror, bounds: Bounds, *, dry_run: bool) -> _Plan | N
     if not dry_run:
         _merge(mirror, identity, bounds)
     names = mirror.names()
-    if not dry_run and names.replaced_by(names.here):
-        mirror.push(names, names.here - names.there)
+    if not dry_run and (claimed := names.replaced_by(names.here)):
+        mirror.push(names, names.standing_for(claimed))
         names = mirror.names()
     there = mirror.bucket.list(mirror.path.name)
     kept = frozenset(name for name in names.here if dry_run or _is_there(mirror, name, there))
@@ -174,10 +174,17 @@ def _delete(plan: _Plan, gone: set[str]) -> None:
     """Delete objects, then what was said of them; put back what another who prunes has taken for replaced."""
     mirror = plan.mirror
     mirror.bucket.delete(mirror.path.name, gone)
-    said = [f"{lineage.FILE}-{name}" for name in gone if name in plan.names.made_of]
-    mirror.bucket.delete(mirror.path.name, said)
+    mirror.bucket.delete(mirror.path.name, _said_of_none(mirror.bucket.list(mirror.path.name), gone))
     left = mirror.names()
     mirror.push(left, plan.kept - left.there - gone)
+
+
+def _said_of_none(there: dict[str, Object], gone: set[str]) -> list[str]:
+    """Return the lineages of what has gone, also by one who was killed; a young one waits for its object."""
+    said = {name: name.removeprefix(lineage.BESIDE) for name in there if name.startswith(lineage.BESIDE)}
+    old = max((found.written for found in there.values()), default=datetime.now(timezone.utc)) - _YOUNG
+    alone = ((name, file) for name, file in said.items() if file not in there)
+    return [name for name, file in alone if file in gone or there[name].written <= old]
 
 
 def _told(plan: _Plan, doomed: list[Part]) -> Cleaned:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from itertools import accumulate
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from kura_cache_adapters._segments.format import SegmentFormat
     from kura_cache_adapters.receipts import SpaceSync
 
-_LINEAGE = f"{lineage.FILE}-"
 _BESIDE = {marks.IDENTITY_FILE: 1 << 20, marks.ANSWERER_FILE: 1 << 10}  # bytes, at most
 _LONGEST_LINEAGE = 16 << 20  # bytes
 _LONGEST_ROW = 1 << 20  # bytes of a row: no model has vectors of 100,000 numbers
@@ -81,11 +80,10 @@ class SpaceMirror:
             pulled = self._pull(there) if pull else {}
             names = self._names(there)
             pushed = self._push(names, names.to_push(merged=merged), there) if push else {}
-            self._note_shared(names, [name for name, one in {**pushed, **pulled}.items() if one.nbytes])
+            up, down = ({name for name, one in some.items() if one.nbytes} for some in (pushed, pulled))
+            self._note_shared(names, up, down)
             now = datetime.now(timezone.utc)
             there.update((name, Object(one.nbytes, now)) for name, one in pushed.items() if one.nbytes)
-        if pulled and any(map(is_tombstone, self._here())):
-            self._sweep()
         return told(self.path.name, pushed, pulled)
 
     def _list(self, age: float) -> dict[str, Object]:
@@ -149,13 +147,13 @@ class SpaceMirror:
         noted = lineage.read(self.path / lineage.FILE)
         known = lineage.parsed(noted).keys()
         good = frozenset(name for name in there if self._ours(name) and self._believed(name, there[name]))
-        unknown = sorted(name for name in good - here - shared - known if _LINEAGE + name in there)
+        unknown = sorted(name for name in good - here - shared - known if lineage.BESIDE + name in there)
         lines = each(self._lineage_of, unknown)
         return Names(here, good, shared, lineage.parsed(lineage.APART.join([noted, *lines])))
 
     def _lineage_of(self, name: str) -> str:
         with suppressed(UnreachableError):  # it tells nothing then
-            lines = self.bucket.read(self.path.name, _LINEAGE + name, most=_LONGEST_LINEAGE)
+            lines = self.bucket.read(self.path.name, lineage.BESIDE + name, most=_LONGEST_LINEAGE)
             return lines.decode("ascii", "replace")
         return ""
 
@@ -216,9 +214,10 @@ class SpaceMirror:
     def _pulled(self, there: dict[str, Object], dimension: int | None, name: str) -> Moved:
         place = self.path / name
         try:
-            with atomic.published(place, durable=True) as temporary:
-                fetch(self.bucket, place, there[name], temporary, self.format)
-                check_dimension(temporary, name, self.format, dimension)
+            with suppressed(FileNotFoundError):
+                self._take(place, there[name], dimension)
+                return Moved(there[name].nbytes)
+            self._take(place, there[name], dimension)  # who forgets has removed what was half there
         except GoneError:  # it was pruned there since it was listed
             return Moved()
         except DamagedSegmentError as error:
@@ -226,6 +225,11 @@ class SpaceMirror:
             trouble = Trouble(f"{self.bucket.url}/{self.path.name}/{name}", describe(error))
             return Moved(0, trouble, lasts=not isinstance(error, OtherVersionError))
         return Moved(there[name].nbytes)
+
+    def _take(self, place: Path, found: Object, dimension: int | None) -> None:
+        with atomic.published(place, durable=True) as temporary:
+            fetch(self.bucket, place, found, temporary, self.format)
+            check_dimension(temporary, place.name, self.format, dimension)
 
     def _dimension(self) -> int | None:
         """Return the dimension of the largest segment that is here, which one of another may not join."""
@@ -249,7 +253,7 @@ class SpaceMirror:
             check(path, name, self.format)
             with path.open("rb") as file:
                 if name in names.made_of:
-                    self.bucket.put(self.path.name, _LINEAGE + name, names.lineage(name).encode())
+                    self.bucket.put(self.path.name, lineage.BESIDE + name, names.lineage(name).encode())
                 self.bucket.put(self.path.name, name, file)
                 return Moved(os.fstat(file.fileno()).st_size)
         except FileNotFoundError:  # merged since it was listed: another file holds its rows
@@ -258,16 +262,21 @@ class SpaceMirror:
             pass_on_signals(error)
             return Moved(0, Trouble(str(path), describe(error)))
 
-    def _note_shared(self, names: Names, moved: Iterable[str]) -> None:
+    def _note_shared(self, names: Names, pushed: set[str], pulled: set[str]) -> None:
         """Note what is here and there: should it go from one of them, it stays away."""
         if not self.path.is_dir():
             return
-        self._ledger.note(names.shared_by(moved) - {*self._ledger.names()}, {})
         self._note_lineage(names)
-        self._ledger.shorten(names)
-        with locks.try_lock(self.path) as alone:  # as merges hold it
+        new = names.shared_by(pushed | pulled) - {*self._ledger.names()}
+        if new - pushed and any(map(is_tombstone, names.here)):
+            self._sweep()  # before it is noted: a kill leaves it to the next sync
+        self._ledger.note(new, {})
+        with locks.try_lock(self.path) as alone:  # as merges hold it: what they have made by now is known
             if alone:
-                shorten_lineage(self.path, names, shared=self.format.shared)
+                made_of = lineage.parsed(lineage.read(self.path / lineage.FILE))
+                now = replace(names, here=self._here(), made_of=made_of)
+                self._ledger.shorten(now)
+                shorten_lineage(self.path, now, shared=self.format.shared)
 
     def _note_lineage(self, names: Names) -> None:
         """Note what files there were made of, so that nobody asks again; merges note theirs from now on."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 FILE = "_lineage"
 """In a space that has a mirror: a line for each file that was made of others, its name and theirs."""
 
+BESIDE = f"{FILE}-"
+"""Before the name of a file in a mirror: an object with the lines about it."""
+
 NAME = re.compile(r"(?:[0-9]{9}-[0-9a-f]{16}\.[a-z]{1,16}|_forgotten-[0-9a-f]{16})")
 """The names of files that never change: segments and tombstones."""
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from kura_cache_adapters import Breaker, PostgresStore
-from kura_cache_adapters.stores import remote
 from tests.faults.crowd import WRONG, processes, start
 from tests.faults.proxy import Proxy
 from tests.faults.remote_lab import CONNECT, READ, SLACK, RemoteLab
