@@ -16,6 +16,7 @@ import pytest
 
 from kura_cache_adapters import CachedEmbeddingModel, open_store
 from kura_cache_adapters._segments.directory import SegmentStore
+from kura_cache_adapters._segments.writer import Writer
 from kura_cache_adapters.stores import ArrowStore, MemoryStore, TieredStore
 from kura_cache_adapters.testing import FakeEmbeddingModel
 from kura_cache_adapters.testing.stores import IDENTITY, key_of, vectors_of
@@ -162,6 +163,30 @@ def test_a_merge_that_had_read_the_rows_before_brings_none_back(
     for each in (space, other, ArrowStore(tmp_path).space(IDENTITY)):
         assert found(each, range(8)) == [0, 1, 2, 4, 5, 6, 7]
         assert key_of(3) not in set(each.keys())
+
+
+def test_what_is_stored_anew_while_others_sweep_is_there(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = opened(url)
+    put(space, range(4))
+    space.delete_many([key_of(1)])
+    swept = threading.Event()
+
+    def write(*args: Any, **options: Any) -> str:
+        name = real(*args, **options)
+        sweeping.start()
+        swept.wait(0.3)  # it has been written, and the tombstone still stands
+        return name
+
+    def sweep() -> None:
+        opened(url).sweep()
+        swept.set()
+
+    real, sweeping = Writer.write, threading.Thread(target=sweep)
+    monkeypatch.setattr(Writer, "write", write)
+    put(space, range(1, 2))
+    monkeypatch.undo()
+    sweeping.join()
+    assert found(opened(url), range(4)) == [0, 1, 2, 3]
 
 
 def test_what_a_backup_brings_back_stays_forgotten_until_it_is_stored_anew(url: str, tmp_path: Path) -> None:

@@ -97,10 +97,9 @@ class SegmentSpace:
         if self.identity is not None and not self._announced:
             self._announced = True
             announce(self.path, self.identity, self._suffix)
-        name = self._writer.write(Rows.build(matrix, vectors), durable=durable)
-        self._listing.add(name, vectors.shape[1])
-        if self._listing.tombstones.keys:
-            self._lift({*map(bytes, matrix)})
+        rows = Rows.build(matrix, vectors)
+        anew = self._listing.tombstones.keys and self._forgotten_among({*map(bytes, matrix)})
+        name = self._write_anew(rows, anew, durable) if anew else self._write(rows, durable)
         if self.merges:
             self._merger.written(name, durable=durable)
         if self._upkeep is not None:
@@ -230,10 +229,24 @@ class SegmentSpace:
         """Name the directory."""
         return f"<the space {str(self.path)!r}>"
 
-    def _lift(self, keys: set[bytes]) -> None:
-        """Take keys off the tombstones; what another process has forgotten meanwhile stays so."""
-        if anew := keys & self._listing.tombstones.keys:
-            with locks.patient_lock(self.path):
-                self._listing.refresh()
-                self._listing.tombstones.lift(anew)
+    def _write(self, rows: Rows, durable: bool) -> str:  # noqa: FBT001 - as the writer has it
+        name = self._writer.write(rows, durable=durable)
+        self._listing.add(name, rows.vectors.shape[1])
+        return name
+
+    def _forgotten_among(self, keys: set[bytes]) -> frozenset[bytes]:
+        with suppressed(OSError):
             self._listing.refresh()
+        return self._listing.tombstones.keys & keys
+
+    def _write_anew(self, rows: Rows, keys: frozenset[bytes], durable: bool) -> str:  # noqa: FBT001 - as the writer has it
+        """Write and take keys off the tombstones; what another process has forgotten meanwhile stays so.
+
+        Whoever rewrites what holds forgotten rows waits: else he would leave these out before they count.
+        """
+        with locks.patient_lock(self.path):
+            name = self._write(rows, durable)
+            self._listing.refresh()
+            self._listing.tombstones.lift(keys)
+        self._listing.refresh()
+        return name
