@@ -217,6 +217,16 @@ def test_what_a_probe_finds_does_not_shorten_the_next_rest_but_what_a_call_finds
     assert circuit.waits <= 0.01
 
 
+def test_a_time_out_of_the_stores_own_opens_the_circuit_at_once(server: Server) -> None:
+    space = Remote(server, **QUICK).space(IDENTITY)
+    space.get_many(KEYS)
+    server.error = TimeoutError("timed out")
+    server.calls.clear()
+    for _ in range(20):
+        space.get_many(KEYS)
+    assert len(server.calls) == 1
+
+
 def test_errors_open_the_circuit_when_there_are_five_of_them(server: Server) -> None:
     space = Remote(server, **QUICK).space(IDENTITY)
     space.get_many(KEYS)

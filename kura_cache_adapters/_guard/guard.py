@@ -173,7 +173,7 @@ class Guard:
         reason = str(error) if type(error) is TimeoutError else describe(error)
         self._log.report(action, "%s: could not %s: %s; going on without", self.name, action, reason)
         _logger.debug("That was because of this", exc_info=error)
-        if self.circuits[action].failed(took, seconds):
+        if self.circuits[action].failed(seconds if late else took, seconds):
             self.tell(action, "open", reason)
 
 
