@@ -42,10 +42,10 @@ class MirrorStats:
 class TierStats:
     """What one tier has answered, in texts unless said otherwise.
 
-    `hits` were found in it, `misses` were not; a text is a miss once more where it was looked for again, since
-    other processes were at work. A `remote` one counts over all models of this process that use
-    the same store object, and counts what it has answered: `errors` and `timeouts` are calls that failed or
-    were given up, `open_seconds` the time in which it was not asked because of them, `backlog` the entries
+    `hits` were found in it, `misses` were not; a text is a miss once more where it was looked for again,
+    since other processes were at work. A `remote` one counts over all models of this process that use the
+    same store object, and counts what it has answered: `errors` and `timeouts` are calls that failed or were
+    given up, `open_seconds` the time in which it was not asked because of them, `backlog` the entries
     that wait to be written, and `dropped` those that were given up: a tier in front of it has them, and
     brings them with a later batch. `mirror` is what went between a mirrored one and its object store, over
     all models too.
