@@ -83,6 +83,13 @@ def struck(lab: RemoteLab) -> int:
     return stats.errors + stats.timeouts
 
 
+def ask_until_struck(lab: RemoteLab, seconds: float) -> None:
+    """Embed for so many seconds, and on until the guard has seen the fault."""
+    lab.ask_for(seconds)
+    while not struck(lab):
+        lab.ask()
+
+
 PATIENT = {"read_timeout": 5.0}  # where nothing may fail, on a machine that has other things to do
 networks = count()
 QUICK = [("redis", mode, "behind") for mode in MODES if mode != "forget"]
@@ -105,8 +112,7 @@ def test_a_network_that_does_anything_costs_one_deadline(
     )
     lab.ask()
     proxy.set(mode)
-    lab.ask_for(0.8)
-    assert struck(lab)
+    ask_until_struck(lab, 0.8)
     if mode != "forget":
         proxy.set("pass")
     lab.recover()
@@ -139,8 +145,7 @@ def test_a_frozen_server_costs_one_deadline_and_is_found_well_again(
     lab = RemoteLab("SIGSTOP, SIGCONT", way.name, tmp_path, lambda: way.open(own.port))
     lab.ask()
     own.signal_all(signal.SIGSTOP)
-    lab.ask_for(1.0)
-    assert struck(lab)
+    ask_until_struck(lab, 1.0)
     own.signal_all(signal.SIGCONT)
     lab.recover()
     assert lab.judge().good
@@ -151,8 +156,7 @@ def test_a_killed_server_that_comes_back_is_filled_again(way: Any, own: Server, 
     lab.ask()
     lab.recover()
     own.kill()
-    lab.ask_for(0.8)
-    assert struck(lab)
+    ask_until_struck(lab, 0.8)
     own.start()
     lab.recover()
     lab.ask()
@@ -222,8 +226,7 @@ def test_a_bouncer_that_is_killed_is_found_well_again(way: Any, own: Server, tmp
         lab = RemoteLab("PgBouncer: kill -9, restart", way.name, tmp_path, lambda: way.open(bouncer.port))
         lab.ask()
         bouncer.kill()
-        lab.ask_for(0.8)
-        assert struck(lab)
+        ask_until_struck(lab, 0.8)
         bouncer.start()
         lab.recover()
         way.restart(own)  # behind it
@@ -274,8 +277,7 @@ def test_a_list_of_hosts_finds_the_one_that_takes_over(
         lab.recover()
         until(lambda: way.size(replica.port) == way.size(own.port), "no replication")
         STRIKES[strike](way, own)
-        lab.ask_for(0.5)
-        assert struck(lab)
+        ask_until_struck(lab, 0.5)
         way.promote(replica.port)
         lab.recover()
         if strike == "read-only":
@@ -287,8 +289,7 @@ def test_a_list_of_hosts_finds_the_one_that_takes_over(
 @pytest.mark.usefixtures("impatient")
 def test_a_server_that_was_never_there_is_missed_once(way: Any, tmp_path: Path) -> None:
     lab = RemoteLab("nobody listens", way.name, tmp_path, lambda: way.open(free_port()), keeps=False)
-    lab.ask_for(0.5)
-    assert struck(lab)
+    ask_until_struck(lab, 0.5)
     assert lab.judge().good
 
 
@@ -323,8 +324,7 @@ def test_a_full_server_is_still_read_and_gets_the_rest_when_it_has_room(
     lab = RemoteLab("maxmemory reached", way.name, tmp_path, lambda: way.open(own.port))
     lab.ask()
     said(own.port, "CONFIG SET maxmemory 1")
-    lab.ask_for(0.8)
-    assert struck(lab)
+    ask_until_struck(lab, 0.8)
     assert lab.remote.guard.circuits["read"].closed
     said(own.port, "CONFIG SET maxmemory 100mb")
     lab.recover()
@@ -360,8 +360,7 @@ def test_a_server_whose_disk_is_full_gets_the_rest_when_it_has_room(way: Any, tm
         lab = RemoteLab("disk full", way.name, tmp_path, lambda: way.open(own.port))
         lab.ask()
         with filled(disk):
-            lab.ask_for(1.5)
-            assert struck(lab)
+            ask_until_struck(lab, 0.8)
         lab.recover()
         assert lab.judge().good
         own.kill()
@@ -376,8 +375,7 @@ def test_a_server_that_has_no_room_for_its_log_ends_and_is_found_well_again(way:
         lab.ask()
         with filled(disk):
             way.says(own.port, *["SELECT pg_switch_wal()", "CREATE TABLE filler (a int)"] * 5)
-            lab.ask_for(1.5)
-            assert struck(lab)
+            ask_until_struck(lab, 0.8)
         assert "PANIC" in (own.directory / "server.log").read_text()
         own.kill()
         own.start()
@@ -410,8 +408,7 @@ def fill(way: Any, server: Server, path: Path) -> None:
 def read_alone(lab: RemoteLab) -> None:
     """Ask for what is there and what is not; only reading goes well."""
     lab.ask(20)
-    lab.ask_for(0.5)
-    assert struck(lab)
+    ask_until_struck(lab, 0.5)
     assert lab.remote.guard.circuits["read"].closed
     assert lab.remote.tier_stats()[0].hits >= 20
 
@@ -459,8 +456,7 @@ def test_a_table_of_another_program_is_left_alone(way: Any, server: Server, tmp_
     way.says(server.port, "CREATE TABLE kura_cache (id int)")
     fault = "another program's table"
     lab = RemoteLab(fault, way.name, tmp_path, lambda: way.open(server.port), keeps=False)
-    lab.ask_for(0.5)
-    assert struck(lab)
+    ask_until_struck(lab, 0.5)
     assert not way.size(server.port)
     assert lab.judge().good
 
@@ -496,8 +492,7 @@ def test_a_server_that_takes_nobody_any_more_is_left_alone(way: Any, tmp_path: P
         lab = RemoteLab("no connection left", way.name, tmp_path, lambda: way.open(server.port))
         lab.ask()
         with way.exhausted(server):
-            lab.ask_for(0.6)
-            assert struck(lab)
+            ask_until_struck(lab, 0.6)
         lab.recover()
         assert lab.judge().good
 
@@ -509,8 +504,7 @@ def test_a_server_that_answers_nobody_for_a_while_costs_one_deadline(
     lab = RemoteLab("busy, or its table locked", way.name, tmp_path, lambda: way.open(server.port))
     lab.ask()
     with way.busy(server, 1.0):
-        lab.ask_for(1.0)
-        assert struck(lab)
+        ask_until_struck(lab, 1.0)
     lab.recover()
     assert lab.judge().good
 
@@ -522,8 +516,7 @@ def test_statements_that_the_server_cancels_are_errors(way: Any, server: Server,
     lab.ask()
     lab.recover()
     with way.busy(server, 0.8):
-        lab.ask_for(0.8)
-        assert struck(lab)
+        ask_until_struck(lab, 0.8)
     lab.recover()
     assert lab.judge().good
 
@@ -567,8 +560,7 @@ def test_a_network_that_is_down_costs_one_deadline(way: Any, tmp_path: Path) -> 
         lab = RemoteLab("network down", way.name, tmp_path, lambda: way.open(server.port, host=host))
         lab.ask()
         subprocess.run(["ip", "link", "set", card, "down"], check=True)
-        lab.ask_for(1.0)
-        assert struck(lab)
+        ask_until_struck(lab, 1.0)
         subprocess.run(["ip", "link", "set", card, "up"], check=True)
         lab.recover()
         assert lab.judge().good
