@@ -448,6 +448,19 @@ def test_a_forked_child_has_connections_of_its_own(store: PostgresStore) -> None
     assert found(store, [1, 2]) == [1, 2]
 
 
+def test_a_forked_child_that_closes_the_store_leaves_the_connections_of_its_parent(
+    store: PostgresStore,
+) -> None:
+    put(store, [1])
+    [connection] = store.connections._idle
+    pid = os.fork()
+    if not pid:
+        store.close()
+        os._exit(store.connected)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert connection.execute("SELECT 1").fetchall() == [(1,)]
+
+
 def test_a_pool_may_be_handed_over_and_stays_its_owners(postgres: Server, table: str) -> None:
     pools = pytest.importorskip("psycopg_pool", reason="needs the extra `postgres`")
     from psycopg.rows import dict_row

@@ -98,6 +98,7 @@ class Connections:
 
     def close(self, *, before: float = inf) -> None:
         """Close what is idle, and has not answered since a moment of `time.monotonic`."""
+        self._begin_anew_in_child()
         idle = [*self._lent()][::-1]
         for connection in idle:
             if connection.answered < before:
@@ -111,8 +112,7 @@ class Connections:
     def _run(self, work: Callable[[psycopg.Connection[Any]], _T], seconds: float | None) -> _T:
         """Do work that may be done twice."""
         with told(self):
-            if self._owner != os.getpid():  # a fork's child has neither the threads of a pool nor its sockets
-                self._idle, self._pool, self._owner = [], None, os.getpid()
+            self._begin_anew_in_child()
             if self._pool is not None:
                 with self._pool.connection() as connection:
                     return work(connection)
@@ -126,6 +126,11 @@ class Connections:
                     raise
                 self.close()
             return self._use(self._lend(), work, patience)
+
+    def _begin_anew_in_child(self) -> None:
+        """Leave to the parent what is its own: sockets, and a pool, whose threads no child has."""
+        if self._owner != os.getpid():
+            self._idle, self._pool, self._owner = [], None, os.getpid()
 
     def _lend(self) -> _Timed:
         return next(self._lent(), None) or _Timed.connect(autocommit=True, **self._settings)
