@@ -204,6 +204,8 @@ def test_a_wrong_password_is_told_and_never_shown(
         "postgresql://kura:MARKED/x@host/d",
         "postgresql://kura:12/MARKED@host/d",
         "postgresql://kura:M@R:MARKED@host/d",
+        "postgresql://kura:M@MARKED@host/d",
+        "postgresql://kura:M?R@MARKED@host/d",
         "MARKED",
         "a=MARKED",
     ],

@@ -350,6 +350,7 @@ def test_no_password_is_shown(caplog: pytest.LogCaptureFixture) -> None:
         f"redis://:12/ss-MARKED@127.0.0.1:{own.port}/0",  # a port and a path to whoever reads it
         f"redis://:12#ss-MARKED@127.0.0.1:{own.port}/0",
         f"redis://:12?ss-MARKED@127.0.0.1:{own.port}/0",
+        "redis:///:ss-MARKED@127.0.0.1/0",
         f"{right}?db=MARKED",
         f"{right}?MARK=3",
     ):

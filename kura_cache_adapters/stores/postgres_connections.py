@@ -245,9 +245,8 @@ def _read(conninfo: str) -> dict[str, Any]:
     except psycopg.Error:
         settings = {"port": "none"}
     url = conninfo if conninfo.startswith(("postgresql://", "postgres://")) else ""
-    torn = (
-        "@" in url.partition("?")[0].partition("://")[2].partition("/")[2]
-    )  # half a password, for a database
+    behind = url.partition("?")[0].partition("://")[2].partition("/")[2]
+    torn = "@" in behind + str(settings.get("host", ""))[1:]  # half a password, for a database or a host
     if not torn and all(port.isdecimal() for port in str(settings.get("port", "")).split(",") if port):
         return settings
     message = (
