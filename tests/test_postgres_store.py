@@ -483,6 +483,12 @@ def test_a_pool_may_be_handed_over_and_stays_its_owners(postgres: Server, table:
     assert found(copied, [1]) == [1]
 
 
+def test_a_pool_may_ask_a_function_for_its_address() -> None:
+    pools = pytest.importorskip("psycopg_pool", reason="needs the extra `postgres`")
+    pool = pools.ConnectionPool(lambda: "postgresql://kura:MARKED@host/d", open=False)
+    assert repr(PostgresStore(pool)).startswith("PostgresStore('host=host dbname=d user=kura'")
+
+
 def age(postgres: Server, table: str, numbers: list[int], days: int) -> None:
     keys = ", ".join(f"'\\x{key_of(number).hex()}'" for number in numbers)
     old = f"UPDATE {table} SET stored_on = stored_on - {days} WHERE key IN ({keys})"

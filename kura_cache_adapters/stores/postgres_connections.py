@@ -47,7 +47,8 @@ class Connections:
         """Read a URL or a `key=value` string; nothing is opened. Raises ValueError for what is neither."""
         pool = conninfo_or_pool
         self._pool = None if isinstance(pool, str) else pool
-        self.conninfo: str = pool if isinstance(pool, str) else str(pool.conninfo)
+        told = pool if isinstance(pool, str) else pool.conninfo
+        self.conninfo: str = str(told() if callable(told) else told)
         self._settings: dict[str, Any] = {
             "connect_timeout": ceil(connect_timeout),
             **_KEPT_ALIVE,
