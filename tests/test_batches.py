@@ -61,6 +61,12 @@ def test_in_a_dict_no_text_has_no_vector(embed: Embed, nothing: Any) -> None:
     assert plain(embed({"text": [nothing]})["vector"]) == [None]
 
 
+def test_a_batch_without_texts_needs_no_server() -> None:
+    pytest.importorskip("redis", reason="needs the extra `redis`")
+    batch = Embed(MAKE, "redis://127.0.0.1:1/0", column="text")({"text": [None]})
+    assert plain(batch["vector"]) == [None]
+
+
 def test_marks_of_pandas_and_columns_of_one_name_are_no_texts(embed: Embed) -> None:
     pd = pytest.importorskip("pandas", reason="needs pandas")
     marked = np.array(["one", pd.NA, "two", "one", pd.NaT], object)  # as Ray makes them

@@ -204,6 +204,8 @@ def test_a_wrong_password_is_told_and_never_shown(
         "postgresql://kura:MARKED/x@host/d",
         "postgresql://kura:12/MARKED@host/d",
         "postgresql://kura:M@R:MARKED@host/d",
+        "postgresql://kura:M@MARKED@host/d",
+        "postgresql://kura:M?R@MARKED@host/d",
         "MARKED",
         "a=MARKED",
     ],
@@ -448,6 +450,19 @@ def test_a_forked_child_has_connections_of_its_own(store: PostgresStore) -> None
     assert found(store, [1, 2]) == [1, 2]
 
 
+def test_a_forked_child_that_closes_the_store_leaves_the_connections_of_its_parent(
+    store: PostgresStore,
+) -> None:
+    put(store, [1])
+    [connection] = store.connections._idle
+    pid = os.fork()
+    if not pid:
+        store.close()
+        os._exit(store.connected)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert connection.execute("SELECT 1").fetchall() == [(1,)]
+
+
 def test_a_pool_may_be_handed_over_and_stays_its_owners(postgres: Server, table: str) -> None:
     pools = pytest.importorskip("psycopg_pool", reason="needs the extra `postgres`")
     from psycopg.rows import dict_row
@@ -466,6 +481,12 @@ def test_a_pool_may_be_handed_over_and_stays_its_owners(postgres: Server, table:
         assert os.waitpid(pid, 0)[1] == 0
         assert "MARKED" not in repr(store) + repr(copied)
     assert found(copied, [1]) == [1]
+
+
+def test_a_pool_may_ask_a_function_for_its_address() -> None:
+    pools = pytest.importorskip("psycopg_pool", reason="needs the extra `postgres`")
+    pool = pools.ConnectionPool(lambda: "postgresql://kura:MARKED@host/d", open=False)
+    assert repr(PostgresStore(pool)).startswith("PostgresStore('host=host dbname=d user=kura'")
 
 
 def age(postgres: Server, table: str, numbers: list[int], days: int) -> None:

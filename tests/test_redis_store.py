@@ -285,6 +285,14 @@ def test_what_is_no_server_is_refused_at_once(wrong: Any, error: type[Exception]
         RedisStore(wrong())
 
 
+@pytest.mark.parametrize("cluster", [False, True])
+def test_where_nobody_answers_there_is_no_connection(*, cluster: bool) -> None:
+    store = RedisStore("redis://:MARKED@127.0.0.1:1/0", cluster=cluster)
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1") as told:
+        store.spaces()
+    assert "MARKED" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -342,6 +350,7 @@ def test_no_password_is_shown(caplog: pytest.LogCaptureFixture) -> None:
         f"redis://:12/ss-MARKED@127.0.0.1:{own.port}/0",  # a port and a path to whoever reads it
         f"redis://:12#ss-MARKED@127.0.0.1:{own.port}/0",
         f"redis://:12?ss-MARKED@127.0.0.1:{own.port}/0",
+        "redis:///:ss-MARKED@127.0.0.1/0",
         f"{right}?db=MARKED",
         f"{right}?MARK=3",
     ):

@@ -574,6 +574,31 @@ def test_without_threads_what_waits_is_written_by_those_who_come(
     assert server.inner.space(IDENTITY).stats().rows == 4
 
 
+def test_what_comes_while_the_writer_goes_is_written(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, may_go = Remote(server, **QUICK), threading.Event()
+    drain, submit = store.backlog._drain, store.backlog._threads.submit
+
+    def linger(starter: int) -> None:
+        drain(starter)
+        may_go.wait(10)
+
+    def slow(call: Callable[[], Any]) -> Any:
+        writer = submit(call)
+        until(lambda: server.asked("put_many") == [1, 1] and not store.backlog.waits)
+        time.sleep(0.01)
+        return writer
+
+    space = store.space(IDENTITY)
+    space.put_many(KEYS[:1], VECTORS[:1])
+    monkeypatch.setattr(store.backlog, "_drain", linger)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.backlog._threads, "submit", slow)
+        space.put_many(KEYS[1:2], VECTORS[1:2])
+    space.put_many(KEYS[2:3], VECTORS[2:3])
+    may_go.set()
+    until(lambda: server.asked("put_many") == [1, 1, 1])
+
+
 def test_ctrl_c_in_the_midst_of_a_put_leaves_no_count_of_what_does_not_wait(server: Server) -> None:
     class Interrupted(dict[bytes, Any]):
         def update(self, *_: Any, **__: Any) -> None:

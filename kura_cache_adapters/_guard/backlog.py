@@ -24,7 +24,6 @@ from kura_cache_adapters.errors import DimensionMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from concurrent.futures import Future
     from typing import TypeAlias
 
     from numpy.typing import NDArray
@@ -85,7 +84,7 @@ class Backlog:
             each.tellers.clear()
             each.dropped.clear()
         self.nbytes = self._guard.backlog = 0
-        self._writer: Future[None] | None = None
+        self._writing = False
         self._flushing: list[SimpleQueue[None]] = []
         self._wake = threading.Event()
         self._threads = DaemonThreads("kura-cache-backlog", 1, idle=IDLE)
@@ -150,25 +149,34 @@ class Backlog:
 
     def _write_on(self) -> None:
         """Have a thread write what waits, unless one does; where none can be started, this one tries once."""
-        if self.waits and (self._writer is None or self._writer.done()):
-            self._writer = self._threads.submit(partial(self._drain, threading.get_ident()))
+        if self.waits and not self._writing:
+            self._threads.submit(partial(self._drain, threading.get_ident()))
 
     def _drain(self, starter: int) -> None:
         """Write until nothing waits; where that fails, try again when the circuit says so."""
-        while (batch := self._next()) is not None:
-            if not self._written(*batch):
-                self._tell_flushing()
-                if threading.get_ident() == starter:
+        self._writing = True
+        try:
+            while (batch := self._next()) is not None:
+                if not self._written(*batch) and not self._paused(starter):
                     return
-                self._wake.wait(self._guard.circuits["write"].waits or _AGAIN)
-                self._wake.clear()
+        finally:
+            self._writing = False
+
+    def _paused(self, starter: int) -> bool:
+        """Wait for the next try; tell whether this thread makes it."""
+        self._tell_flushing()
+        if threading.get_ident() == starter:
+            return False
+        self._wake.wait(self._guard.circuits["write"].waits or _AGAIN)
+        self._wake.clear()
+        return True
 
     def _next(self) -> tuple[Waiting, dict[bytes, NDArray[Any]]] | None:
         with self._locked():
             place = next((each for each in self._spaces if each.rows), None)
             if place is not None:
                 return place, place.batch()
-            self._writer = None
+            self._writing = False  # here, where nobody adds: who adds next has it written
             self._tell_flushing()
             return None
 

@@ -66,7 +66,8 @@ def refuse_torn(url: str) -> None:
     """Raise ValueError for a URL with an @ behind its host: a /, ? or # in its password is not encoded."""
     parts = urlsplit(url)
     told = [part for part in parts.query.split("&") if "=" not in part]
-    if parts.netloc and any("@" in each for each in [parts.path, parts.fragment, *told]):
+    hosted = parts.netloc or parts.scheme.startswith("redis")  # else a path is a file's or a socket's
+    if hosted and any("@" in each for each in [parts.path, parts.fragment, *told]):
         message = "there is an @ behind the host"
         raise ValueError(message)
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from kura_cache_adapters._runtime.fork import ModelLock
+from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters.cached_embedding import CachedEmbeddingModel
 from kura_cache_adapters.stores.addresses import scheme_of
 from kura_cache_adapters.stores.registry import refuse_path
@@ -178,7 +179,9 @@ class Embed:
         """Return D where it is known; 0 where not, and for no row at all, which makes no model."""
         if not texts or self.model.cache is None:
             return 0
-        return self.model.cache.stats(self.model.identity()).dimension or 0
+        with suppressed(Exception):  # of a server that does not answer
+            return self.model.cache.stats(self.model.identity()).dimension or 0
+        return 0
 
     def _check(self, names: Collection[str]) -> None:
         if self._column not in names:

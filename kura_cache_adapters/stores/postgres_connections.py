@@ -47,7 +47,8 @@ class Connections:
         """Read a URL or a `key=value` string; nothing is opened. Raises ValueError for what is neither."""
         pool = conninfo_or_pool
         self._pool = None if isinstance(pool, str) else pool
-        self.conninfo: str = pool if isinstance(pool, str) else str(pool.conninfo)
+        told = pool if isinstance(pool, str) else pool.conninfo
+        self.conninfo: str = str(told() if callable(told) else told)
         self._settings: dict[str, Any] = {
             "connect_timeout": ceil(connect_timeout),
             **_KEPT_ALIVE,
@@ -98,6 +99,7 @@ class Connections:
 
     def close(self, *, before: float = inf) -> None:
         """Close what is idle, and has not answered since a moment of `time.monotonic`."""
+        self._begin_anew_in_child()
         idle = [*self._lent()][::-1]
         for connection in idle:
             if connection.answered < before:
@@ -111,8 +113,7 @@ class Connections:
     def _run(self, work: Callable[[psycopg.Connection[Any]], _T], seconds: float | None) -> _T:
         """Do work that may be done twice."""
         with told(self):
-            if self._owner != os.getpid():  # a fork's child has neither the threads of a pool nor its sockets
-                self._idle, self._pool, self._owner = [], None, os.getpid()
+            self._begin_anew_in_child()
             if self._pool is not None:
                 with self._pool.connection() as connection:
                     return work(connection)
@@ -126,6 +127,11 @@ class Connections:
                     raise
                 self.close()
             return self._use(self._lend(), work, patience)
+
+    def _begin_anew_in_child(self) -> None:
+        """Leave to the parent what is its own: sockets, and a pool, whose threads no child has."""
+        if self._owner != os.getpid():
+            self._idle, self._pool, self._owner = [], None, os.getpid()
 
     def _lend(self) -> _Timed:
         return next(self._lent(), None) or _Timed.connect(autocommit=True, **self._settings)
@@ -240,9 +246,8 @@ def _read(conninfo: str) -> dict[str, Any]:
     except psycopg.Error:
         settings = {"port": "none"}
     url = conninfo if conninfo.startswith(("postgresql://", "postgres://")) else ""
-    torn = (
-        "@" in url.partition("?")[0].partition("://")[2].partition("/")[2]
-    )  # half a password, for a database
+    behind = url.partition("?")[0].partition("://")[2].partition("/")[2]
+    torn = "@" in behind + str(settings.get("host", ""))[1:]  # half a password, for a database or a host
     if not torn and all(port.isdecimal() for port in str(settings.get("port", "")).split(",") if port):
         return settings
     message = (

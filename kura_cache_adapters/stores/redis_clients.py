@@ -24,6 +24,7 @@ _KINDS: dict[str, tuple[type[OSError], int]] = {  # what is also another's is be
     "ReadOnlyError": (PermissionError, errno.EACCES),
     "TimeoutError": (TimeoutError, errno.ETIMEDOUT),
     "ConnectionError": (ConnectionError, errno.ENOTCONN),
+    "RedisClusterException": (ConnectionError, errno.ENOTCONN),  # no RedisError: none of its nodes answers
 }
 
 
@@ -37,7 +38,7 @@ def told(where: object) -> Iterator[None]:
     errors = require("redis.exceptions", extra="redis")
     try:
         yield
-    except errors.RedisError as error:
+    except (errors.RedisError, errors.RedisClusterException) as error:
         kinds = (how for name, how in _KINDS.items() if isinstance(error, getattr(errors, name)))
         kind, number = next(kinds, _OTHER)
         raise kind(number, _said(error), repr(where)) from None
