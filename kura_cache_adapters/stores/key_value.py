@@ -11,6 +11,7 @@ from kura_cache_adapters._core.vectors import finite_rows, narrowed
 from kura_cache_adapters._observe.log import OnceLog, describe
 from kura_cache_adapters._runtime.logs import logger_of
 from kura_cache_adapters._runtime.signals import suppressed
+from kura_cache_adapters._segments.rows import chunk_rows
 from kura_cache_adapters.checks import check_dimension, check_keys, check_shapes
 from kura_cache_adapters.protocols import Hits, SpaceStats
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _ASKED = 8  # entries that are read before the first write, to know the dimension of what is there
 
-_AT_ONCE = 256  # entries that are decoded while the next are read
+_LARGE = 1536  # a dimension, where it is not known yet
 _MISCOUNTED = "not as many values were read as keys were asked for"
 _UNFIT = "of them are damaged, another key's, of another signature, version or dimension"
 
@@ -116,9 +117,10 @@ class KeyValueSpace(Generic[ValueT]):
         wanted = list(keys)
         check_keys(wanted)
         values, answer = iter(self._read(wanted) if wanted else ()), _Answer(len(wanted))
-        for at in range(0, len(wanted), _AT_ONCE):
-            some = wanted[at : at + _AT_ONCE]
-            answer.add(at, self._decoded(some, [*islice(values, len(some))]))
+        at = 0
+        while keys := wanted[at : at + self._step]:
+            answer.add(at, self._decoded(keys, [*islice(values, len(keys))]))
+            at += len(keys)
         if next(values, values) is not values:
             raise ValueError(_MISCOUNTED)
         return answer.hits()
@@ -153,6 +155,11 @@ class KeyValueSpace(Generic[ValueT]):
     def __repr__(self) -> str:
         """Name what the values are in."""
         return f"<a space in {self._where!r}>"
+
+    @property
+    def _step(self) -> int:
+        """How many values to decode at a time, and stay in the processor's cache."""
+        return chunk_rows(4 * (self._dimension or _LARGE))
 
     def _look_at(self, keys: Callable[[], Iterable[bytes]]) -> None:
         """Read a few of the entries, unless the dimension is known."""
