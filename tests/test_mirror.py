@@ -342,6 +342,19 @@ def test_a_file_of_which_all_is_forgotten_leaves_the_bucket_too(tmp_path: Path) 
     assert not [name for name in objects(tmp_path / "there") if name.endswith(".arrow")]
 
 
+def test_a_text_that_was_stored_anew_is_found_by_newcomers_when_the_bucket_is_pruned(tmp_path: Path) -> None:
+    url, there = f"file://{tmp_path}/there", tmp_path / "there"
+    cache = [str(tmp_path / "a"), url]
+    with CachedEmbeddingModel(FakeEmbeddingModel(), cache) as cached:
+        cached.embed_sync(FEW)
+        cached.forget(FEW[:1])
+        until(lambda: [*there.rglob("_forgotten-*")])
+    assert embed(cache, FEW) == 1
+    with open_cache(tmp_path / "a") as opened:
+        opened.prune(remote=url)
+    assert embed([tmp_path / "b", url], FEW) == 0
+
+
 def test_a_receipt_of_forgetting_says_that_the_bucket_is_not_reached(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/there"
     with CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path / "a", url]) as cached:
