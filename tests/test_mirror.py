@@ -789,6 +789,14 @@ def test_a_file_that_cannot_be_read_here_keeps_no_other_from_being_pushed(tmp_pa
     assert "a symbolic link is not followed" in receipt.refused[0].why
 
 
+def test_what_lies_beside_and_is_too_long_keeps_no_file_from_being_pulled(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed([str(tmp_path / "a"), url], FEW)
+    (space_in(tmp_path / "there") / "_answered_by").write_bytes(2000 * b"x")
+    assert embed([str(tmp_path / "b"), url], FEW) == 0
+    assert not (space_in(tmp_path / "b") / "_answered_by").exists()
+
+
 def test_vectors_of_another_dimension_do_not_come_between_those_that_are_here(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/there"
     embed([tmp_path / "a", url], TEXTS[:100], dimension=4)

@@ -202,11 +202,11 @@ class SpaceMirror:
         return tombstones + newest[: max(0, fitting)]
 
     def _pull_beside(self, there: dict[str, Object]) -> None:
-        for name in _BESIDE.keys() & there.keys():
-            if not os.path.lexists(self.path / name):
-                content = self.bucket.read(self.path.name, name, most=_BESIDE[name])
-                if name == marks.IDENTITY_FILE and not _is_identity(content, self.path.name):
-                    continue
+        for name, most in _BESIDE.items():
+            if name not in there or there[name].nbytes > most or os.path.lexists(self.path / name):
+                continue
+            content = self.bucket.read(self.path.name, name, most=most)
+            if name != marks.IDENTITY_FILE or _is_identity(content, self.path.name):
                 self._write(name, content)
 
     def _write(self, name: str, content: bytes) -> None:
