@@ -551,6 +551,10 @@ def test_prune_takes_bounds_and_what_went_is_not_pushed_again(tmp_path: Path) ->
         assert cache.sync(url).pushed == 0
         with pytest.raises(ValueError, match="does not tell what was used"):
             cache.prune(remote=url, unused_for=1)
+        assert cache.prune(remote=url, max_bytes=0).parts == 1
+        assert cache.sync(url).pushed == 0
+        shutil.rmtree(space_in(there))  # a bucket that was emptied is none that was pruned
+        assert cache.sync(url).pushed == 2
     assert embed(tmp_path / "a", FEW) == 0
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import atomic, locks, reading
 from kura_cache_adapters._mirror.bucket import PAGE, GoneError, Object
-from kura_cache_adapters._mirror.checking import check, check_dimension, fetch
+from kura_cache_adapters._mirror.checking import check, check_dimension, fetch, is_identity
 from kura_cache_adapters._mirror.ledger import Ledger, shorten_lineage, stamp_of
 from kura_cache_adapters._mirror.moves import Moved, told
 from kura_cache_adapters._mirror.plan import Names
@@ -150,7 +150,8 @@ class SpaceMirror:
         good = self._good(there)
         unknown = sorted(name for name in good - here - shared - known if lineage.BESIDE + name in there)
         lines = each(self._lineage_of, unknown)
-        return Names(here, good, shared, lineage.parsed(lineage.APART.join([noted, *lines])))
+        made_of = lineage.parsed(lineage.APART.join([noted, *lines]))
+        return Names(here, good, shared, made_of, begun=marks.IDENTITY_FILE in there)
 
     def _lineage_of(self, name: str) -> str:
         with suppressed(UnreachableError):  # it tells nothing then
@@ -206,7 +207,7 @@ class SpaceMirror:
             if name not in there or there[name].nbytes > most or os.path.lexists(self.path / name):
                 continue
             content = self.bucket.read(self.path.name, name, most=most)
-            if name != marks.IDENTITY_FILE or _is_identity(content, self.path.name):
+            if name != marks.IDENTITY_FILE or is_identity(content, self.path.name):
                 self._write(name, content)
 
     def _write(self, name: str, content: bytes) -> None:
@@ -303,9 +304,3 @@ class SpaceMirror:
 def _tombstones_first(names: Iterable[str]) -> tuple[list[str], list[str]]:
     some = [*names]
     return [name for name in some if is_tombstone(name)], [name for name in some if not is_tombstone(name)]
-
-
-def _is_identity(content: bytes, directory: str) -> bool:
-    with suppressed(ValueError):
-        return ModelIdentity.from_json(content).directory == directory
-    return False
