@@ -440,7 +440,7 @@ def test_two_that_prune_at_once_leave_there_what_both_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, pushed, listed = f"file://{tmp_path}/there", threading.Barrier(2), threading.Barrier(2)
-    push, delete = SpaceMirror.push, Bucket.delete
+    push, delete, begun = SpaceMirror.push, Bucket.delete, threading.Event()
 
     def push_and_wait(mirror: SpaceMirror, *told: Any) -> Any:
         done = push(mirror, *told)
@@ -449,11 +449,11 @@ def test_two_that_prune_at_once_leave_there_what_both_have(
         return done
 
     def wait_and_delete(bucket: Bucket, *told: Any) -> None:
-        if not listed.broken:
+        if not begun.is_set():
             listed.wait(10)
             pushed.abort()
         delete(bucket, *told)
-        listed.abort()
+        begun.set()
 
     embed(tmp_path / "a", TEXTS[:1_000], chunk=100)
     with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
