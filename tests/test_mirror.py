@@ -342,6 +342,19 @@ def test_a_file_of_which_all_is_forgotten_leaves_the_bucket_too(tmp_path: Path) 
     assert not [name for name in objects(tmp_path / "there") if name.endswith(".arrow")]
 
 
+def test_a_text_that_was_stored_anew_is_found_by_newcomers_when_the_bucket_is_pruned(tmp_path: Path) -> None:
+    url, there = f"file://{tmp_path}/there", tmp_path / "there"
+    cache = [str(tmp_path / "a"), url]
+    with CachedEmbeddingModel(FakeEmbeddingModel(), cache) as cached:
+        cached.embed_sync(FEW)
+        cached.forget(FEW[:1])
+        until(lambda: [*there.rglob("_forgotten-*")])
+    assert embed(cache, FEW) == 1
+    with open_cache(tmp_path / "a") as opened:
+        opened.prune(remote=url)
+    assert embed([tmp_path / "b", url], FEW) == 0
+
+
 def test_a_receipt_of_forgetting_says_that_the_bucket_is_not_reached(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/there"
     with CachedEmbeddingModel(FakeEmbeddingModel(), [tmp_path / "a", url]) as cached:
@@ -367,6 +380,28 @@ def test_a_receipt_of_forgetting_knows_of_what_the_bucket_has_and_this_machine_h
     with open_cache(tmp_path / "a") as cache:
         cache.prune(max_bytes=0)
     assert reached(FEW[1:2]) == [url]
+
+
+def test_a_receipt_of_forgetting_knows_that_what_is_there_was_not_pulled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, listed = f"file://{tmp_path}/there", Bucket.list
+    embed([tmp_path / "a", url], FEW)
+
+    def refuse_once(bucket: Bucket, _: str) -> None:
+        monkeypatch.setattr(Bucket, "list", listed)
+        raise UnreachableError(bucket.url)
+
+    def reached(cache: list[Any]) -> list[str]:
+        with CachedEmbeddingModel(FakeEmbeddingModel(), cache) as cached:
+            cached.embed_sync(["new"])
+            until(lambda: [*(tmp_path / "there").rglob("000000001-*.arrow")])
+            return [trouble.where for trouble in cached.forget(FEW[:1]).unreachable]
+
+    assert reached([ArrowStore(tmp_path / "b", max_bytes=1000), url]) == [url]  # it has no room for them
+    monkeypatch.setattr(Bucket, "list", refuse_once)
+    monkeypatch.setattr(keeper, "_PAUSE", 0.0)
+    assert reached([tmp_path / "c", url]) == [url]  # one push that succeeds says nothing of it
 
 
 def test_nothing_is_deleted_there_but_by_prune(tmp_path: Path) -> None:
@@ -405,7 +440,7 @@ def test_two_that_prune_at_once_leave_there_what_both_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, pushed, listed = f"file://{tmp_path}/there", threading.Barrier(2), threading.Barrier(2)
-    push, delete = SpaceMirror.push, Bucket.delete
+    push, delete, begun = SpaceMirror.push, Bucket.delete, threading.Event()
 
     def push_and_wait(mirror: SpaceMirror, *told: Any) -> Any:
         done = push(mirror, *told)
@@ -414,11 +449,11 @@ def test_two_that_prune_at_once_leave_there_what_both_have(
         return done
 
     def wait_and_delete(bucket: Bucket, *told: Any) -> None:
-        if not listed.broken:
+        if not begun.is_set():
             listed.wait(10)
             pushed.abort()
         delete(bucket, *told)
-        listed.abort()
+        begun.set()
 
     embed(tmp_path / "a", TEXTS[:1_000], chunk=100)
     with open_cache(tmp_path / "a") as one, open_cache(tmp_path / "b") as other:
@@ -516,6 +551,10 @@ def test_prune_takes_bounds_and_what_went_is_not_pushed_again(tmp_path: Path) ->
         assert cache.sync(url).pushed == 0
         with pytest.raises(ValueError, match="does not tell what was used"):
             cache.prune(remote=url, unused_for=1)
+        assert cache.prune(remote=url, max_bytes=0).parts == 1
+        assert cache.sync(url).pushed == 0
+        shutil.rmtree(space_in(there))  # a bucket that was emptied is none that was pruned
+        assert cache.sync(url).pushed == 2
     assert embed(tmp_path / "a", FEW) == 0
 
 
@@ -739,6 +778,27 @@ def test_what_was_refused_is_not_taken_down_again_as_long_as_it_is_as_it_was(
     assert [pull(), pull()] == [(1, 3), (0, 0)]
     put(Key=false, Body=b"other garbage")
     assert [pull(), pull()] == [(1, 1), (0, 0)]
+    with open_cache(tmp_path / "b") as cache:
+        assert cache.pull(s3, dry_run=True).pulled == 0
+
+
+def test_a_file_that_cannot_be_read_here_keeps_no_other_from_being_pushed(tmp_path: Path) -> None:
+    url, elsewhere = f"file://{tmp_path}/there", tmp_path / "elsewhere"
+    embed(tmp_path / "a", FEW)
+    elsewhere.touch()
+    (space_in(tmp_path / "a") / f"000000001-{16 * '0'}.arrow").symlink_to(elsewhere)
+    with open_cache(tmp_path / "a") as cache:
+        receipt = cache.push(url)
+    assert (receipt.pushed, len(receipt.refused)) == (1, 1)
+    assert "a symbolic link is not followed" in receipt.refused[0].why
+
+
+def test_what_lies_beside_and_is_too_long_keeps_no_file_from_being_pulled(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/there"
+    embed([str(tmp_path / "a"), url], FEW)
+    (space_in(tmp_path / "there") / "_answered_by").write_bytes(2000 * b"x")
+    assert embed([str(tmp_path / "b"), url], FEW) == 0
+    assert not (space_in(tmp_path / "b") / "_answered_by").exists()
 
 
 def test_vectors_of_another_dimension_do_not_come_between_those_that_are_here(tmp_path: Path) -> None:
@@ -1098,6 +1158,12 @@ def test_a_fork_that_cannot_reach_the_store_goes_on_without(s3: str, tmp_path: P
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 20
     with open_cache(tmp_path / "a") as cache:
         assert cache.push(s3).pushed == 1
+
+
+@pytest.mark.parametrize("time", ["every=nan", "every=-1", "wait=-1", "wait=inf", "wait=1e12"])
+def test_times_that_nobody_can_wait_for_are_refused(time: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        mirrored_at(ArrowStore(tmp_path / "a"), f"file://{tmp_path}/there?{time}")
 
 
 def test_urls_alone_and_what_has_no_single_files_are_refused_with_the_cure(tmp_path: Path) -> None:

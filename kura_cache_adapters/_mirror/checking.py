@@ -9,10 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import atomic
+from kura_cache_adapters._runtime.signals import suppressed
 from kura_cache_adapters._segments.format import row_count
 from kura_cache_adapters._segments.tombstones import Tombstones, is_tombstone
 from kura_cache_adapters._segments.verify import checked
 from kura_cache_adapters.errors import DamagedSegmentError
+from kura_cache_adapters.identity import ModelIdentity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,3 +55,10 @@ def check_dimension(path: Path, name: str, file_format: SegmentFormat, dimension
     if dimension not in {None, found}:
         message = f"its vectors have {found} dimensions, and those here {dimension}"
         raise DamagedSegmentError(message)
+
+
+def is_identity(content: bytes, directory: str) -> bool:
+    """Tell whether an identity is that of a space's directory."""
+    with suppressed(ValueError):
+        return ModelIdentity.from_json(content).directory == directory
+    return False

@@ -65,6 +65,7 @@ class Keeper:
         self._until = 0.0  # for the first pull is waited no longer
         self._pulling: Future[None] | None = None  # the last one
         self._pushing: Future[None] | None = None  # the last one
+        self._has_all = False  # as of the last pull
         self._gathers = False  # it has not begun: what is written now is in it
         self._hurry = threading.Event()  # somebody waits for a push
 
@@ -76,7 +77,7 @@ class Keeper:
     @property
     def may_lack(self) -> bool:
         """Whether there may be rows there that are not here."""
-        return bool(self._counts.stats.error) or not self._arrived() or self._mirror.lacks()
+        return not self._has_all or self._mirror.lacks()
 
     def ready(self) -> None:
         """Start a pull where one is due; wait for the first one, not for ever."""
@@ -139,13 +140,14 @@ class Keeper:
         age = 0.0 if not push else _JUST_NOW if owed else self._pause
         try:
             self._tell(self._mirror.sync(push=push, pull=not push, age=age, merged=owed), action)
-            self._after = 0.0
+            self._after, self._has_all = 0.0, self._has_all or not push
             if not push and (self._merged() or owed):
                 self._owes = True
                 self.written()
         except Exception as error:  # noqa: BLE001 - nobody waits for it: the local directory has everything
             pass_on_signals(error)
             self._after, self._owes = time.monotonic() + _PAUSE, True
+            self._has_all = self._has_all and push
             self._counts.failed(action, describe(error))
             message = "Could not sync with %s: %s; going on without"
             self._log.report(action, message, self._mirror.bucket.url, describe(error))

@@ -22,6 +22,7 @@ class Names:
     there: frozenset[str]
     shared: frozenset[str]
     made_of: Mapping[str, tuple[str, ...]]
+    begun: bool = False  # the space is there, though all its files may have been pruned: they stay away
 
     def leaves(self, names: Iterable[str]) -> set[str]:
         """Return what files hold, by the names under which it was first written."""
@@ -42,7 +43,7 @@ class Names:
 
     def to_push(self, *, merged: bool = True) -> list[str]:
         """Return what brings something new, or was merged of many files there if no other was."""
-        known = self.leaves(self.there | self.shared if self.there else ())
+        known = self.leaves(self.there | self.shared if self.there or self.begun else ())
         alone = self.there - self.replaced(self.there) if merged else frozenset()
         return sorted(
             name

@@ -124,7 +124,7 @@ def _batches(names: Iterable[str]) -> list[list[str]]:
     for name in names:
         rows += 1 + rows_of(name)
         if rows > _AT_ONCE:
-            rows = 0
+            rows = 1 + rows_of(name)
             batches.append([])
         batches[-1].append(name)
     return batches

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kura_cache_adapters._disk import atomic, locks, reading
 from kura_cache_adapters._mirror.bucket import PAGE, GoneError, Object
-from kura_cache_adapters._mirror.checking import check, check_dimension, fetch
+from kura_cache_adapters._mirror.checking import check, check_dimension, fetch, is_identity
 from kura_cache_adapters._mirror.ledger import Ledger, shorten_lineage, stamp_of
 from kura_cache_adapters._mirror.moves import Moved, told
 from kura_cache_adapters._mirror.plan import Names
@@ -76,7 +76,6 @@ class SpaceMirror:
         ledger = self._ledger.path if self.path.is_dir() else None
         with alone_with(ledger, shared=self.format.shared, patience=self.patience):
             there = self._list(age)
-            self._refused.update(self._ledger.refused())
             pulled = self._pull(there) if pull else {}
             names = self._names(there)
             pushed = self._push(names, names.to_push(merged=merged), there) if push else {}
@@ -117,10 +116,11 @@ class SpaceMirror:
         return None
 
     def lacks(self) -> bool:
-        """Tell whether a segment was here and there whose rows are here no more."""
+        """Tell whether a segment is there, or was, whose rows are not here."""
         made_of = lineage.parsed(lineage.read(self.path / lineage.FILE))
-        names = Names(self._here(), frozenset(), self.shared(), made_of)
-        return not {*filter(ending_of, names.leaves(names.shared))} <= names.leaves(names.here)
+        names = Names(self._here(), self._good({**self._listed}), self.shared(), made_of)
+        held = names.leaves(names.there | names.shared)
+        return not {*filter(ending_of, held)} <= names.leaves(names.here)
 
     def push(self, names: Names, wanted: Iterable[str]) -> SpaceSync:
         """Put files of this directory into the bucket."""
@@ -144,18 +144,23 @@ class SpaceMirror:
     def _names(self, there: dict[str, Object]) -> Names:
         """Read what was noted here, and there of files that are unknown here."""
         here, shared = self._here(), self.shared()
+        self._refused.update(self._ledger.refused())
         noted = lineage.read(self.path / lineage.FILE)
         known = lineage.parsed(noted).keys()
-        good = frozenset(name for name in there if self._ours(name) and self._believed(name, there[name]))
+        good = self._good(there)
         unknown = sorted(name for name in good - here - shared - known if lineage.BESIDE + name in there)
         lines = each(self._lineage_of, unknown)
-        return Names(here, good, shared, lineage.parsed(lineage.APART.join([noted, *lines])))
+        made_of = lineage.parsed(lineage.APART.join([noted, *lines]))
+        return Names(here, good, shared, made_of, begun=marks.IDENTITY_FILE in there)
 
     def _lineage_of(self, name: str) -> str:
         with suppressed(UnreachableError):  # it tells nothing then
             lines = self.bucket.read(self.path.name, lineage.BESIDE + name, most=_LONGEST_LINEAGE)
             return lines.decode("ascii", "replace")
         return ""
+
+    def _good(self, there: dict[str, Object]) -> frozenset[str]:
+        return frozenset(name for name in there if self._ours(name) and self._believed(name, there[name]))
 
     def _believed(self, name: str, found: Object) -> bool:
         most = _LONGEST_TOMBSTONE if is_tombstone(name) else (1 + row_count(name)) * _LONGEST_ROW
@@ -165,7 +170,8 @@ class SpaceMirror:
         there = self.bucket.list(self.path.name)
         names = self._names(there)
         up = {name: Moved(reading.size(self.path / name)) for name in (names.to_push() if push else ())}
-        down = {name: Moved(there[name].nbytes) for name in (names.to_pull() if pull else ())}
+        new = self._fitting(names.to_pull(), there) if pull else ()
+        down = {name: Moved(there[name].nbytes) for name in new}
         return told(self.path.name, up, down)
 
     def _pull(self, there: dict[str, Object]) -> dict[str, Moved]:
@@ -197,11 +203,11 @@ class SpaceMirror:
         return tombstones + newest[: max(0, fitting)]
 
     def _pull_beside(self, there: dict[str, Object]) -> None:
-        for name in _BESIDE.keys() & there.keys():
-            if not os.path.lexists(self.path / name):
-                content = self.bucket.read(self.path.name, name, most=_BESIDE[name])
-                if name == marks.IDENTITY_FILE and not _is_identity(content, self.path.name):
-                    continue
+        for name, most in _BESIDE.items():
+            if name not in there or there[name].nbytes > most or os.path.lexists(self.path / name):
+                continue
+            content = self.bucket.read(self.path.name, name, most=most)
+            if name != marks.IDENTITY_FILE or is_identity(content, self.path.name):
                 self._write(name, content)
 
     def _write(self, name: str, content: bytes) -> None:
@@ -258,8 +264,11 @@ class SpaceMirror:
                 return Moved(os.fstat(file.fileno()).st_size)
         except FileNotFoundError:  # merged since it was listed: another file holds its rows
             return Moved()
-        except DamagedSegmentError as error:
+        except OSError as error:  # it is damaged, a link, or another user's: the others go all the same
             pass_on_signals(error)
+            lasts = reading.lasts(error) or isinstance(error, PermissionError)
+            if isinstance(error, UnreachableError) or not lasts:
+                raise
             return Moved(0, Trouble(str(path), describe(error)))
 
     def _note_shared(self, names: Names, pushed: set[str], pulled: set[str]) -> None:
@@ -295,9 +304,3 @@ class SpaceMirror:
 def _tombstones_first(names: Iterable[str]) -> tuple[list[str], list[str]]:
     some = [*names]
     return [name for name in some if is_tombstone(name)], [name for name in some if not is_tombstone(name)]
-
-
-def _is_identity(content: bytes, directory: str) -> bool:
-    with suppressed(ValueError):
-        return ModelIdentity.from_json(content).directory == directory
-    return False

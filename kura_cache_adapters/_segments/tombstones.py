@@ -72,20 +72,14 @@ class Tombstones:
         if len(names := [*self._files]) < _MANY:
             return
         records = np.concatenate([self._files[name] for name in names])
-        stands = records[records["until"] > time.time()]
-        if len(stands):
-            self._write(stands, instead_of=names)
-        self._remove(names)
+        self._replace(names, records[records["until"] > time.time()])
 
     def lift(self, keys: Collection[bytes]) -> None:
         """Take keys off the tombstones: they were stored anew."""
         for name, records in list(self._files.items()):
             stays = np.array([key not in keys for key in _keys(records)], bool)
-            if stays.all():
-                continue
-            if stays.any():
-                self._write(records[stays], instead_of=[name])
-            self._remove([name])
+            if not stays.all():
+                self._replace([name], records[stays])
 
     def check(self, name: str) -> None:
         """Read a tombstone; raise OSError for one that says nothing that can be believed."""
@@ -117,7 +111,12 @@ class Tombstones:
             logger.warning("Ignored the tombstone %s: %s", self._path / name, error)
             return np.zeros(0, _RECORD)
 
-    def _write(self, records: NDArray[np.void], instead_of: Collection[str] = ()) -> None:
+    def _replace(self, names: Collection[str], records: NDArray[np.void]) -> None:
+        lineage.note(self._path, [self._write(records)] if len(records) else [], names)
+        for name in names:
+            atomic.remove(self._path / name)
+
+    def _write(self, records: NDArray[np.void]) -> str:
         content = _HEAD + records.tobytes()
         path = self._path / f"_forgotten-{secrets.token_hex(8)}"
         with (
@@ -125,12 +124,7 @@ class Tombstones:
             atomic.create(temporary, shared=self._shared) as file,
         ):
             file.write(content + sha256(content).digest())
-        if instead_of:
-            lineage.note(self._path, [path.name], instead_of)
-
-    def _remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            atomic.remove(self._path / name)
+        return path.name
 
 
 def _parsed(content: bytes) -> NDArray[np.void]:

@@ -10,6 +10,7 @@ from kura_cache_adapters._mirror.counts import Counts
 from kura_cache_adapters._mirror.directory import DirectoryMirror
 from kura_cache_adapters._mirror.keeper import Keeper, settle
 from kura_cache_adapters._mirror.space import SpaceMirror
+from kura_cache_adapters._runtime.threads import LONGEST
 from kura_cache_adapters._segments.bounds import Bounds
 from kura_cache_adapters._segments.directory import SegmentStore
 from kura_cache_adapters._segments.space import SegmentSpace
@@ -62,11 +63,14 @@ class MirroredStore(SegmentStore):
 
         Raises:
             TypeError: a store that keeps no segments.
-            ValueError: a URL of another kind, or datasets, which are directories.
+            ValueError: a URL of another kind, datasets, which are directories, a negative or endless time.
             MissingExtraError: `obstore` is not installed.
 
         """
         _refuse_local(local, url)
+        if not (every >= 0 and 0 <= wait < LONGEST):
+            message = f"{every=} and {wait=} must not be negative, and to wait must end"
+            raise ValueError(message)
         require("obstore", extra="object-store")
         super().__init__(local.path, local.format)
         self._upkeep = local._upkeep  # noqa: SLF001 - it is the same directory, within the same bounds
