@@ -80,11 +80,9 @@ class RedisWay:
 
     def keep_on(self, server: Server, disk: Path) -> None:
         """Have it keep on a disk what it takes."""
-        said(server.port, f"CONFIG SET dir {disk}")
-        said(server.port, "CONFIG SET appendonly yes")
-        until(
-            lambda: b"aof_rewrite_in_progress:0" in said(server.port, "INFO persistence"), "no file is made"
-        )
+        server.kill()
+        server.command += ["--dir", str(disk), "--appendonly", "yes"]  # a running one may not change that
+        server.start()
 
     def add_reader(self, port: int) -> None:
         said(port, f"ACL SETUSER {READER[0]} on >{READER[1]} ~* +@read +client +hello")

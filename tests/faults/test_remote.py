@@ -86,7 +86,9 @@ def struck(lab: RemoteLab) -> int:
 def ask_until_struck(lab: RemoteLab, seconds: float) -> None:
     """Embed for so many seconds, and on until the guard has seen the fault."""
     lab.ask_for(seconds)
+    end = time.monotonic() + 20
     while not struck(lab):
+        assert time.monotonic() < end, "the guard has seen no fault"
         lab.ask()
 
 
